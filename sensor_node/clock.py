@@ -1,0 +1,36 @@
+"""What time it is, as a value that is handed to whoever needs it."""
+
+import time
+from dataclasses import dataclass
+from typing import Protocol
+
+
+@dataclass(frozen=True, slots=True)
+class Moment:
+    """One instant on three clocks, all in seconds.
+
+    `monotonic` drives rates and waits, `wall` (since 1970, UTC) is only for what is stored, and
+    `boottime` goes on while the machine is suspended.
+    """
+
+    monotonic: float
+    wall: float
+    boottime: float
+
+    @property
+    def wall_us(self) -> int:
+        """Microseconds since 1970."""
+        return int(self.wall * 1_000_000)
+
+
+class Clock(Protocol):
+    """Tells the present moment; tests hand in one that they turn by hand."""
+
+    def now(self) -> Moment: ...
+
+
+class SystemClock:
+    """The machine's own clocks."""
+
+    def now(self) -> Moment:
+        return Moment(time.monotonic(), time.time(), time.clock_gettime(time.CLOCK_BOOTTIME))

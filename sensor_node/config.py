@@ -1,0 +1,330 @@
+"""Reads config.ini and its drop-ins into frozen values, and reports every mistake at once."""
+
+import configparser
+import difflib
+import os
+import socket
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from sensor_node.config_schema import MAX_NAME_BYTES, SECTIONS, Option, options_of
+from sensor_node.errors import ConfigError
+
+SYSTEM_DIRECTORY = Path("/etc/sensor-node")
+LOCAL_STATE = "sensor-node-data"
+SENSOR_PREFIX = "sensor:"
+# Real sources are asked once a tick; faster than this they could not keep up.
+MAX_RATE = {"mock": 1e6, "host": 100.0, "command": 10.0}
+
+
+@dataclass(frozen=True, slots=True)
+class SensorConfig:
+    """One [sensor:NAME] section; rates in readings a second, times in seconds."""
+
+    name: str
+    source: str
+    rate: float
+    waveform: str
+    min: float
+    max: float
+    period: float
+    noise: float
+    seed: int | None
+    metric: str
+    path: str
+    command: str
+    timeout: float
+
+
+@dataclass(frozen=True, slots=True)
+class StorageConfig:
+    """[storage]; sizes in bytes, times in seconds. `commit_interval` None: by the rate."""
+
+    path: Path
+    max_size: int
+    min_free: int
+    when_full: str
+    keep_sent: float
+    max_age: float
+    commit_interval: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class SinkConfig:
+    """[sink]; times in seconds; empty texts mean: not used."""
+
+    url: str
+    format: str
+    batch_size: int
+    send_interval: float
+    compression: str
+    timeout: float
+    delivery: str
+    token_file: str
+    username: str
+    password_file: str
+    ca_file: str
+    cert_file: str
+    key_file: str
+    proxy: str
+    max_rate: float
+    success_statuses: frozenset[int]
+    refused_statuses: frozenset[int]
+
+    @property
+    def at_most_once(self) -> bool:
+        return self.delivery == "at-most-once"
+
+    @property
+    def secret_files(self) -> tuple[str, ...]:
+        """The files that a change of may mend the sink."""
+        names = (self.token_file, self.password_file, self.ca_file, self.cert_file, self.key_file)
+        return tuple(filter(None, names))
+
+
+@dataclass(frozen=True, slots=True)
+class RetryConfig:
+    """[retry]; times in seconds."""
+
+    initial_delay: float
+    multiplier: float
+    max_delay: float
+    max_attempts: int
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessConfig:
+    """[process]; times in seconds."""
+
+    senders: int
+    stop_timeout: float
+
+
+@dataclass(frozen=True, slots=True)
+class LogConfig:
+    """[log]."""
+
+    level: str
+
+
+class Effective(NamedTuple):
+    """One option as it holds, and the file that says so (empty: the default)."""
+
+    section: str
+    option: str
+    value: str
+    file: str
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """The whole configuration. Where state lives follows from the file's place alone."""
+
+    file: Path
+    node_id: str
+    sensors: tuple[SensorConfig, ...]
+    storage: StorageConfig
+    sink: SinkConfig
+    retry: RetryConfig
+    process: ProcessConfig
+    log: LogConfig
+    state_directory: Path
+    runtime_directory: Path
+    effective: tuple[Effective, ...]
+
+
+def find_config(argument: str | None) -> Path:
+    """`-c`, else $SENSOR_NODE_CONFIG, else the system's, else ./config.ini."""
+    if argument:
+        return Path(argument)
+    if named := os.environ.get("SENSOR_NODE_CONFIG"):
+        return Path(named)
+    system = SYSTEM_DIRECTORY / "config.ini"
+    return system if system.exists() else Path("config.ini")
+
+
+def load_config(file: Path) -> Config:
+    """Read `file` and the drop-ins beside it. Raises ConfigError with a line for each mistake."""
+    file = Path(os.path.abspath(file))
+    reader = _Reader(file)
+    reader.read_files()
+    config = reader.build()
+    if reader.errors:
+        raise ConfigError(*reader.errors)
+    assert config is not None
+    return config
+
+
+def drop_in_directory(file: Path) -> Path:
+    """config.d beside config.ini."""
+    return file.with_suffix(".d")
+
+
+def directories(file: Path) -> tuple[Path, Path]:
+    """The state and the runtime directory that belong to a configuration file."""
+    if file.parent == SYSTEM_DIRECTORY:
+        name = "sensor-node" if file.stem == "config" else f"sensor-node-{file.stem}"
+        return Path("/var/lib") / name, Path("/run") / name
+    local = file.parent / LOCAL_STATE
+    return local, local
+
+
+class _Reader:
+    """Collects texts from the files, then values from the texts, and every mistake on the way."""
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+        self.errors: list[str] = []
+        self.texts: dict[str, dict[str, tuple[str, Path]]] = {}
+
+    def read_files(self) -> None:
+        self._read(self.file)
+        for drop_in in sorted(drop_in_directory(self.file).glob("*.ini")):
+            self._read(drop_in)
+
+    def _read(self, file: Path) -> None:
+        # The default section gets a name that no file can contain, so that [DEFAULT] is refused.
+        parser = configparser.ConfigParser(
+            interpolation=None, default_section="\n", empty_lines_in_values=False
+        )
+        try:
+            parser.read_string(file.read_text(encoding="utf-8-sig"), str(file))
+        except (OSError, UnicodeDecodeError) as error:
+            reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+            self.errors.append(f"{file}: cannot be read: {reason}")
+        except configparser.Error as error:
+            self.errors.append(f"{file}: {' '.join(error.message.split())}")
+        for section in parser.sections():
+            self._take_section(file, section, dict(parser.items(section)))
+
+    def _take_section(self, file: Path, section: str, texts: dict[str, str]) -> None:
+        kind = "sensor" if section.startswith(SENSOR_PREFIX) else section
+        known = options_of(kind) if kind == "sensor" or section in SECTIONS else {}
+        if section == "DEFAULT":
+            self.errors.append(f"{file}: [DEFAULT] is not used here; name the section meant")
+        elif section == "sensor" or not known:
+            names = [SENSOR_PREFIX + "NAME" if name == "sensor" else name for name in SECTIONS]
+            self.errors.append(f"{file}: [{section}]: unknown section{_nearest(section, names)}")
+        else:
+            self._take_options(file, section, texts, known)
+
+    def _take_options(
+        self, file: Path, section: str, texts: dict[str, str], known: dict[str, Option]
+    ) -> None:
+        taken = self.texts.setdefault(section, {})
+        for name, text in texts.items():
+            if name in known:
+                taken[name] = (text, file)
+            else:
+                self.errors.append(
+                    f"{file}: [{section}] {name}: unknown option{_nearest(name, list(known))}"
+                )
+
+    def build(self) -> Config | None:
+        """The configuration, or None where there were errors."""
+        values = {name: self._values(name, name) for name in SECTIONS if name != "sensor"}
+        sensors = [self._sensor(name) for name in self.texts if name.startswith(SENSOR_PREFIX)]
+        if not sensors:
+            self.errors.append(f"{self.file}: no sensor; add a section [sensor:NAME]")
+        self._check_together(values)
+        if self.errors:
+            return None
+        state, runtime = directories(self.file)
+        storage = values["storage"]
+        storage["path"] = self.file.parent / (storage["path"] or state / "telemetry.db")
+        for name in ("token_file", "password_file", "ca_file", "cert_file", "key_file"):
+            values["sink"][name] = self._resolved(values["sink"][name])
+        return Config(
+            file=self.file,
+            node_id=values["node"]["id"] or socket.gethostname(),
+            sensors=tuple(SensorConfig(**sensor) for sensor in sensors),
+            storage=StorageConfig(**storage),
+            sink=SinkConfig(**values["sink"]),
+            retry=RetryConfig(**values["retry"]),
+            process=ProcessConfig(**values["process"]),
+            log=LogConfig(**values["log"]),
+            state_directory=state,
+            runtime_directory=runtime,
+            effective=tuple(self._effective()),
+        )
+
+    def _values(self, section: str, kind: str) -> dict[str, Any]:
+        """Each option of the section as a value; a mistake leaves None and adds a line."""
+        texts = self.texts.get(section, {})
+        values: dict[str, Any] = {}
+        for name, option in options_of(kind).items():
+            text, file = texts.get(name, (option.default, self.file))
+            try:
+                values[name] = option.kind.parse(text)
+            except ValueError:
+                values[name] = None
+                self.errors.append(
+                    f"{file}: [{section}] {name} = {text!r}: want {option.kind.allowed}"
+                )
+        return values
+
+    def _sensor(self, section: str) -> dict[str, Any]:
+        name = section.removeprefix(SENSOR_PREFIX)
+        where = f"{self.file}: [{section}]"
+        values = self._values(section, "sensor")
+        source = values["source"]
+        for option in options_of("sensor").values():
+            if option.name in self.texts[section] and source and option.source not in ("", source):
+                self.errors.append(
+                    f"{where} {option.name}: is for source = {option.source}, not {source}"
+                )
+        if not name or len(name.encode()) > MAX_NAME_BYTES:
+            self.errors.append(f"{where}: a sensor's name has 1 to {MAX_NAME_BYTES} bytes")
+        if None not in (values["min"], values["max"]) and values["min"] > values["max"]:
+            self.errors.append(f"{where} min = {values['min']:g}: is above max")
+        if source == "command" and not values["command"]:
+            self.errors.append(f"{where} command: is missing")
+        if source and values["rate"] and values["rate"] > MAX_RATE[source]:
+            self.errors.append(
+                f"{where} rate: source = {source} gives at most {MAX_RATE[source]:g}/s"
+            )
+        return {"name": name, **values}
+
+    def _check_together(self, values: dict[str, dict[str, Any]]) -> None:
+        """Mistakes that no option has alone."""
+        sink, retry = values["sink"], values["retry"]
+        where = f"{self.file}:"
+        delays = (retry["initial_delay"], retry["max_delay"])
+        if None not in delays and delays[0] > delays[1]:
+            self.errors.append(f"{where} [retry] initial_delay: is longer than max_delay")
+        if bool(sink["username"]) != bool(sink["password_file"]):
+            self.errors.append(f"{where} [sink] username and password_file: need each other")
+        if sink["username"] and sink["token_file"]:
+            self.errors.append(f"{where} [sink] token_file and username: use one of them")
+        if sink["key_file"] and not sink["cert_file"]:
+            self.errors.append(f"{where} [sink] key_file: needs cert_file")
+        if both := (sink["success_statuses"] or set()) & (sink["refused_statuses"] or set()):
+            self.errors.append(
+                f"{where} [sink] refused_statuses: {min(both)} is in success_statuses too"
+            )
+
+    def _resolved(self, name: str) -> str:
+        """A file name, relative to the configuration; systemd's credentials directory works."""
+        credentials = os.environ.get("CREDENTIALS_DIRECTORY")
+        if credentials:
+            name = name.replace("${CREDENTIALS_DIRECTORY}", credentials)
+        return str(self.file.parent / name) if name else ""
+
+    def _effective(self) -> list[Effective]:
+        """Every option that has a meaning here, in the order of the table, then the sensors."""
+        rows: list[Effective] = []
+        sensors = [name for name in self.texts if name.startswith(SENSOR_PREFIX)]
+        for section in [name for name in SECTIONS if name != "sensor"] + sensors:
+            texts = self.texts.get(section, {})
+            source = texts["source"][0] if "source" in texts else "mock"
+            for option in options_of("sensor" if section in sensors else section).values():
+                if option.source in ("", source):
+                    text, file = texts.get(option.name, (option.default, ""))
+                    rows.append(Effective(section, option.name, text, str(file)))
+        return rows
+
+
+def _nearest(name: str, known: list[str]) -> str:
+    close = difflib.get_close_matches(name, known, 1, 0.5)
+    return f"; did you mean {close[0]}?" if close else "; known are " + ", ".join(known)

@@ -1,0 +1,35 @@
+"""The ways in which the appliance can be broken; expected results are values, not exceptions."""
+
+
+class SensorNodeError(Exception):
+    """What went wrong and what to do about it, in one line, for a person to read."""
+
+
+class ConfigError(SensorNodeError):
+    """The configuration, or a file it names, must be mended by a person (exit status 78).
+
+    One line for each thing that is wrong.
+    """
+
+    def __init__(self, *lines: str) -> None:
+        super().__init__("\n".join(lines))
+        self.lines = lines
+
+
+class DatabaseUnusable(ConfigError):
+    """The database is not ours, newer than this program, or on a file system that loses data."""
+
+
+class StorageUnavailable(SensorNodeError):
+    """The database cannot be used now: disk full, read-only, I/O error, locked. Try again later.
+
+    `reason` is a short constant text, fit to group by.
+    """
+
+    def __init__(self, reason: str, detail: str) -> None:
+        super().__init__(f"{reason}: {detail}")
+        self.reason = reason
+
+
+class SourceError(SensorNodeError):
+    """A sensor gave no reading for a tick."""

@@ -1,0 +1,166 @@
+"""The values that the processes and the database speak of."""
+
+import enum
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+
+class Reading(NamedTuple):
+    """One captured value, not yet stored. A tuple: there may be 300,000 of them a second."""
+
+    name: str
+    value: float
+    timestamp_us: int  # UTC, microseconds since 1970
+
+
+class Message(NamedTuple):
+    """A stored reading. `id` is local to this database; see `Stream.wire_id`."""
+
+    id: int
+    name: str
+    value: float
+    timestamp_us: int
+
+
+class MessageStatus(enum.StrEnum):
+    """Where a message is between the sensor and the sink, and who moves it on."""
+
+    PENDING = "PENDING"  # stored; a sender will claim it
+    SENDING = "SENDING"  # claimed by a process that is, or was, sending it
+    FAILED = "FAILED"  # tried; the retrier will claim it when it is due
+    SENT = "SENT"  # the sink has it
+    DEAD = "DEAD"  # the sink refuses it; only a person's requeue moves it on
+    IN_DOUBT = "IN_DOUBT"  # at-most-once only: nobody knows; a person decides
+
+
+@dataclass(frozen=True, slots=True)
+class Dropped:
+    """Readings that could not be stored: how many, why, and from when to when (microseconds)."""
+
+    reason: str
+    count: int
+    first_us: int
+    last_us: int
+
+
+@dataclass(frozen=True, slots=True)
+class Stream:
+    """A run of ids that share one globally unique name (24 hex digits) and one node id.
+
+    `wire_first` is the number on the wire of the message `first_id`.
+    """
+
+    first_id: int
+    name: str
+    wire_first: int
+    node: str
+
+    def number(self, message_id: int) -> int:
+        """The message's number within this stream, without gaps."""
+        return message_id - self.first_id + self.wire_first
+
+    def wire_id(self, message_id: int) -> str:
+        """The id that the sink sees, the same for ever."""
+        return f"{self.name}-{self.number(message_id)}"
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """A batch that this process alone may send and settle: ids `first_id` to `last_id`.
+
+    `attempt` counts the claims of this batch, this one included; `epoch` is the sink's at the time
+    of the claim; `round` rises with each requeue; `probe` says that the sink was DOWN.
+    """
+
+    first_id: int
+    last_id: int
+    owner: str
+    attempt: int
+    round: int
+    epoch: int
+    probe: bool
+    stream: Stream
+
+    @property
+    def size(self) -> int:
+        return self.last_id - self.first_id + 1
+
+
+class Verdict(enum.StrEnum):
+    """What an answer, or the lack of one, says. See the answer table in docs/architecture.md."""
+
+    DELIVERED = "delivered"
+    REFUSED = "refused"  # the sink objects to what is in the request
+    TRY_LATER = "try later"  # the sink, or the way to it, is not well
+    MISCONFIGURED = "misconfigured"  # a person must mend the sink or this node's configuration
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What came of sending a batch once.
+
+    `answered`: a complete final answer was read. `fate_known`: it is certain whether the sink took
+    the messages. `retry_after`: seconds, as the sink asked. `detail` and `mend` are for people.
+    """
+
+    verdict: Verdict
+    detail: str
+    mend: str = ""
+    answered: bool = False
+    fate_known: bool = False
+    retry_after: float | None = None
+
+
+class SinkStatus(enum.StrEnum):
+    UP = "UP"
+    DOWN = "DOWN"
+
+
+@dataclass(frozen=True, slots=True)
+class SinkState:
+    """The one row about the sink. Times are wall seconds; `epoch` rises with each UP or DOWN."""
+
+    state: SinkStatus
+    epoch: int
+    since: float
+    reason: str
+    mend: str
+    next_probe_at: float
+    failures: int
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """The ledger: `captured` is always the sum of pending to evicted.
+
+    `sent` includes `purged`; `dropped` were never captured.
+    """
+
+    captured: int
+    pending: int
+    in_flight: int
+    failed: int
+    sent: int
+    dead: int
+    in_doubt: int
+    evicted: int
+    dropped: int
+    purged: int
+
+    @property
+    def undelivered(self) -> int:
+        """Still to be sent: what an outage builds up and a good day drains."""
+        return self.pending + self.in_flight + self.failed
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """Something worth remembering: `at` wall seconds, `kind` a constant, `detail` for people."""
+
+    at: float
+    kind: str
+    detail: str
+
+
+Readings = Sequence[Reading]
