@@ -20,10 +20,22 @@ class DatabaseUnusable(ConfigError):
     """The database is not ours, newer than this program, or on a file system that loses data."""
 
 
+# Why a database cannot be used now; short and constant, fit to group by and to show.
+STORAGE_REASONS = (
+    "disk full",
+    "read-only",
+    "no permission",
+    "I/O error",
+    "locked by another program",
+    "cannot be opened",
+    "damaged",
+)
+
+
 class StorageUnavailable(SensorNodeError):
     """The database cannot be used now: disk full, read-only, I/O error, locked. Try again later.
 
-    `reason` is a short constant text, fit to group by.
+    `reason` is one of STORAGE_REASONS.
     """
 
     def __init__(self, reason: str, detail: str) -> None:

@@ -1,0 +1,1 @@
+"""What the commands of sensor-node-ctl do."""

@@ -1,0 +1,1 @@
+"""The worker processes: each runs one service, a step at a time."""

@@ -1,0 +1,1 @@
+"""The development sink: something to send to while trying things out."""

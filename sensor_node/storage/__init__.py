@@ -1,0 +1,1 @@
+"""The database: every SQL statement, the write lock, and nothing about networks."""

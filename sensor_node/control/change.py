@@ -1,0 +1,51 @@
+"""requeue and new-stream: the two changes to the database that a person can make."""
+
+import contextlib
+
+from sensor_node.clock import Moment
+from sensor_node.config import Config
+from sensor_node.control import exits
+from sensor_node.control.inspect import snapshot
+from sensor_node.errors import SensorNodeError
+from sensor_node.storage import lookup, streams
+from sensor_node.storage.repository import SensorDataSQLRepository
+
+
+def requeue_ids(config: Config, texts: list[str], now: Moment) -> int:
+    """DEAD, IN_DOUBT or SENT messages, by id, back to FAILED, due now."""
+    with snapshot(config) as connection:
+        ids = [(text, streams.local_id(connection, text)) for text in texts]
+    refused = []
+    with contextlib.closing(SensorDataSQLRepository(config.storage.path)) as repository:
+        for text, message_id in ids:
+            if message_id is None or not repository.requeue(message_id, message_id, now.wall):
+                refused.append(text)
+    print(f"requeued {len(ids) - len(refused)} messages")
+    if refused:
+        raise SensorNodeError(f"neither DEAD, IN_DOUBT nor SENT: {', '.join(refused)}")
+    return exits.OK
+
+
+def requeue_all(config: Config, statuses: list[str], now: Moment) -> int:
+    """Every message of the statuses, a batch at a time so that nobody waits long."""
+    count = 0
+    with contextlib.closing(SensorDataSQLRepository(config.storage.path)) as repository:
+        for status in statuses:
+            after = 0
+            while True:
+                with snapshot(config) as connection:
+                    tile = lookup.next_parked(connection, status, after)
+                if tile is None:
+                    break
+                count += repository.requeue(tile[0], tile[1], now.wall)
+                after = tile[0]
+    print(f"requeued {count} messages")
+    return exits.OK
+
+
+def new_stream(config: Config, now: Moment) -> int:
+    """After restoring a backup: readings captured from now on get ids never used before."""
+    with contextlib.closing(SensorDataSQLRepository(config.storage.path)) as repository:
+        stream = repository.new_stream(now.wall)
+    print(f"readings from now on belong to stream {stream.name}")
+    return exits.OK

@@ -1,0 +1,133 @@
+"""messages, show, history and audit: looking, without changing anything."""
+
+import contextlib
+import json
+from collections.abc import Iterator
+from dataclasses import asdict
+from sqlite3 import Connection
+
+from sensor_node.config import Config
+from sensor_node.control import exits
+from sensor_node.control.times import local, span, utc, utc_us
+from sensor_node.errors import SensorNodeError
+from sensor_node.model import MessageStatus
+from sensor_node.storage import events, ledger, lookup, streams
+from sensor_node.storage.connection import open_reader, translated
+from sensor_node.storage.events import EventRow
+from sensor_node.storage.lookup import MessageRow
+
+
+@contextlib.contextmanager
+def snapshot(config: Config) -> Iterator[Connection]:
+    """One consistent view of the database, read-only."""
+    path = config.storage.path
+    if not path.exists():
+        raise SensorNodeError(f"{path}: there is no database yet; sensor-node-ctl start makes it")
+    with contextlib.closing(open_reader(path)) as connection, translated(path):
+        connection.execute("BEGIN")
+        yield connection
+
+
+def messages(config: Config, status: str | None, since: float, limit: int, *, as_json: bool) -> int:
+    """The newest messages; `since` in wall seconds."""
+    with snapshot(config) as connection:
+        wanted = MessageStatus(status) if status else None
+        rows = lookup.messages(connection, wanted, int(since * 1e6), limit)
+    if as_json:
+        print(json.dumps([_message_json(row) for row in rows], indent=1))
+        return exits.OK
+    for row in reversed(rows):
+        error = f"  {row.last_error}" if row.last_error and row.status != "SENT" else ""
+        at = local(row.timestamp_us / 1e6)
+        print(f"{row.wire_id}  {at}  {row.status:<8} {row.name} {row.value!r}{error}")
+    if not rows:
+        print("no such messages")
+    return exits.OK
+
+
+def show(config: Config, text: str, *, as_json: bool) -> int:
+    """One message by its id on the wire, or by its local number."""
+    with snapshot(config) as connection:
+        message_id = streams.local_id(connection, text)
+        row = lookup.message(connection, message_id) if message_id else None
+        gone = lookup.discarded_as(connection, message_id) if message_id and not row else None
+    if row is None:
+        raise SensorNodeError(f"{text}: {_GONE.get(gone or '', 'there is no such message')}")
+    if as_json:
+        print(json.dumps(_message_json(row), indent=1))
+        return exits.OK
+    for key, value in _message_json(row).items():
+        if value is not None:
+            print(f"{key:<15} {value}")
+    return exits.OK
+
+
+_GONE = {
+    "PURGED": "was delivered, and deleted after keep_sent",
+    "EVICTED": "was given up for want of room or for its age; see sensor-node-ctl history",
+}
+
+
+def history(config: Config, since: float, *, as_json: bool) -> int:
+    """Events, oldest first; `since` in wall seconds."""
+    with snapshot(config) as connection:
+        rows = events.since(connection, since)
+    if as_json:
+        print(json.dumps([_event_json(row) for row in rows], indent=1))
+        return exits.OK
+    for row in rows:
+        print(f"{local(row.at)}  {row.kind:<16} {_event_text(row)}")
+    if not rows:
+        print("nothing happened")
+    return exits.OK
+
+
+def audit(config: Config) -> int:
+    """P3, by recounting rows in one snapshot."""
+    wrong = 0
+    with snapshot(config) as connection:
+        for line in ledger.audit(connection):
+            print(line)
+            wrong += 1
+        counts = ledger.counts(connection)
+    print(
+        f"captured {counts.captured} = pending {counts.pending} + in flight {counts.in_flight}"
+        f" + failed {counts.failed} + sent {counts.sent} + dead {counts.dead}"
+        f" + in doubt {counts.in_doubt} + evicted {counts.evicted}; dropped {counts.dropped}"
+    )
+    print(
+        "audit: every reading is accounted for" if not wrong else f"audit: {wrong} things are wrong"
+    )
+    return exits.FAILED if wrong else exits.OK
+
+
+def _message_json(row: MessageRow) -> dict[str, object]:
+    return {
+        "id": row.wire_id,
+        "local_id": row.id,
+        "status": row.status.value,
+        "name": row.name,
+        "value": row.value,
+        "timestamp": utc_us(row.timestamp_us),
+        "attempts": row.attempts,
+        "next_attempt_at": utc(row.next_attempt_at),
+        "last_error": row.last_error,
+    }
+
+
+def _event_json(row: EventRow) -> dict[str, object]:
+    return asdict(row) | {"at": utc(row.at), "until": utc(row.until)}
+
+
+def _event_text(row: EventRow) -> str:
+    """Dropped ranges are times, others are ids."""
+    parts = [row.detail] if row.detail else []
+    if row.kind in ("dropped", "evicted", "requeued", "reclaimed"):
+        parts.append(f"{row.n} readings")
+    elif row.n > 1:
+        parts.append(f"{row.n} times within {span(row.until - row.at)}")
+    if row.kind == "dropped" and row.first is not None and row.last is not None:
+        parts.append(f"captured {local(row.first / 1e6)} to {local(row.last / 1e6)}")
+    elif row.kind in ("evicted", "requeued") and row.first is not None:
+        parts.append(f"ids {row.first} to {row.last}")
+    return ", ".join(parts)

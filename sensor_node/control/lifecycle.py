@@ -1,0 +1,138 @@
+"""start, stop, restart and reload, where no systemd looks after the appliance."""
+
+import os
+import select
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from sensor_node.config import Config
+from sensor_node.control import exits
+from sensor_node.control.snapshot import buffered
+from sensor_node.errors import ConfigError, SensorNodeError
+from sensor_node.supervision.appliance import make_directories
+from sensor_node.supervision.logfile import log_file
+from sensor_node.supervision.pidfile import is_appliance, running_pid
+from sensor_node.supervision.states import read_report
+
+START_SECONDS = 10.0
+# Over the supervisor's own limits, which end each child in turn.
+STOP_MARGIN_SECONDS = 15.0
+RELOAD_SECONDS = 30.0
+POLL_SECONDS = 0.05
+
+
+def start(config: Config) -> int:
+    """Start in the background and return when every process is ready."""
+    if pid := running_pid(config):
+        print(f"already running (pid {pid})")
+        return exits.OK
+    make_directories(config)
+    with (
+        tempfile.TemporaryDirectory() as directory,
+        socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as channel,
+    ):
+        address = str(Path(directory) / "notify")
+        channel.bind(address)
+        process = _spawn(config, address)
+        return _await_ready(process, channel, config)
+
+
+def stop(config: Config) -> int:
+    """Stop gracefully, then by force; say what is left for the next start."""
+    pid = running_pid(config)
+    if pid is None:
+        print("not running")
+        return exits.OK
+    supervisor = _open_pid(pid)
+    if supervisor is not None:
+        signal.pidfd_send_signal(supervisor, signal.SIGTERM)
+        limit = config.process.stop_timeout + STOP_MARGIN_SECONDS
+        if not select.select([supervisor], [], [], limit)[0]:
+            _kill_all(config, supervisor)
+        os.close(supervisor)
+    print(f"stopped; {buffered(config)}")
+    return exits.OK
+
+
+def reload(config: Config) -> int:
+    """Have the supervisor take the configuration, which is good, and wait for its children."""
+    pid = running_pid(config)
+    before = read_report(config)
+    if pid is None or before is None:
+        raise SensorNodeError("not running; start it with: sensor-node-ctl start")
+    os.kill(pid, signal.SIGHUP)
+    deadline = time.monotonic() + config.process.stop_timeout + RELOAD_SECONDS
+    while time.monotonic() < deadline:
+        report = read_report(config)
+        if report and report.reloads > before.reloads:
+            if report.problem:
+                raise SensorNodeError(report.problem)
+            if report.ready:
+                print("reloaded")
+                return exits.OK
+        time.sleep(POLL_SECONDS)
+    raise SensorNodeError("the processes are not ready again; see: sensor-node-ctl status")
+
+
+def _spawn(config: Config, address: str) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-m", "sensor_node", "-c", str(config.file), "run"]
+    environment = {**os.environ, "NOTIFY_SOCKET": address}
+    environment.pop("JOURNAL_STREAM", None)
+    with log_file(config).open("ab") as log:
+        return subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            env=environment,
+            cwd="/",
+            start_new_session=True,
+        )
+
+
+def _await_ready(process: subprocess.Popen[bytes], channel: socket.socket, config: Config) -> int:
+    """Read what the supervisor says of itself, as systemd would."""
+    said = ""
+    deadline = time.monotonic() + START_SECONDS
+    while time.monotonic() < deadline:
+        ended = process.poll()
+        channel.settimeout(POLL_SECONDS)
+        try:
+            lines = channel.recv(65536).decode().split("\n")
+        except TimeoutError:
+            if ended is None:
+                continue
+            reason = said or f"it ended; see {log_file(config)}"
+            kind = ConfigError if ended == exits.CONFIG else SensorNodeError
+            raise kind(reason) from None
+        for line in lines:
+            name, _, value = line.partition("=")
+            if name == "READY":
+                print(f"started (pid {process.pid}); see: sensor-node-ctl status")
+                return exits.OK
+            if name == "EXTEND_TIMEOUT_USEC":
+                deadline = time.monotonic() + int(value) / 1e6
+            if name == "STATUS":
+                said = value
+    raise SensorNodeError(f"not ready in time, but still trying; see {log_file(config)}")
+
+
+def _open_pid(pid: int) -> int | None:
+    """A descriptor of the process: unlike its number, it is never another process's."""
+    try:
+        return os.pidfd_open(pid)
+    except ProcessLookupError:
+        return None
+
+
+def _kill_all(config: Config, supervisor: int) -> None:
+    report = read_report(config)
+    signal.pidfd_send_signal(supervisor, signal.SIGKILL)
+    for child in report.processes if report else []:
+        if child.pid and is_appliance(child.owner):
+            os.kill(child.pid, signal.SIGKILL)

@@ -1,0 +1,180 @@
+"""sensor-node-ctl: the command line."""
+
+import argparse
+import json
+import os
+import sys
+import time
+from pathlib import Path
+
+from sensor_node import __version__
+from sensor_node.clock import SystemClock
+from sensor_node.config import Config, find_config, load_config
+from sensor_node.config_schema import parse_duration
+from sensor_node.control import exits
+from sensor_node.errors import ConfigError, SensorNodeError
+from sensor_node.model import MessageStatus
+
+COMMANDS = """
+start     start in the background; return when every process is ready
+stop      stop gracefully; say what is still buffered
+restart   stop, then start
+reload    check the configuration, then give it to all processes
+status    how things are, what is wrong and what to do about it
+check     validate the configuration; touch nothing
+run       run in the foreground, for systemd
+messages  list messages
+show      show one message
+history   outages, drops, restarts
+requeue   send DEAD, IN_DOUBT or SENT messages again
+audit     recount every row: is every reading accounted for?
+sink      run a small deduplicating sink, for trying things out
+new-stream  give later readings new ids, after restoring a backup
+"""
+HELP = dict(line.split(maxsplit=1) for line in COMMANDS.strip().splitlines())
+
+
+def main() -> None:
+    """The console script."""
+    arguments = _parser().parse_args()
+    try:
+        status = _run(arguments)
+    except ConfigError as error:
+        for line in error.lines:
+            print(f"sensor-node-ctl: {line}", file=sys.stderr)
+        status = exits.UNKNOWN if arguments.command == "status" else exits.CONFIG
+    except SensorNodeError as error:
+        print(f"sensor-node-ctl: {error}", file=sys.stderr)
+        status = exits.FAILED
+    except BrokenPipeError:
+        # The reader of our output, such as head, has seen enough.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        status = exits.OK
+    except KeyboardInterrupt:
+        status = 130
+    sys.exit(status)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="sensor-node-ctl", description="Controls Sensor Node, a store-and-forward agent."
+    )
+    parser.add_argument("-c", metavar="FILE", dest="config", help="configuration file")
+    parser.add_argument("--version", action="version", version=f"sensor-node {__version__}")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    made = {
+        name: commands.add_parser(name, help=text, description=text) for name, text in HELP.items()
+    }
+    for name in ("status", "messages", "show", "history"):
+        made[name].add_argument("--json", action="store_true", help="for programs")
+    made["check"].add_argument("--print", action="store_true", help="each option, and its file")
+    statuses = [status.value for status in MessageStatus]
+    made["messages"].add_argument("--status", choices=statuses, help="only these")
+    made["messages"].add_argument("--since", metavar="D", type=_seconds, help="such as 10m, 24h")
+    made["messages"].add_argument("--limit", metavar="N", type=_count, default=20)
+    made["show"].add_argument("id", metavar="ID")
+    made["history"].add_argument("--since", metavar="D", type=_seconds, default=_seconds("7d"))
+    made["requeue"].add_argument("ids", metavar="ID", nargs="*")
+    made["requeue"].add_argument("--dead", action="store_true", help="all that are DEAD")
+    made["requeue"].add_argument("--in-doubt", action="store_true", help="all that are IN_DOUBT")
+    made["sink"].add_argument("--host", default="127.0.0.1")
+    made["sink"].add_argument("--port", type=int, default=8470, help="0: any free one")
+    made["sink"].add_argument("--db", type=Path, default=Path("sink.db"), help="its own database")
+    return parser
+
+
+def _seconds(text: str) -> float:
+    try:
+        return parse_duration(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(
+            f"{text!r}: want a duration such as 10m, 24h, 7d"
+        ) from None
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or int(text) == 0:
+        raise argparse.ArgumentTypeError(f"{text!r}: want a whole number above 0")
+    return int(text)
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    """Each command imports only what it needs: `status` is asked often, on small machines."""
+    if arguments.command == "sink":
+        from sensor_node.sink.server import serve
+
+        return serve(arguments.host, arguments.port, arguments.db)
+    config = load_config(find_config(arguments.config))
+    if arguments.command in ("start", "stop", "restart", "reload", "run"):
+        return _lifecycle(arguments.command, config)
+    if arguments.command == "status":
+        return _status(config, as_json=arguments.json)
+    if arguments.command == "check":
+        return _check(config, with_values=arguments.print)
+    if arguments.command in ("requeue", "new-stream"):
+        return _change(arguments, config)
+    return _inspect(arguments, config)
+
+
+def _lifecycle(command: str, config: Config) -> int:
+    if command == "run":
+        from sensor_node.supervision import appliance
+
+        return appliance.run(config)
+    from sensor_node.control import lifecycle
+
+    if command == "restart":
+        lifecycle.stop(config)
+        return lifecycle.start(config)
+    return {"start": lifecycle.start, "stop": lifecycle.stop, "reload": lifecycle.reload}[command](
+        config
+    )
+
+
+def _status(config: Config, *, as_json: bool) -> int:
+    from sensor_node.control import snapshot, status_text
+
+    found = snapshot.take(config, SystemClock().now())
+    if as_json:
+        print(json.dumps(found))
+    else:
+        print(status_text.render(found, colour=sys.stdout.isatty()))
+    by_state = {"dead": exits.DEAD_BUT_PID_FILE, "stopped": exits.STOPPED}
+    return by_state.get(found["state"], exits.RUNNING)
+
+
+def _check(config: Config, *, with_values: bool) -> int:
+    for row in config.effective if with_values else ():
+        where = row.file or "default"
+        print(f"[{row.section}] {row.option} = {row.value}  # {where}")
+    if not with_values:
+        print(f"{config.file}: good, {len(config.sensors)} sensors")
+    return exits.OK
+
+
+def _change(arguments: argparse.Namespace, config: Config) -> int:
+    from sensor_node.control import change
+
+    now = SystemClock().now()
+    if arguments.command == "new-stream":
+        return change.new_stream(config, now)
+    statuses = ["DEAD"] * arguments.dead + ["IN_DOUBT"] * arguments.in_doubt
+    if bool(statuses) == bool(arguments.ids):
+        raise SensorNodeError("requeue: name message ids, or --dead, or --in-doubt")
+    if statuses:
+        return change.requeue_all(config, statuses, now)
+    return change.requeue_ids(config, arguments.ids, now)
+
+
+def _inspect(arguments: argparse.Namespace, config: Config) -> int:
+    from sensor_node.control import inspect
+
+    if arguments.command == "audit":
+        return inspect.audit(config)
+    if arguments.command == "show":
+        return inspect.show(config, arguments.id, as_json=arguments.json)
+    since = 0.0 if arguments.since is None else time.time() - arguments.since
+    if arguments.command == "history":
+        return inspect.history(config, since, as_json=arguments.json)
+    status, limit = arguments.status, arguments.limit
+    return inspect.messages(config, status, since, limit, as_json=arguments.json)

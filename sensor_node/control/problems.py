@@ -1,0 +1,77 @@
+"""What is wrong, and what to do about it: rules over the values of a status snapshot."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from sensor_node.control.times import amount, span
+
+NEARLY_FULL = 0.9
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    what: str
+    mend: str
+
+
+def find(found: dict[str, Any]) -> list[Problem]:
+    """The worst first."""
+    return [*_of_processes(found), *_of_database(found), *_of_sink(found), *_of_messages(found)]
+
+
+def _of_processes(found: dict[str, Any]) -> list[Problem]:
+    problems = []
+    if found["state"] == "dead":
+        problems.append(Problem("the supervisor died", "sensor-node-ctl start"))
+    if found["reload_problem"]:
+        what = f"the last reload was refused: {found['reload_problem']}"
+        problems.append(Problem(what, "correct it; then sensor-node-ctl reload"))
+    for process in found["processes"]:
+        name = process["name"]
+        if process["state"] == "BACKOFF":
+            mend = "it is started again by itself; the log says why it ends"
+            problems.append(Problem(f"{name} has died {process['restarts']} times", mend))
+        elif process["trouble"]:
+            mend = _STORAGE_MENDS.get(process["trouble"], "the log has the details")
+            what = f"{name} cannot use the database: {process['trouble']}"
+            problems.append(Problem(what, mend))
+    return problems
+
+
+_STORAGE_MENDS = {
+    "disk full": "free some space; readings wait in memory for about a minute",
+    "read-only": "remount the file system for writing; the card may be dying",
+    "I/O error": "look at the kernel's log; the card may be dying",
+    "damaged": "stop; move the database away, keep it, and start anew",
+}
+
+
+def _of_database(found: dict[str, Any]) -> list[Problem]:
+    if found["database_error"]:
+        return [Problem(found["database_error"], "see the log")]
+    storage = found["storage"]
+    if not storage or storage["used_bytes"] < NEARLY_FULL * storage["limit_bytes"]:
+        return []
+    used, limit = amount(storage["used_bytes"]), amount(storage["limit_bytes"])
+    mend = "raise [storage] max_size, free disk space, or mend the sink"
+    return [Problem(f"the database is nearly full: {used} of {limit}", mend)]
+
+
+def _of_sink(found: dict[str, Any]) -> list[Problem]:
+    sink = found["sink"]
+    if not sink or sink["state"] == "UP":
+        return []
+    wait = f"it is tried again in {span(sink['next_probe_seconds'])}"
+    return [Problem(f"the sink is DOWN: {sink['reason']}", sink["mend"] or wait)]
+
+
+def _of_messages(found: dict[str, Any]) -> list[Problem]:
+    counts = found["counts"] or {"dead": 0, "in_doubt": 0}
+    problems = []
+    if counts["dead"]:
+        mend = "sensor-node-ctl messages --status DEAD; then requeue --dead"
+        problems.append(Problem(f"the sink refuses {counts['dead']} messages (DEAD)", mend))
+    if counts["in_doubt"]:
+        mend = "find out whether the sink has them; if not: sensor-node-ctl requeue --in-doubt"
+        problems.append(Problem(f"the fate of {counts['in_doubt']} messages is unknown", mend))
+    return problems

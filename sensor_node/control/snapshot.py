@@ -1,0 +1,162 @@
+"""Everything that `status` knows, as one value: the JSON of `status --json`."""
+
+import contextlib
+import sqlite3
+from dataclasses import asdict
+from typing import Any
+
+import psutil
+
+from sensor_node import __version__
+from sensor_node.clock import Moment
+from sensor_node.config import Config
+from sensor_node.control import problems
+from sensor_node.control.times import utc
+from sensor_node.errors import SensorNodeError
+from sensor_node.model import Counts
+from sensor_node.storage import ledger, lookup, runs, sink_row
+from sensor_node.storage.checkpoint import wal_bytes
+from sensor_node.storage.connection import open_reader, translated
+from sensor_node.storage.room import Room, measure
+from sensor_node.supervision.pidfile import pid_file, running_pid
+from sensor_node.supervision.states import ChildReport, Report, read_report
+
+# The WAL-reset bug: https://www.sqlite.org/wal.html#walresetbug. The write lock avoids it.
+WAL_RESET_BUG = ((3, 7, 0), (3, 51, 2))
+# Rates need a little time between two looks.
+LEAST_RATE_SECONDS = 1.0
+
+
+def take(config: Config, now: Moment) -> dict[str, Any]:
+    """The appliance as it is; keys are only ever added."""
+    pid = running_pid(config)
+    report = read_report(config) if pid else None
+    state = _state(config, pid, report)
+    found: dict[str, Any] = {
+        "node": config.node_id,
+        "version": __version__,
+        "state": state,
+        "since": utc(report.since) if report else None,
+        "config": str(config.file),
+        "processes": [_process(child) for child in report.processes] if report else [],
+        "reload_problem": report.problem if report else "",
+    }
+    found |= _of_database(config, now)
+    found["problems"] = [asdict(problem) for problem in problems.find(found)]
+    return found
+
+
+def buffered(config: Config) -> str:
+    """One phrase about what is still to be delivered."""
+    try:
+        connection = open_reader(config.storage.path)
+    except SensorNodeError as error:
+        return f"what is buffered is unknown: {error}"
+    with contextlib.closing(connection):
+        counts = ledger.counts(connection)
+    if not counts.undelivered:
+        return "everything captured is delivered"
+    return f"{counts.undelivered} readings are buffered and go out after the next start"
+
+
+def _state(config: Config, pid: int | None, report: Report | None) -> str:
+    if pid is None:
+        return "dead" if pid_file(config).exists() else "stopped"
+    return "running" if report and report.ready else "starting"
+
+
+def _process(child: ChildReport) -> dict[str, Any]:
+    try:
+        rss = psutil.Process(child.pid).memory_info().rss if child.pid else None
+    except psutil.Error:
+        rss = None
+    return {
+        "role": child.role,
+        "name": child.name,
+        "pid": child.pid,
+        "state": child.state,
+        "since": utc(child.since),
+        "restarts": child.restarts,
+        "rss_bytes": rss,
+        "trouble": child.trouble,
+    }
+
+
+def _of_database(config: Config, now: Moment) -> dict[str, Any]:
+    path = config.storage.path
+    if not path.exists():
+        return _without_database("")
+    try:
+        with contextlib.closing(open_reader(path)) as connection, translated(path):
+            connection.execute("BEGIN")
+            return _read(connection, config, now)
+    except SensorNodeError as error:
+        return _without_database(str(error))
+
+
+def _without_database(error: str) -> dict[str, Any]:
+    keys = ("sink", "counts", "oldest_undelivered_seconds", "rates", "drain_eta_seconds", "storage")
+    return {**dict.fromkeys(keys), "sqlite": _sqlite(), "database_error": error}
+
+
+def _read(connection: sqlite3.Connection, config: Config, now: Moment) -> dict[str, Any]:
+    path = config.storage.path
+    counts = ledger.counts(connection)
+    sink = sink_row.read(connection)
+    oldest = lookup.oldest_undelivered_us(connection)
+    rates = _rates(connection, counts, now.boottime)
+    space = measure(connection, path, Room(config.storage.max_size, config.storage.min_free))
+    return {
+        "sink": {
+            "url": config.sink.url,
+            "state": sink.state.value,
+            "since": utc(sink.since or None),
+            "reason": sink.reason,
+            "mend": sink.mend,
+            "next_probe_at": None if sink.up else utc(sink.next_probe_at),
+            "next_probe_seconds": None if sink.up else max(0.0, sink.next_probe_at - now.wall),
+        },
+        "counts": asdict(counts),
+        "oldest_undelivered_seconds": None if oldest is None else max(0.0, now.wall - oldest / 1e6),
+        "rates": rates,
+        "drain_eta_seconds": _drain_eta(counts, rates),
+        "storage": {
+            "path": str(path),
+            "database_bytes": space.file_bytes,
+            "used_bytes": space.used,
+            "wal_bytes": wal_bytes(path),
+            "limit_bytes": space.limit,
+            "disk_free_bytes": space.disk_free,
+        },
+        "sqlite": _sqlite(),
+        "database_error": "",
+    }
+
+
+def _rates(connection: sqlite3.Connection, counts: Counts, now: float) -> dict[str, float | None]:
+    """Readings a second over the last minute or so; null just after the start."""
+    found = runs.samples(connection, now)
+    if not found or now - found[0][0] < LEAST_RATE_SECONDS:
+        return {"captured": None, "delivered": None}
+    at, captured, sent = found[0]
+    seconds = now - at
+    return {
+        "captured": round((counts.captured - captured) / seconds, 3),
+        "delivered": round(max(0, counts.sent - sent) / seconds, 3),
+    }
+
+
+def _drain_eta(counts: Counts, rates: dict[str, float | None]) -> float | None:
+    """Seconds until nothing is left to deliver, if things go on as in the last minute."""
+    if not counts.undelivered:
+        return 0.0
+    gain = (rates["delivered"] or 0.0) - (rates["captured"] or 0.0)
+    return round(counts.undelivered / gain, 1) if gain > 0 else None
+
+
+def _sqlite() -> dict[str, Any]:
+    first, last = WAL_RESET_BUG
+    return {
+        "version": sqlite3.sqlite_version,
+        "wal_reset_bug": first <= sqlite3.sqlite_version_info <= last,
+    }

@@ -1,0 +1,42 @@
+"""Moments and durations as people and programs read them."""
+
+from datetime import UTC, datetime
+
+
+def utc(wall: float | None) -> str | None:
+    """For JSON: 2026-11-23T07:44:38Z."""
+    if wall is None:
+        return None
+    return datetime.fromtimestamp(wall, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def utc_us(timestamp_us: int) -> str:
+    """For JSON, with microseconds."""
+    return datetime.fromtimestamp(timestamp_us / 1e6, UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+
+
+def local(wall: float) -> str:
+    """For people: local time with its offset."""
+    return datetime.fromtimestamp(wall).astimezone().strftime("%Y-%m-%d %H:%M:%S%z")
+
+
+def span(seconds: float) -> str:
+    """Two units at most: 45s, 3m 5s, 2h 10m, 4d 3h."""
+    whole = max(0, round(seconds))
+    for unit, size, part, part_size in (("d", 86400, "h", 3600), ("h", 3600, "m", 60)):
+        if whole >= size:
+            rest = whole % size // part_size
+            return f"{whole // size}{unit} {rest}{part}" if rest else f"{whole // size}{unit}"
+    if whole >= 60:
+        return f"{whole // 60}m {whole % 60}s"
+    return f"{whole}s"
+
+
+def amount(size: int) -> str:
+    """Bytes in the largest unit that leaves a number of at least one."""
+    number = float(size)
+    for unit in ("B", "KiB", "MiB"):
+        if number < 1024:
+            return f"{number:.0f} {unit}" if unit == "B" else f"{number:.1f} {unit}"
+        number /= 1024
+    return f"{number:.1f} GiB"

@@ -1,0 +1,152 @@
+"""POSTs one batch and says what came of it; whatever goes wrong is an Outcome, never an error."""
+
+import gzip
+import http.client
+from dataclasses import replace
+
+import requests
+import urllib3.exceptions
+
+from sensor_node import __version__
+from sensor_node.clock import Clock
+from sensor_node.config import SinkConfig
+from sensor_node.delivery import failures, mends
+from sensor_node.delivery.answers import Answer, interpret
+from sensor_node.delivery.connection import Line, Progress
+from sensor_node.delivery.credentials import Credentials, signature, tls_context
+from sensor_node.delivery.deadline import DeadlineGuard
+from sensor_node.delivery.formats import CONTENT_TYPE
+from sensor_node.delivery.session import Session, open_session, read_beginning
+from sensor_node.errors import ConfigError
+from sensor_node.model import Outcome, Verdict
+
+# Servers and NATs forget idle connections, often after 30 s or 60 s, and some do not say so.
+KEEP_ALIVE_SECONDS = 20.0
+# The guard ends a request at its deadline; sockets time out only if the guard could not.
+BACKSTOP_SECONDS = 1.0
+GZIP_LEVEL = 6  # 9 takes twice as long for a percent less
+
+
+class HttpTelemetryClient:
+    """One connection to the sink, for one thread. Create it in the process that uses it."""
+
+    def __init__(self, sink: SinkConfig, clock: Clock) -> None:
+        self._sink = sink
+        self._clock = clock
+        self._credentials = Credentials(sink)
+        self._guard = DeadlineGuard()
+        self._line = Line(self._guard)
+        self._session: Session | None = None
+        self._tls_files = tuple(filter(None, (sink.ca_file, sink.cert_file, sink.key_file)))
+        self._tls_seen = signature(())
+        self._last_used = float("-inf")
+
+    def post(self, body: bytes, key: str) -> Outcome:
+        """Send an encoded batch under its idempotency key, within [sink] timeout.
+
+        At-least-once it may leave twice: when a kept connection turns out to be dead.
+        """
+        try:
+            headers = self._headers(key)
+            session = self._current_session()
+        except ConfigError as error:
+            return Outcome(Verdict.MISCONFIGURED, str(error), mends.FILE, fate_known=True)
+        if self._sink.compression == "gzip":
+            body = gzip.compress(body, GZIP_LEVEL, mtime=0)
+        if self._clock.now().monotonic - self._last_used >= KEEP_ALIVE_SECONDS:
+            self._line.hang_up()
+        self._guard.arm(self._sink.timeout)
+        try:
+            return self._deliver(session, body, headers)
+        finally:
+            if self._guard.disarm() or self._sink.at_most_once:
+                self._line.hang_up()
+            self._last_used = self._clock.now().monotonic
+
+    def close(self) -> None:
+        self._line.hang_up()
+        if self._session is not None:
+            self._session.close()
+        self._guard.close()
+
+    def _headers(self, key: str) -> dict[str, str]:
+        headers = {
+            "User-Agent": f"sensor-node/{__version__}",
+            "Accept-Encoding": "identity",  # the answer is shown as it comes
+            "Content-Type": CONTENT_TYPE[self._sink.format],
+            "Idempotency-Key": key,
+        }
+        if self._sink.compression == "gzip":
+            headers["Content-Encoding"] = "gzip"
+        if authorization := self._credentials.authorization():
+            headers["Authorization"] = authorization
+        return headers
+
+    def _current_session(self) -> Session:
+        """The session, a new one if a certificate file has changed. Raises ConfigError."""
+        seen = signature(self._tls_files)
+        if self._session is None or seen != self._tls_seen:
+            self._line.hang_up()
+            self._session = None  # also if the new files are no good
+            self._session = open_session(self._sink, self._line, tls_context(self._sink))
+            self._tls_seen = seen
+        return self._session
+
+    def _deliver(self, session: Session, body: bytes, headers: dict[str, str]) -> Outcome:
+        result = self._try(session, body, headers)
+        if isinstance(result, Answer) or not self._was_stale(result):
+            return self._judge(result)
+        outcome = self._judge(self._try(session, body, headers))
+        # Whatever came of the second copy, nobody knows about the first.
+        return replace(outcome, fate_known=outcome.verdict is Verdict.DELIVERED)
+
+    def _try(self, session: Session, body: bytes, headers: dict[str, str]) -> Answer | Exception:
+        self._line.progress = Progress()
+        try:
+            response = session.post(
+                self._sink.url,
+                data=body,
+                headers=headers,
+                timeout=self._guard.left() + BACKSTOP_SECONDS,
+                allow_redirects=False,
+                stream=True,
+            )
+        except (
+            requests.RequestException,
+            urllib3.exceptions.HTTPError,
+            http.client.HTTPException,
+            OSError,
+            ValueError,
+        ) as error:
+            self._line.hang_up()
+            return error
+        with response:
+            return self._read(response)
+
+    def _read(self, response: requests.Response) -> Answer:
+        """The answer. The connection is kept only if that is final and was read to its end."""
+        body = bytearray()
+        final = 200 <= response.status_code <= 599
+        if not (final and read_beginning(response, body)):
+            self._line.hang_up()
+        headers, mask = response.headers, self._credentials.mask
+        return Answer(
+            response.status_code,
+            mask(response.reason or ""),
+            mask(body.decode(errors="replace")),
+            mask(headers.get("Location", "")),
+            headers.get("Retry-After", ""),
+            headers.get("Date", ""),
+        )
+
+    def _was_stale(self, error: Exception) -> bool:
+        """Whether a kept connection was found dead, in which case the request may be repeated."""
+        progress = self._line.progress
+        if self._sink.at_most_once or self._guard.expired or progress.dialed or progress.answered:
+            return False
+        return failures.is_drop(error)
+
+    def _judge(self, result: Answer | Exception) -> Outcome:
+        if isinstance(result, Answer):
+            return interpret(result, self._sink, self._clock.now().wall)
+        return failures.of_error(result, self._line.progress, self._sink, self._guard.expired)

@@ -1,0 +1,94 @@
+"""urllib3 connections that tell how far a request got, and obey its deadline."""
+
+import http.client
+import socket
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from urllib3.connection import HTTPConnection, HTTPSConnection
+
+from sensor_node.delivery.deadline import DeadlineGuard
+from sensor_node.delivery.dialing import Dialer
+
+
+@dataclass(slots=True)
+class Progress:
+    """How far one request got. What goes to a proxy, or makes TLS, is not the request."""
+
+    dialed: bool = False  # a new connection was begun for it
+    reached: bool = False  # TCP stands, to the sink or to the proxy
+    written: bool = False  # its first byte may have left
+    answered: bool = False  # the first byte of an answer came
+    connect_status: int | None = None  # what the proxy answered to CONNECT
+
+
+class Line:
+    """The one connection of a client, and the progress of the request in hand."""
+
+    def __init__(self, guard: DeadlineGuard) -> None:
+        self.guard = guard
+        self.dialer = Dialer(guard)
+        self.progress = Progress()
+        self.connection: HTTPConnection | None = None
+
+    def hang_up(self) -> None:
+        """Close the connection; the next request opens another and finds nothing stray in it."""
+        if self.connection is not None:
+            self.connection.close()
+
+
+class Answer(http.client.HTTPResponse):
+    """Notices the first byte of an answer, and what a proxy answers to CONNECT."""
+
+    def __init__(self, line: Line, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._line = line
+
+    def _read_status(self) -> tuple[str, int, str]:
+        # Private, but the only step that answers to requests and to CONNECT have in common.
+        progress = self._line.progress
+        progress.answered = bool(self.fp.peek(1))
+        version, status, reason = super()._read_status()  # type: ignore[misc]
+        if not progress.written:
+            progress.connect_status = status
+        return version, status, reason
+
+
+class PlainConnection(HTTPConnection):
+    """Tells its line what becomes of the request."""
+
+    def __init__(self, line: Line, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._line = line
+        self._connecting = False
+        self.response_class = partial(Answer, line)  # type: ignore[assignment]
+
+    def _new_conn(self) -> socket.socket:
+        connected = self._line.dialer.dial(self._dns_host, self.port)
+        connected.settimeout(self.timeout)
+        self._line.progress.reached = True
+        return connected
+
+    def connect(self) -> None:
+        self._line.connection = self
+        self._line.progress.dialed = True
+        self._connecting = True
+        try:
+            super().connect()
+        finally:
+            self._connecting = False
+
+    def send(self, data: Any) -> None:
+        if self.sock is None and self.auto_open:
+            self.connect()  # http.client would, but after the request had counted as written
+        progress = self._line.progress
+        if not self._connecting and not progress.written:
+            if not progress.dialed:
+                self._line.guard.watch(self.sock)
+            progress.written = True
+        super().send(data)
+
+
+class SecureConnection(PlainConnection, HTTPSConnection):
+    """The same over TLS: PlainConnection's methods come before HTTPSConnection's."""

@@ -1,0 +1,124 @@
+"""Secrets and certificates in files: read, checked, and read again when they change."""
+
+import base64
+import ssl
+import stat
+from collections.abc import Iterable
+from pathlib import Path
+
+from requests.utils import DEFAULT_CA_BUNDLE_PATH
+from urllib3.util.ssl_ import create_urllib3_context
+
+from sensor_node.config import SinkConfig
+from sensor_node.errors import ConfigError
+
+# No server takes a longer header; a longer file is not a secret.
+MAX_SECRET_BYTES = 8192
+MASK = "***"
+
+FileSignature = tuple[int, int, int] | None
+
+
+def signature(files: Iterable[str]) -> tuple[FileSignature, ...]:
+    """(mtime_ns, size, inode) of each file, None if there is none: differs after a change."""
+    return tuple(_signature(Path(file)) for file in files)
+
+
+def _signature(file: Path) -> FileSignature:
+    try:
+        found = file.stat()
+    except OSError:
+        return None
+    return found.st_mtime_ns, found.st_size, found.st_ino
+
+
+class Credentials:
+    """What this node shows to the sink."""
+
+    def __init__(self, sink: SinkConfig) -> None:
+        self._sink = sink
+        self._files = tuple(filter(None, (sink.token_file, sink.password_file)))
+        self._seen: tuple[FileSignature, ...] | None = None
+        self._authorization = ""
+        self._secrets: tuple[str, ...] = ()
+
+    def authorization(self) -> str:
+        """The Authorization header, or "". Raises ConfigError that names option and file."""
+        seen = signature(self._files)
+        if seen != self._seen:
+            self._seen = None  # until they have been read
+            self._read()
+            self._seen = seen
+        return self._authorization
+
+    def mask(self, text: str) -> str:
+        """The text without the secrets: a sink may repeat what it was shown."""
+        for secret in self._secrets:
+            text = text.replace(secret, MASK)
+        return text
+
+    def _read(self) -> None:
+        sink = self._sink
+        if sink.token_file:
+            token = _read_secret("token_file", sink.token_file).strip()
+            if not (token and token.isascii() and token.isprintable()):
+                raise _problem("token_file", sink.token_file, "want one line of printable ASCII")
+            self._authorization, self._secrets = f"Bearer {token}", (token,)
+        elif sink.password_file:
+            password = _read_secret("password_file", sink.password_file).rstrip("\r\n")
+            if not (password and password.isprintable()):
+                raise _problem("password_file", sink.password_file, "want one line of text")
+            pair = base64.b64encode(f"{sink.username}:{password}".encode()).decode()
+            self._authorization, self._secrets = f"Basic {pair}", (pair, password)
+
+
+def tls_context(sink: SinkConfig) -> ssl.SSLContext | None:
+    """Trusts ca_file, else the bundle of requests (on Debian: the system's); None for plain HTTP.
+
+    Raises ConfigError that names option and file.
+    """
+    named = {"ca_file": sink.ca_file, "cert_file": sink.cert_file, "key_file": sink.key_file}
+    if not any(named.values()) and not (sink.url + sink.proxy).lower().count("https:"):
+        return None
+    for option, file in named.items():
+        if file:
+            _read(option, file)
+    context = create_urllib3_context(cert_reqs=ssl.CERT_REQUIRED)
+    trusted = sink.ca_file or DEFAULT_CA_BUNDLE_PATH
+    try:
+        context.load_verify_locations(trusted)
+    except OSError as error:
+        raise _problem("ca_file", trusted, "want CA certificates (PEM)") from error
+    if sink.cert_file:
+        try:
+            # With a password, even a wrong one, OpenSSL does not ask for one on the terminal.
+            context.load_cert_chain(sink.cert_file, sink.key_file or None, password="")
+        except OSError as error:
+            wanted = f"want a certificate (PEM) and its unencrypted key {sink.key_file}".rstrip()
+            raise _problem("cert_file", sink.cert_file, wanted) from error
+    return context
+
+
+def _read_secret(option: str, file: str) -> str:
+    content = _read(option, file)
+    if len(content) > MAX_SECRET_BYTES:
+        raise _problem(option, file, f"want at most {MAX_SECRET_BYTES} bytes")
+    try:
+        return content.decode()
+    except UnicodeDecodeError as error:
+        raise _problem(option, file, "want text") from error
+
+
+def _read(option: str, file: str) -> bytes:
+    """The beginning of a file; a pipe or a device, which might keep us waiting, is refused."""
+    try:
+        if not stat.S_ISREG(Path(file).stat().st_mode):
+            raise _problem(option, file, "want a regular file")
+        with Path(file).open("rb") as opened:
+            return opened.read(MAX_SECRET_BYTES + 1)
+    except OSError as error:
+        raise _problem(option, file, error.strerror or type(error).__name__) from error
+
+
+def _problem(option: str, file: str, what: str) -> ConfigError:
+    return ConfigError(f"[sink] {option} {file}: {what}")

@@ -1,0 +1,96 @@
+"""Holds a whole request to its deadline, by shutting its socket down from another thread.
+
+The timeouts of a socket start anew with each byte, so a sink that drips could hold a request for
+ever. These deadlines are about what the kernel does and therefore in real time.
+"""
+
+import contextlib
+import os
+import socket
+import threading
+import time
+
+
+class DeadlineGuard:
+    """Watches one request at a time. Its thread begins with it: create it after any fork."""
+
+    def __init__(self) -> None:
+        self._condition = threading.Condition()
+        self._deadline: float | None = None
+        self._wakes_at: float | None = None  # None: the thread sleeps until it is notified
+        self._expired = False
+        self._watched: socket.socket | None = None
+        self._closed = False
+        threading.Thread(target=self._run, name="deadline", daemon=True).start()
+
+    def arm(self, seconds: float) -> None:
+        """A request begins that must be over in so many seconds."""
+        with self._condition:
+            self._expired = False
+            self._deadline = time.monotonic() + seconds
+            # The thread is woken only if it would come too late: not for every request.
+            if self._wakes_at is None or self._wakes_at > self._deadline:
+                self._condition.notify()
+
+    def watch(self, connected: socket.socket) -> None:
+        """Shut this socket down at the deadline. Raises TimeoutError if that has passed.
+
+        A duplicate is kept: TLS takes the original apart, and its number may be given away.
+        """
+        duplicate = socket.socket(fileno=os.dup(connected.fileno()))
+        with self._condition:
+            self._release()
+            if not self._expired:
+                self._watched = duplicate
+                return
+        duplicate.close()
+        raise TimeoutError
+
+    def left(self) -> float:
+        """Seconds until the deadline. Raises TimeoutError if there are none."""
+        with self._condition:
+            left = 0.0 if self._deadline is None else self._deadline - time.monotonic()
+        if left <= 0:
+            raise TimeoutError
+        return left
+
+    @property
+    def expired(self) -> bool:
+        """Whether the deadline cut the request short."""
+        with self._condition:
+            return self._expired
+
+    def disarm(self) -> bool:
+        """The request is over; returns whether it was cut short."""
+        with self._condition:
+            self._deadline = None
+            self._release()
+            return self._expired
+
+    def close(self) -> None:
+        with self._condition:
+            self._closed = True
+            self._release()
+            self._condition.notify()
+
+    def _run(self) -> None:
+        with self._condition:
+            while not self._closed:
+                self._wakes_at = self._deadline
+                if self._deadline is None:
+                    self._condition.wait()
+                elif (left := self._deadline - time.monotonic()) > 0:
+                    self._condition.wait(left)
+                else:
+                    self._expire()
+
+    def _expire(self) -> None:
+        self._expired, self._deadline = True, None
+        if self._watched is not None:
+            with contextlib.suppress(OSError):  # the sink may have closed it by itself
+                self._watched.shutdown(socket.SHUT_RDWR)
+
+    def _release(self) -> None:
+        if self._watched is not None:
+            self._watched.close()
+            self._watched = None

@@ -1,0 +1,105 @@
+"""Claim, send, settle: the one place where the repository and the HTTP client meet."""
+
+from collections.abc import Callable
+
+from sensor_node.clock import Clock
+from sensor_node.config import Config
+from sensor_node.delivery import formats
+from sensor_node.delivery.client import HttpTelemetryClient
+from sensor_node.log import LOGGER
+from sensor_node.model import Claim
+from sensor_node.schedule import BackoffPolicy
+from sensor_node.settlement import Rules
+from sensor_node.storage.repository import ClaimPolicy, SensorDataSQLRepository
+
+MAX_BODY_BYTES = 1024 * 1024
+# Settles a claim at a wall time; False if the claim was lost.
+Settle = Callable[[float], bool]
+
+
+def rules_of(config: Config) -> Rules:
+    """What the configuration says about failures."""
+    retry = config.retry
+    backoff = BackoffPolicy(retry.initial_delay, retry.multiplier, retry.max_delay)
+    return Rules(backoff, config.sink.at_most_once, retry.max_attempts)
+
+
+def policy_of(config: Config) -> ClaimPolicy:
+    """What the configuration says about claims."""
+    sink = config.sink
+    longest = rules_of(config).backoff.longest
+    return ClaimPolicy(sink.batch_size, sink.max_rate, longest, sink.at_most_once)
+
+
+class Courier:
+    """Takes claimed batches to the sink, one at a time, and settles what came of each.
+
+    A batch stays in hand until it is settled: a database that cannot be used for a while must not
+    leave a claim behind whose owner lives.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        repository: SensorDataSQLRepository,
+        client: HttpTelemetryClient,
+        clock: Clock,
+    ) -> None:
+        self._sink = config.sink
+        self._rules = rules_of(config)
+        self._repository = repository
+        self._client = client
+        self._clock = clock
+        self._message_bytes = 1
+        self._claim: Claim | None = None
+        self._settle: Settle | None = None
+
+    @property
+    def limit(self) -> int:
+        """The most messages that fit into one request, going by those seen so far."""
+        return max(1, min(self._sink.batch_size, MAX_BODY_BYTES // self._message_bytes))
+
+    @property
+    def in_hand(self) -> bool:
+        """Whether a claim waits for `resume`."""
+        return self._claim is not None
+
+    def deliver(self, claim: Claim) -> None:
+        """Send the batch and settle it."""
+        self._claim = claim
+        self.resume()
+
+    def resume(self) -> None:
+        """Go on with the claim in hand; what was sent is not sent again."""
+        claim = self._claim
+        assert claim is not None
+        if self._settle is None:
+            self._settle = self._send(claim)
+        if not self._settle(self._clock.now().wall):
+            LOGGER.warning("claim_lost batch=%d-%d", claim.first_id, claim.last_id)
+        self._claim = self._settle = None
+
+    def close(self) -> None:
+        self._client.close()
+
+    def _send(self, claim: Claim) -> Settle:
+        """One request at most; returns how the claim is to be settled."""
+        messages = self._repository.read_claim(claim)
+        if len(messages) != claim.size:
+            # Nothing is sent; halving leaves the sound messages and the missing one apart.
+            error = f"{claim.size - len(messages)} rows are missing: run sensor-node-ctl audit"
+            LOGGER.error("batch_unsent batch=%d-%d %s", claim.first_id, claim.last_id, error)
+            return self._halve(claim, error, self._rules.backoff.delay(claim.attempt))
+        body = formats.encode(messages, claim.stream, self._sink)
+        if len(body) > MAX_BODY_BYTES and claim.size > 1:
+            self._message_bytes = max(self._message_bytes, len(body) // claim.size + 1)
+            return self._halve(claim, "", 0.0)
+        outcome = self._client.post(body, formats.idempotency_key(claim, body))
+        # At debug level only: an outage is a line for the sink, not for each batch.
+        line = "batch_tried batch=%d-%d attempt=%d verdict=%s %s"
+        said = (claim.attempt, outcome.verdict, outcome.detail)
+        LOGGER.debug(line, claim.first_id, claim.last_id, *said)
+        return lambda now: self._repository.settle(claim, outcome, self._rules, now)
+
+    def _halve(self, claim: Claim, error: str, wait: float) -> Settle:
+        return lambda now: self._repository.halve(claim, error, now + wait, now)

@@ -1,0 +1,93 @@
+"""What it means that no answer came: told by the types of the errors, never by their texts."""
+
+import http.client
+import os
+import socket
+import ssl
+from collections.abc import Iterable, Iterator
+from urllib.parse import urlsplit
+
+import requests
+import urllib3.exceptions
+from urllib3.util.ssl_match_hostname import CertificateError
+
+from sensor_node.config import SinkConfig
+from sensor_node.delivery import mends
+from sensor_node.delivery.answers import TRY_LATER, one_line
+from sensor_node.delivery.connection import Progress
+from sensor_node.model import Outcome, Verdict
+
+CERTIFICATE = (ssl.SSLCertVerificationError, CertificateError)
+TIMEOUT = (TimeoutError, urllib3.exceptions.TimeoutError)
+DROPPED = (ConnectionError, ssl.SSLEOFError, ssl.SSLZeroReturnError)
+UNUSABLE_URL = (requests.exceptions.InvalidURL, urllib3.exceptions.LocationValueError)
+UNKNOWN_NAME = (socket.EAI_NONAME, socket.EAI_NODATA)
+
+
+def of_error(error: Exception, progress: Progress, sink: SinkConfig, expired: bool) -> Outcome:
+    """The request ended with an error, or, if `expired`, with its deadline."""
+    causes = tuple(_causes(error))
+    if progress.connect_status not in (None, 200):
+        verdict, detail, mend = _tunnel_refused(progress.connect_status or 0)
+    elif expired or _first(causes, *TIMEOUT):
+        verdict, detail, mend = Verdict.TRY_LATER, f"timed out after {sink.timeout:g}s", ""
+    else:
+        verdict, detail, mend = _explained(causes, sink)
+    if sink.proxy and not progress.reached:
+        detail = f"proxy: {detail}"
+    return Outcome(verdict, detail, mend, fate_known=not progress.written)
+
+
+def is_drop(error: Exception) -> bool:
+    """Whether the other side closed or reset the connection."""
+    return _first(_causes(error), *DROPPED) is not None
+
+
+def _explained(causes: tuple[BaseException, ...], sink: SinkConfig) -> tuple[Verdict, str, str]:
+    if _first(causes, *UNUSABLE_URL):
+        return Verdict.MISCONFIGURED, "[sink] url or proxy cannot be used", mends.URL
+    if cause := _first(causes, *CERTIFICATE):
+        text = one_line(getattr(cause, "verify_message", "") or str(cause))
+        return Verdict.MISCONFIGURED, f"certificate not trusted: {text}", mends.CERTIFICATE
+    if cause := _first(causes, socket.gaierror):
+        host = urlsplit(sink.proxy or sink.url).hostname
+        return Verdict.TRY_LATER, f"name not found: {host}{_resolver_trouble(cause)}", ""
+    if cause := _first(causes, ssl.SSLError):
+        reason = str(getattr(cause, "reason", None) or type(cause).__name__)
+        return Verdict.TRY_LATER, f"TLS failed: {reason.replace('_', ' ').lower()}", mends.TLS
+    for cause in causes:
+        if isinstance(cause, OSError) and isinstance(cause.errno, int):
+            return Verdict.TRY_LATER, os.strerror(cause.errno).lower(), ""
+    if _first(causes, ConnectionError):
+        return Verdict.TRY_LATER, "connection closed without an answer", ""
+    if _first(causes, http.client.HTTPException):
+        return Verdict.TRY_LATER, "what came is not an HTTP answer", mends.NOT_HTTP
+    return Verdict.TRY_LATER, f"request failed: {type(causes[0]).__name__}", ""
+
+
+def _tunnel_refused(status: int) -> tuple[Verdict, str, str]:
+    later = status in TRY_LATER
+    mend = "" if later else mends.BY_STATUS[407] if status == 407 else mends.PROXY
+    verdict = Verdict.TRY_LATER if later else Verdict.MISCONFIGURED
+    return verdict, f"the proxy refused to connect: {status}", mend
+
+
+def _resolver_trouble(cause: BaseException) -> str:
+    """Nothing if the name is known not to exist, else why nobody could say."""
+    errno = cause.errno if isinstance(cause, OSError) else None
+    return "" if errno in UNKNOWN_NAME else f" ({one_line(str(getattr(cause, 'strerror', '')))})"
+
+
+def _first(causes: Iterable[BaseException], *types: type[BaseException]) -> BaseException | None:
+    return next((cause for cause in causes if isinstance(cause, types)), None)
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    """The error and what it wraps; requests and urllib3 keep causes among the arguments."""
+    found: list[BaseException] = [error]
+    for cause in found:  # grows on the way
+        yield cause
+        wrapped = (cause.__cause__, cause.__context__, getattr(cause, "reason", None), *cause.args)
+        for each in wrapped:
+            if isinstance(each, BaseException) and not any(each is known for known in found):
+                found.append(each)

@@ -1,0 +1,50 @@
+"""What a person should do where time alone mends nothing."""
+
+from urllib.parse import urljoin, urlsplit
+
+from sensor_node.config import SinkConfig
+
+URL = "check [sink] url"
+PROXY = "check [sink] proxy"
+FILE = "mend that file or option; the file is read again when it changes"
+PORTAL = f"log in to the network, or {URL}: a web page answers there"
+CERTIFICATE = (
+    "check [sink] ca_file and url, and the clock: a wrong clock makes certificates invalid"
+)
+TLS = f"if it lasts: {URL} (https?), cert_file and key_file"
+NOT_HTTP = f"if it lasts: {URL} (http or https? the port?)"
+BY_STATUS = {
+    404: URL,
+    405: URL,
+    406: "check [sink] format",
+    407: f"{PROXY}: it asks for a password, which sensor-node does not give",
+    410: URL,
+    415: "check [sink] format and compression",
+}
+OTHERS = "ask who runs the sink; [sink] refused_statuses if it means the readings"
+
+
+def of_answer(status: int, location: str, sink: SinkConfig) -> str:
+    """For an answer that is no success, no refusal, and no reason to try later."""
+    if status < 300:
+        return "check [sink] success_statuses"
+    if status < 400:
+        target = _target(sink.url, location)
+        return f"the sink redirects to {target}: put that into [sink] url" if target else URL
+    if status in (401, 403):
+        if sink.token_file:
+            return "check [sink] token_file"
+        if sink.username:
+            return "check [sink] username and password_file"
+        return "set [sink] token_file, or username and password_file"
+    return BY_STATUS.get(status, OTHERS)
+
+
+def _target(url: str, location: str) -> str:
+    """Where a redirect leads, without what may be secret in it: user, query and fragment."""
+    try:
+        parts = urlsplit(urljoin(url, location))
+    except ValueError:
+        return ""
+    host = parts.netloc.rpartition("@")[2]
+    return parts._replace(netloc=host, query="", fragment="").geturl() if location else ""

@@ -1,0 +1,89 @@
+"""A requests session that keeps one connection and takes nothing from its surroundings."""
+
+import http.client
+import http.cookiejar
+import logging
+import ssl
+from functools import partial
+from typing import Any
+
+import requests
+from requests.adapters import HTTPAdapter
+from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
+from urllib3.exceptions import HTTPError
+
+from sensor_node.config import SinkConfig
+from sensor_node.delivery.connection import Line, PlainConnection, SecureConnection
+
+MAX_ANSWER_BYTES = 65_536
+CHUNK_BYTES = 1024
+
+
+class Session(requests.Session):
+    """Sees no redirects: even unfollowed, requests would read their bodies without a limit."""
+
+    def get_redirect_target(self, resp: requests.Response) -> None:
+        return None
+
+
+def open_session(sink: SinkConfig, line: Line, tls: ssl.SSLContext | None) -> Session:
+    """A session for `sink`, whose certificates `tls` verifies (None: it is plain HTTP)."""
+    session = Session()
+    session.trust_env = False  # no proxy from the environment, no .netrc
+    session.cookies.set_policy(http.cookiejar.DefaultCookiePolicy(allowed_domains=[]))
+    if sink.proxy:
+        session.proxies = {"http": sink.proxy, "https": sink.proxy}
+    adapter = _Adapter(line, tls)
+    session.mount("http://", adapter)
+    session.mount("https://", adapter)
+    # urllib3 logs an odd answer with a traceback each time; the outcome says it in one line.
+    logging.getLogger("urllib3").setLevel(logging.CRITICAL)
+    return session
+
+
+def read_beginning(response: requests.Response, body: bytearray) -> bool:
+    """Add the answer's body to `body` as far as it is wanted; returns whether that is all of it.
+
+    Errors are passed over: the verdict is in the status line, the body is for people.
+    """
+    try:
+        while len(body) <= MAX_ANSWER_BYTES:
+            chunk = response.raw.read(CHUNK_BYTES, decode_content=False)
+            if not chunk:
+                # urllib3 1.26 does not mind if less came than was announced.
+                return response.raw.length_remaining in (0, None)
+            body += chunk
+    except (HTTPError, http.client.HTTPException, OSError, ValueError):
+        pass
+    return False
+
+
+class _Adapter(HTTPAdapter):
+    """Makes urllib3 use the connections of a line. Retries are off, as is requests' default."""
+
+    def __init__(self, line: Line, tls: ssl.SSLContext | None) -> None:
+        self._tls = tls
+        self._pools = {
+            "http": partial(_pool, HTTPConnectionPool, PlainConnection, line),
+            "https": partial(_pool, HTTPSConnectionPool, SecureConnection, line),
+        }
+        super().__init__(pool_connections=1, pool_maxsize=1)
+
+    def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
+        super().init_poolmanager(*args, ssl_context=self._tls, **kwargs)
+        self.poolmanager.pool_classes_by_scheme = self._pools
+
+    def proxy_manager_for(self, proxy: str, **kwargs: Any) -> Any:
+        contexts = {"ssl_context": self._tls, "proxy_ssl_context": self._tls}
+        manager = super().proxy_manager_for(proxy, **contexts, **kwargs)
+        manager.pool_classes_by_scheme = self._pools
+        return manager
+
+    def cert_verify(self, conn: Any, url: str, verify: Any, cert: Any) -> None:
+        """Nothing: `tls` verifies already, and requests would add its own bundle to a ca_file."""
+
+
+def _pool(pool_class: Any, connection_class: Any, line: Line, *args: Any, **kwargs: Any) -> Any:
+    pool = pool_class(*args, **kwargs)
+    pool.ConnectionCls = partial(connection_class, line)
+    return pool

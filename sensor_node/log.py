@@ -1,0 +1,50 @@
+"""Log lines are events: `batch_failed batch=812 attempt=3 retry_in=8.2s`, on standard error."""
+
+import logging
+import os
+import sys
+
+# https://www.freedesktop.org/software/systemd/man/sd-daemon.html: priorities of the journal.
+PRIORITIES = {logging.DEBUG: 7, logging.INFO: 6, logging.WARNING: 4, logging.ERROR: 3}
+LOGGER = logging.getLogger("sensor_node")
+
+
+class _Journal(logging.Formatter):
+    """A priority that journald understands, on each line of the text."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        prefix = f"<{PRIORITIES.get(record.levelno, 6)}>"
+        return "\n".join(prefix + line for line in super().format(record).splitlines())
+
+
+def configure(level: str) -> None:
+    """Send this process's lines to standard error, in the journal's form where it listens."""
+    handler = logging.StreamHandler(sys.stderr)
+    if "JOURNAL_STREAM" in os.environ:
+        handler.setFormatter(_Journal("%(message)s"))
+    else:
+        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(process)d %(message)s"))
+    LOGGER.handlers[:] = [handler]
+    LOGGER.setLevel(level.upper())
+    LOGGER.propagate = False
+    # A full disk must not turn each line into a traceback about the line.
+    logging.raiseExceptions = False
+
+
+class Throttle:
+    """Lets the first of many equal lines through, then one a minute with the number left out."""
+
+    def __init__(self, seconds: float = 60.0) -> None:
+        self._seconds = seconds
+        self._last: dict[str, float] = {}
+        self._skipped: dict[str, int] = {}
+
+    def warning(self, now: float, event: str, detail: object) -> None:
+        """`event` groups the lines; `now` is monotonic seconds."""
+        last = self._last.get(event)
+        if last is not None and now - last < self._seconds:
+            self._skipped[event] = self._skipped.get(event, 0) + 1
+            return
+        self._last[event] = now
+        skipped = self._skipped.pop(event, 0)
+        LOGGER.warning("%s %s%s", event, detail, f" skipped={skipped}" if skipped else "")

@@ -1,0 +1,113 @@
+"""HousekeepingService: checkpoints, retention, size limits, and an hourly line about it all."""
+
+from sensor_node.clock import Moment
+from sensor_node.config import Config
+from sensor_node.log import LOGGER
+from sensor_node.storage.checkpoint import WAL_CHECKPOINT_BYTES, WAL_LIMIT_BYTES
+from sensor_node.storage.repository import SensorDataSQLRepository
+from sensor_node.storage.room import Room, Space
+
+STEP_SECONDS = 1.0
+# Under load the WAL grows by tens of MB a second.
+BUSY_STEP_SECONDS = 0.1
+SWEEP_SECONDS = 60.0
+SAMPLE_SECONDS = 10.0
+SUMMARY_SECONDS = 3600.0
+# Room is made before it is needed, so that capture never waits for it.
+SPARE_SHARE = 0.05
+SPARE_BYTES = 1024 * 1024
+# DEAD and IN_DOUBT messages wait for a person, but not at the cost of all others.
+PARKED_SHARE = 0.1
+
+
+class HousekeepingService:
+    """The only process that deletes."""
+
+    def __init__(self, config: Config, repository: SensorDataSQLRepository) -> None:
+        self._storage = config.storage
+        self._room = Room(config.storage.max_size, config.storage.min_free)
+        self._repository = repository
+        self._cursor: int | None = None
+        self._sweep_at = self._sample_at = 0.0
+        self._summary_at: float | None = None
+
+    def step(self, now: Moment) -> float:
+        """One bite of whatever there is to do."""
+        busy = self._checkpoint()
+        if now.monotonic >= self._sample_at:
+            self._sample_at = now.monotonic + SAMPLE_SECONDS
+            self._repository.sample(now.boottime)
+        self._summarise(now)
+        space = self._repository.space(self._room)
+        if space.left < self._spare(space):
+            return 0.0 if self._make_room(space, now) else STEP_SECONDS
+        if self._retain(now) or self._limit_parked(space, now):
+            return 0.0
+        return BUSY_STEP_SECONDS if busy else STEP_SECONDS
+
+    def finish(self, now: Moment) -> None:
+        """The last process of an orderly stop notes it."""
+        self._repository.end_run(now.wall)
+        self._repository.checkpoint(truncate=True)
+        self._repository.close()
+
+    def _checkpoint(self) -> bool:
+        size = self._repository.wal_bytes()
+        if size >= WAL_CHECKPOINT_BYTES:
+            self._repository.checkpoint(truncate=size > WAL_LIMIT_BYTES)
+        return size >= WAL_CHECKPOINT_BYTES
+
+    def _spare(self, space: Space) -> float:
+        return max(SPARE_BYTES, space.limit * SPARE_SHARE)
+
+    def _make_room(self, space: Space, now: Moment) -> bool:
+        """Delivered readings first, then what `when_full` says. Returns whether any was made."""
+        if self._purge_any(now):
+            return True
+        if self._storage.when_full == "drop-newest":
+            return False
+        reason = "max_size" if space.limit >= self._storage.max_size else "min_free"
+        return self._repository.evict_oldest(reason, now.wall) > 0
+
+    def _purge_any(self, now: Moment) -> bool:
+        cursor: int | None = 0
+        while cursor is not None:
+            purged = self._repository.purge(cursor, None, now.wall)
+            if purged.messages:
+                return True
+            cursor = purged.cursor
+        return False
+
+    def _retain(self, now: Moment) -> bool:
+        """One bite of what is older than keep_sent and max_age; the table is walked in turns."""
+        max_age = self._storage.max_age
+        if max_age and self._repository.evict_older_than(int((now.wall - max_age) * 1e6), now.wall):
+            return True
+        if self._cursor is None:
+            if now.monotonic < self._sweep_at:
+                return False
+            self._sweep_at = now.monotonic + SWEEP_SECONDS
+            self._cursor = 0
+        purged = self._repository.purge(self._cursor, now.wall - self._storage.keep_sent, now.wall)
+        self._cursor = purged.cursor
+        return purged.cursor is not None
+
+    def _limit_parked(self, space: Space, now: Moment) -> bool:
+        counts = self._repository.counts()
+        parked = counts.dead + counts.in_doubt
+        rows = counts.undelivered + parked + counts.sent - counts.purged
+        if not parked or parked * space.used / rows <= self._storage.max_size * PARKED_SHARE:
+            return False
+        return self._repository.evict_parked("DEAD and IN_DOUBT over 10% of max_size", now.wall) > 0
+
+    def _summarise(self, now: Moment) -> None:
+        if self._summary_at is not None and now.monotonic < self._summary_at:
+            return
+        if self._summary_at is not None:
+            counts = self._repository.counts()
+            LOGGER.info(
+                "summary captured=%d undelivered=%d sent=%d dead=%d in_doubt=%d evicted=%d dropped=%d",
+                *(counts.captured, counts.undelivered, counts.sent, counts.dead),
+                *(counts.in_doubt, counts.evicted, counts.dropped),
+            )
+        self._summary_at = now.monotonic + SUMMARY_SECONDS

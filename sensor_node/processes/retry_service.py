@@ -1,0 +1,82 @@
+"""RetryService, the retrier: FAILED batches, claims of dead processes, and a sink that is DOWN."""
+
+from sensor_node.clock import Moment
+from sensor_node.config import Config
+from sensor_node.delivery import credentials
+from sensor_node.delivery.deliver import Courier, policy_of
+from sensor_node.log import LOGGER
+from sensor_node.model import Claim
+from sensor_node.processes import owner as owners
+from sensor_node.storage.repository import SensorDataSQLRepository
+
+POLL_SECONDS = 0.25
+LOOK_AROUND_SECONDS = 1.0
+
+
+class RetryService:
+    """The only process that sends anything while the sink is DOWN, one request at a time."""
+
+    def __init__(
+        self, config: Config, owner: str, repository: SensorDataSQLRepository, courier: Courier
+    ) -> None:
+        self._sink = config.sink
+        self._policy = policy_of(config)
+        self._owner = owner
+        self._repository = repository
+        self._courier = courier
+        self._look_around_at = 0.0
+        self._files = credentials.signature(config.sink.secret_files)
+        self._was_up: bool | None = None
+
+    def step(self, now: Moment) -> float:
+        """Retry or probe with one batch, if one is due."""
+        if self._courier.in_hand:
+            self._courier.resume()
+        if now.monotonic >= self._look_around_at:
+            self._look_around_at = now.monotonic + LOOK_AROUND_SECONDS
+            self._look_around(now)
+        claim = self._claim(now)
+        if claim is None:
+            return POLL_SECONDS
+        self._courier.deliver(claim)
+        return 0.0
+
+    def finish(self, now: Moment) -> None:
+        """The request in hand is over when this is called; its outcome may still be unsettled."""
+        if self._courier.in_hand:
+            self._courier.resume()
+        self._courier.close()
+        self._repository.close()
+
+    def _claim(self, now: Moment) -> Claim | None:
+        sink = self._repository.backlog().sink
+        self._log_change(sink.up, sink.reason)
+        if sink.up:
+            if not self._repository.is_due(self._policy, now.wall):
+                return None
+            return self._repository.claim_due(self._owner, self._policy, now.wall)
+        if not sink.probe_due(now.wall, self._policy.longest):
+            return None
+        return self._repository.claim_probe(
+            self._owner, self._policy, now.wall, self._courier.limit
+        )
+
+    def _look_around(self, now: Moment) -> None:
+        """Dead owners, doubtful batches after a change of mode, changed secrets."""
+        at_most_once = self._sink.at_most_once
+        for first_id, last_id, owner in self._repository.claims():
+            if not owners.is_alive(owner):
+                self._repository.reclaim(first_id, owner, now.wall, at_most_once=at_most_once)
+                LOGGER.warning("batch_reclaimed batch=%d-%d owner=%s", first_id, last_id, owner)
+        if at_most_once:
+            self._repository.park_doubtful(now.wall)
+        files = credentials.signature(self._sink.secret_files)
+        if files != self._files:
+            self._files = files
+            self._repository.probe_now(now.wall)
+
+    def _log_change(self, up: bool, reason: str) -> None:
+        """An outage is two lines, whatever its length."""
+        if up != self._was_up and (self._was_up is not None or not up):
+            LOGGER.warning("sink_up" if up else "sink_down reason=%r", *(() if up else (reason,)))
+        self._was_up = up

@@ -1,0 +1,164 @@
+"""SensorService, the generator: captures readings and commits them, whatever the network does."""
+
+import itertools
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from sensor_node.clock import Clock, Moment
+from sensor_node.config import Config, SensorConfig
+from sensor_node.errors import StorageUnavailable
+from sensor_node.model import Readings
+from sensor_node.processes.buffer import Buffer
+from sensor_node.processes.sampler import Sampler, Sensor
+from sensor_node.sensors import open_source
+from sensor_node.storage.checkpoint import WAL_EMERGENCY_BYTES
+from sensor_node.storage.repository import SensorDataSQLRepository
+from sensor_node.storage.room import Room
+from sensor_node.storage.runs import Identity
+
+# Up to this many readings a second each is its own commit.
+SINGLE_COMMIT_RATE = 10.0
+GROUP_COMMIT_SECONDS = 0.1
+READINGS_A_COMMIT = 10_000
+CLOCK_STEP_SECONDS = 1.0
+STOP_SAMPLING_SECONDS = 2.0
+IDLE_SECONDS = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """How this generator came to be: `resumed` if it replaces another one of the same run.
+
+    `run_started` is when the run began, in monotonic seconds.
+    """
+
+    who: Identity
+    run_started: float
+    resumed: bool
+
+
+class SensorService:
+    """One thread, or more for slow commands, samples into a bounded buffer; this one writes.
+
+    Waiting for the lock or the disk never delays a tick. `open_repository` may fail for as long
+    as the disk is full; readings wait in memory meanwhile. `wake` ends the present wait.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        start: Start,
+        open_repository: Callable[[], SensorDataSQLRepository],
+        clock: Clock,
+        wake: Callable[[], None],
+    ) -> None:
+        self._sensors = config.sensors
+        self._start = start
+        self._open_repository = open_repository
+        self._repository: SensorDataSQLRepository | None = None
+        self._room = Room(config.storage.max_size, config.storage.min_free)
+        self._interval = commit_interval(config)
+        self._buffer = Buffer(config.sensors)
+        self._started = clock.now()
+        self._clock_offset = self._started.wall - self._started.monotonic
+        on_reading = _nothing if self._interval else wake
+        self._samplers = [
+            Sampler(sensors, clock, on_reading)
+            for sensors in _lanes(config, self._buffer, self._started)
+        ]
+
+    def start_sampling(self) -> None:
+        for sampler in self._samplers:
+            sampler.start()
+
+    def step(self, now: Moment) -> float:
+        """Commit what is in the buffer, up to one transaction's worth."""
+        try:
+            repository = self._opened(now)
+            self._note_clock_step(repository, now)
+            more = self._commit(repository, now)
+        except StorageUnavailable as error:
+            self._buffer.trouble = error.reason
+            raise
+        self._buffer.trouble = ""
+        if repository.wal_bytes() >= WAL_EMERGENCY_BYTES:
+            repository.checkpoint(truncate=True)
+        return 0.0 if more else self._interval or IDLE_SECONDS
+
+    def finish(self, now: Moment) -> None:
+        """Stop sampling, then commit what is left."""
+        for sampler in self._samplers:
+            sampler.ask_to_stop()
+        for sampler in self._samplers:
+            sampler.join(STOP_SAMPLING_SECONDS)
+        repository = self._opened(now)
+        while self._commit(repository, now):
+            pass
+        repository.close()
+
+    def _commit(self, repository: SensorDataSQLRepository, now: Moment) -> bool:
+        """One transaction. Returns whether there may be more in the buffer."""
+        chunks, dropped = self._buffer.oldest(READINGS_A_COMMIT), self._buffer.dropped()
+        if not chunks and not dropped:
+            return False
+        readings = chunks[0] if len(chunks) == 1 else list(itertools.chain.from_iterable(chunks))
+        stored = repository.capture(readings, dropped, now.wall, self._room)
+        self._buffer.forget(chunks, dropped)
+        if not stored and readings:
+            self._drop_full(readings)
+        return len(readings) >= READINGS_A_COMMIT
+
+    def _drop_full(self, readings: Readings) -> None:
+        """With drop-newest, or while eviction is behind, there is no room for these."""
+        times = [reading.timestamp_us for reading in readings]
+        self._buffer.drop("no room", len(readings), min(times), max(times))
+
+    def _opened(self, now: Moment) -> SensorDataSQLRepository:
+        if self._repository is None:
+            repository = self._open_repository()
+            start = self._start
+            last_us = repository.begin_run(start.who, self._started.wall, resumed=start.resumed)
+            if start.resumed and last_us is not None:
+                self._drop_missed(last_us)
+            self._repository = repository
+        return self._repository
+
+    def _drop_missed(self, last_us: int) -> None:
+        """The ticks between the last reading of our predecessor and our first."""
+        gap = self._started.wall - last_us / 1e6
+        gap = min(gap, self._started.monotonic - self._start.run_started)
+        for sensor in self._sensors:
+            if (missed := round(gap * sensor.rate) - 1) > 0:
+                self._buffer.drop("not running", missed, last_us, self._started.wall_us)
+
+    def _note_clock_step(self, repository: SensorDataSQLRepository, now: Moment) -> None:
+        offset = now.wall - now.monotonic
+        if abs(offset - self._clock_offset) >= CLOCK_STEP_SECONDS:
+            step = offset - self._clock_offset
+            repository.record_event(now.wall, "clock step", f"{step:+.1f} s")
+            self._clock_offset = offset
+
+
+def commit_interval(config: Config) -> float:
+    """Seconds between commits; 0 for a commit each reading."""
+    if config.storage.commit_interval is not None:
+        return config.storage.commit_interval
+    rate = sum(sensor.rate for sensor in config.sensors)
+    return 0.0 if rate <= SINGLE_COMMIT_RATE else GROUP_COMMIT_SECONDS
+
+
+def _lanes(config: Config, buffer: Buffer, now: Moment) -> list[list[Sensor]]:
+    """Sensors that share a thread: a command may hang, so each has one of its own."""
+    directory: Path = config.runtime_directory
+
+    def sensor(sensor_config: SensorConfig) -> Sensor:
+        return Sensor(sensor_config, open_source(sensor_config, directory), buffer, now)
+
+    quick = [sensor(one) for one in config.sensors if one.source != "command"]
+    slow = [[sensor(one)] for one in config.sensors if one.source == "command"]
+    return [*([quick] if quick else []), *slow]
+
+
+def _nothing() -> None:
+    """Nobody waits for a single reading."""

@@ -1,0 +1,96 @@
+"""What a worker process is: a service that takes steps, and the loop that lets it."""
+
+import faulthandler
+import os
+import queue
+import resource
+import signal
+from collections.abc import Callable
+from typing import Protocol
+
+from sensor_node.clock import Clock, Moment
+from sensor_node.errors import StorageUnavailable
+from sensor_node.log import LOGGER, Throttle
+
+# However long a service wants to wait: so often it shows that it lives, and looks for its parent.
+LONGEST_WAIT_SECONDS = 1.0
+# The database cannot be used: look again this soon.
+STORAGE_RETRY_SECONDS = 1.0
+
+Wake = queue.SimpleQueue[int]
+
+
+class Service(Protocol):
+    """One bounded piece of work at a time, so that tests run it without processes or sleep."""
+
+    def step(self, now: Moment) -> float:
+        """Work, then return the seconds until the next step is wanted."""
+
+    def finish(self, now: Moment) -> None:
+        """The last step: bring what is in hand to an end, and close what is open."""
+
+
+class Pulse(Protocol):
+    """Where a worker shows its supervisor that it lives."""
+
+    def beat(self) -> None:
+        """The loop has turned."""
+
+    def ready(self) -> None:
+        """The first step is done."""
+
+    def trouble(self, reason: str) -> None:
+        """Why the database cannot be used; empty when it can."""
+
+
+def run_service(
+    open_service: Callable[[], Service], clock: Clock, pulse: Pulse, wake: Wake, parent: int
+) -> None:
+    """Step until SIGTERM, or until the supervisor `parent` is gone.
+
+    A database that cannot be used now is no reason to die: the step is tried again.
+    """
+    throttle = Throttle()
+    service: Service | None = None
+    while os.getppid() == parent:
+        now = clock.now()
+        pulse.beat()
+        try:
+            service = service or open_service()
+            delay = service.step(now)
+            pulse.trouble("")
+        except StorageUnavailable as error:
+            throttle.warning(now.monotonic, "storage_unavailable", error)
+            pulse.trouble(error.reason)
+            delay = STORAGE_RETRY_SECONDS
+        pulse.ready()
+        if _next_wake(wake, min(delay, LONGEST_WAIT_SECONDS)) == signal.SIGTERM:
+            break
+    if service:
+        _finish(service, clock.now())
+
+
+def _finish(service: Service, now: Moment) -> None:
+    try:
+        service.finish(now)
+    except StorageUnavailable as error:
+        LOGGER.error("storage_unavailable %s", error)
+
+
+def prepare_process(wake: Wake) -> None:
+    """Signals only enqueue; a crash prints its stack and leaves no core with tokens in it."""
+    signal.signal(signal.SIGTERM, lambda number, frame: wake.put(number))
+    # Ctrl-C reaches the whole foreground group; the supervisor stops its children in order.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    signal.set_wakeup_fd(-1)
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    faulthandler.enable()
+
+
+def _next_wake(wake: Wake, seconds: float) -> int:
+    """The next thing that wakes the process, 0 if nothing does in time: its only sleep."""
+    try:
+        return wake.get(timeout=seconds) if seconds > 0 else wake.get_nowait()
+    except queue.Empty:
+        return 0

@@ -1,0 +1,83 @@
+"""Readings of this machine: CPU, memory and disk in percent used, temperature in °C."""
+
+import contextlib
+from collections.abc import Sequence
+
+import psutil
+
+from sensor_node.config import SensorConfig
+from sensor_node.errors import SourceError
+from sensor_node.model import Reading
+
+# Chips that measure the processor, the best first; without one of them, any other will do.
+PREFERRED_CHIPS = ("coretemp", "k10temp", "zenpower", "cpu_thermal", "soc_thermal")
+
+
+class HostSource:
+    """One metric of this machine, as it is now."""
+
+    makes_up_late_ticks = False
+
+    def __init__(self, sensor: SensorConfig) -> None:
+        self._name = sensor.name
+        self._metric = sensor.metric
+        self._path = sensor.path
+        self._cpu = _CpuUsage()
+        if self._metric == "cpu":
+            # The first reading covers the time from here on.
+            with contextlib.suppress(SourceError):
+                self._measure()
+
+    def read(self, first_tick: int, timestamps_us: Sequence[int]) -> list[Reading]:
+        return [Reading(self._name, self._measure(), timestamps_us[0])]
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+    def _measure(self) -> float:
+        try:
+            match self._metric:
+                case "cpu":
+                    return self._cpu.percent()
+                case "memory":
+                    return float(psutil.virtual_memory().percent)
+                case "disk":
+                    return float(psutil.disk_usage(self._path).percent)
+                case _:
+                    return _temperature()
+        except (OSError, psutil.Error) as error:
+            mend = "check path" if self._metric == "disk" else "check that /proc and /sys are there"
+            raise SourceError(f"no {self._metric} reading: {error}; {mend}") from error
+
+
+class _CpuUsage:
+    """Percent busy since the call before.
+
+    psutil.cpu_percent() keeps that call for the whole process, or thread, by version: two sensors
+    would take each other's time, and a thread that did not prime it would read 0.
+    """
+
+    def __init__(self) -> None:
+        self._busy = self._total = self._percent = 0.0
+
+    def percent(self) -> float:
+        """The first call tells about the time since boot.
+
+        While the kernel's counters stand still (they move 100 times a second), the last value.
+        """
+        times = psutil.cpu_times()
+        total = sum(times) - times.guest - times.guest_nice  # which are in user and nice too
+        busy = total - times.idle - times.iowait
+        if total > self._total:
+            percent = 100 * (busy - self._busy) / (total - self._total)
+            self._percent = min(max(percent, 0.0), 100.0)  # iowait may go backwards: proc(5)
+            self._busy, self._total = busy, total
+        return self._percent
+
+
+def _temperature() -> float:
+    chips = {chip: found for chip, found in psutil.sensors_temperatures().items() if found}
+    if not chips:
+        raise SourceError("this machine shows no temperature; use another metric, or a command")
+    chip = next((chip for chip in PREFERRED_CHIPS if chip in chips), next(iter(chips)))
+    return float(chips[chip][0].current)

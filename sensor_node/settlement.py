@@ -1,0 +1,190 @@
+"""What becomes of a batch, and of the sink's state, after one attempt: rules without a database.
+
+Two questions are kept apart. Is the sink well? Its state is one row, UP or DOWN, and while it is
+DOWN only the retrier probes it. Is this batch at fault? Then it backs off by itself, is halved
+down to the message at fault, and only that message can become DEAD.
+"""
+
+from dataclasses import dataclass, replace
+
+from sensor_node.model import Outcome, SinkStatus, Verdict
+from sensor_node.schedule import BackoffPolicy
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """What the configuration says about failures."""
+
+    backoff: BackoffPolicy
+    at_most_once: bool
+    max_attempts: int  # 0: never give up
+
+
+@dataclass(frozen=True, slots=True)
+class BatchRecord:
+    """What the database remembers of a claimed batch; the columns of table `batch`."""
+
+    size: int
+    attempts: int
+    answers: int
+    failed_epoch: int | None
+    failed_successes: int | None
+    refused_successes: int | None
+    fate_unknown: bool
+
+
+@dataclass(frozen=True, slots=True)
+class SinkRecord:
+    """The row of table `sink`. Times are wall seconds.
+
+    `refusing`: it is DOWN because it refuses whatever it gets; then single messages probe it.
+    `successes` counts the messages that it has taken; `refused_successes` is that count when a
+    lone message was last refused.
+    """
+
+    state: SinkStatus
+    epoch: int
+    since: float
+    reason: str
+    mend: str
+    refusing: bool
+    next_probe_at: float
+    failures: int
+    successes: int
+    refused_successes: int | None
+
+    @property
+    def up(self) -> bool:
+        return self.state is SinkStatus.UP
+
+    def probe_due(self, now: float, longest: float) -> bool:
+        """While DOWN. A deadline further ahead than `longest` is a clock that has jumped: due."""
+        return not self.up and (self.next_probe_at <= now or self.next_probe_at > now + longest)
+
+
+@dataclass(frozen=True, slots=True)
+class Settlement:
+    """The batch as it is to be stored: SENT, FAILED, DEAD or IN_DOUBT; `halve` only if FAILED."""
+
+    status: str
+    batch: BatchRecord
+    sink: SinkRecord
+    halve: bool = False
+    next_attempt_at: float | None = None
+
+
+def settlement(
+    batch: BatchRecord, sink: SinkRecord, epoch: int, outcome: Outcome, rules: Rules, now: float
+) -> Settlement:
+    """Decide on the outcome of a request that began in the sink's `epoch`."""
+    if outcome.verdict is Verdict.DELIVERED:
+        return Settlement("SENT", batch, _accepted(sink, epoch, now))  # SENDING -> SENT
+    # An answer says something about the sink only as it is now.
+    current = epoch == sink.epoch
+    failed = replace(
+        batch,
+        failed_epoch=epoch if batch.failed_epoch is None else batch.failed_epoch,
+        failed_successes=sink.successes,
+        fate_unknown=batch.fate_unknown or not outcome.fate_known,
+    )
+    if outcome.verdict is Verdict.REFUSED:
+        decided = _refused(batch, failed, sink, current, outcome, rules, now)
+    elif current and sink.up and batch.failed_epoch is not None and batch.failed_epoch < epoch:
+        decided = _at_fault(batch, failed, sink, outcome, rules, now)
+    else:
+        # Failed for the sink's sake: due as soon as it is UP.
+        after = _unwell(sink, outcome, rules, now) if current else sink
+        decided = Settlement("FAILED", failed, after, next_attempt_at=now)
+    if rules.at_most_once and not outcome.fate_known:
+        return Settlement("IN_DOUBT", decided.batch, decided.sink)  # SENDING -> IN_DOUBT
+    return decided
+
+
+def _accepted(sink: SinkRecord, epoch: int, now: float) -> SinkRecord:
+    """DOWN -> UP."""
+    if sink.up or epoch != sink.epoch:
+        return sink
+    return replace(
+        sink,
+        state=SinkStatus.UP,
+        epoch=sink.epoch + 1,
+        since=now,
+        reason="",
+        mend="",
+        refusing=False,
+        next_probe_at=0.0,
+        failures=0,
+        refused_successes=None,
+    )
+
+
+def _unwell(
+    sink: SinkRecord, outcome: Outcome, rules: Rules, now: float, *, refusing: bool = False
+) -> SinkRecord:
+    """UP -> DOWN, or one more failed probe."""
+    failures = sink.failures + 1
+    wait = max(rules.backoff.delay(failures), outcome.retry_after or 0.0)
+    return replace(
+        sink,
+        state=SinkStatus.DOWN,
+        epoch=sink.epoch + 1 if sink.up else sink.epoch,
+        since=now if sink.up else sink.since,
+        reason=outcome.detail,
+        mend=outcome.mend,
+        refusing=refusing,
+        next_probe_at=now + wait,
+        failures=failures,
+    )
+
+
+def _at_fault(
+    before: BatchRecord,
+    failed: BatchRecord,
+    sink: SinkRecord,
+    outcome: Outcome,
+    rules: Rules,
+    now: float,
+) -> Settlement:
+    """The sink came UP since this batch first failed, so this time it is the batch.
+
+    A misconfigured sink never condemns a message, whatever max_attempts says. Halving waits until
+    the sink has taken something since the last failure, so that a second outage cannot cut a
+    backlog to pieces.
+    """
+    counts = outcome.answered and outcome.verdict is not Verdict.MISCONFIGURED
+    batch = replace(failed, answers=failed.answers + counts)
+    if batch.size == 1 and counts and 0 < rules.max_attempts <= batch.answers:
+        return Settlement("DEAD", batch, sink)  # SENDING -> DEAD
+    wait = max(rules.backoff.delay(batch.attempts), outcome.retry_after or 0.0)
+    halve = batch.size > 1 and sink.successes > (before.failed_successes or 0)
+    return Settlement("FAILED", batch, sink, halve, now + wait)
+
+
+def _refused(
+    before: BatchRecord,
+    failed: BatchRecord,
+    sink: SinkRecord,
+    current: bool,
+    outcome: Outcome,
+    rules: Rules,
+    now: float,
+) -> Settlement:
+    """The sink objects to something in the batch: find it, and be sure that it is not the sink."""
+    if failed.size > 1:
+        # A sink that is DOWN stays so, but its next probes are single messages.
+        down = current and not sink.up
+        after = _unwell(sink, outcome, rules, now, refusing=True) if down else sink
+        return Settlement("FAILED", failed, after, halve=True, next_attempt_at=now)
+    if before.refused_successes is not None and sink.successes > before.refused_successes:
+        return Settlement("DEAD", failed, sink)  # SENDING -> DEAD: others were accepted since
+    first = before.refused_successes is None
+    batch = replace(failed, refused_successes=sink.successes) if first else failed
+    after = sink
+    if current:
+        # Two lone refusals with nothing accepted between: it refuses everything.
+        if not sink.up or sink.refused_successes == sink.successes:
+            after = _unwell(sink, outcome, rules, now, refusing=True)
+        after = replace(after, refused_successes=sink.successes)
+    return Settlement(
+        "FAILED", batch, after, next_attempt_at=now + rules.backoff.delay(batch.attempts)
+    )

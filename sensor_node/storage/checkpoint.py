@@ -1,0 +1,38 @@
+"""Moves the WAL's pages into the database file, under the write lock.
+
+SQLite 3.7.0 to 3.51.2 can corrupt a database when a checkpoint races the commit that resets the
+WAL (https://www.sqlite.org/wal.html#walresetbug); under the lock there is no such race.
+"""
+
+import sqlite3
+from pathlib import Path
+
+from sensor_node.storage.write_lock import WriteLock
+
+# Below this a checkpoint would write the same few pages again and again, and wear out the flash.
+WAL_CHECKPOINT_BYTES = 1024 * 1024
+WAL_LIMIT_BYTES = 16 * 1024 * 1024
+# Beyond this the generator does it, since the housekeeper seems not to.
+WAL_EMERGENCY_BYTES = 4 * WAL_LIMIT_BYTES
+
+
+def wal_bytes(database: Path) -> int:
+    """Size of the WAL, by stat() alone: opening and closing it would drop this process's locks."""
+    try:
+        return database.with_name(database.name + "-wal").stat().st_size
+    except FileNotFoundError:
+        return 0
+
+
+def checkpoint(connection: sqlite3.Connection, lock: WriteLock, *, truncate: bool) -> None:
+    """PASSIVE never waits for readers; TRUNCATE gives the disk back, if no reader is in the way."""
+    with lock:
+        if not truncate:
+            connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
+            return
+        (timeout,) = connection.execute("PRAGMA busy_timeout").fetchone()
+        connection.execute("PRAGMA busy_timeout = 0")
+        try:
+            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+        finally:
+            connection.execute(f"PRAGMA busy_timeout = {timeout}")

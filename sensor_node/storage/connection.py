@@ -1,0 +1,148 @@
+"""Opens the database for writing or for reading, and says in one line why it cannot."""
+
+import contextlib
+import os
+import sqlite3
+from collections.abc import Iterator
+from pathlib import Path
+
+from sensor_node.errors import DatabaseUnusable, StorageUnavailable
+from sensor_node.storage import filesystem
+from sensor_node.storage.migrations import migrate, schema_version
+from sensor_node.storage.write_lock import LockWatch, WriteLock
+
+# Under the write lock nobody of ours is in the way; this is for a person's sqlite3 shell.
+BUSY_TIMEOUT_MS = 250
+PAGE_SIZE = 4096
+# Error codes of https://www.sqlite.org/rescode.html, low byte, as reasons to try again later.
+REASONS = {
+    sqlite3.SQLITE_FULL: "disk full",
+    sqlite3.SQLITE_READONLY: "read-only",
+    sqlite3.SQLITE_PERM: "no permission",
+    sqlite3.SQLITE_IOERR: "I/O error",
+    sqlite3.SQLITE_BUSY: "locked by another program",
+    sqlite3.SQLITE_LOCKED: "locked by another program",
+    sqlite3.SQLITE_CANTOPEN: "cannot be opened",
+    sqlite3.SQLITE_CORRUPT: "damaged",
+}
+
+
+class Database:
+    """A writing connection and the write lock, of one process and one thread.
+
+    Make it after the fork. `full` gives each commit `synchronous=FULL`: it survives power loss.
+    """
+
+    def __init__(self, path: Path, watch: LockWatch, *, full: bool) -> None:
+        text, refused = filesystem.complaint(path)
+        if refused:
+            raise DatabaseUnusable(text)
+        try:
+            self.lock = WriteLock(path, watch)
+        except OSError as error:
+            raise _unopened(path, error) from error
+        self.path = path
+        self._watch = watch
+        with translated(path):
+            self.connection = self._connect("FULL" if full else "NORMAL")
+
+    def _connect(self, synchronous: str) -> sqlite3.Connection:
+        connection = sqlite3.connect(self.path, isolation_level=None, cached_statements=256)
+        try:
+            with self.lock:
+                # A migration may take long and is no hang: to the watch this process still waits.
+                self._watch.waiting()
+                connection.execute(f"PRAGMA busy_timeout = {BUSY_TIMEOUT_MS}")
+                connection.execute(f"PRAGMA page_size = {PAGE_SIZE}")
+                if connection.execute("PRAGMA journal_mode = WAL").fetchone() != ("wal",):
+                    raise DatabaseUnusable(f"{self.path}: cannot use a WAL here")
+                connection.execute("PRAGMA wal_autocheckpoint = 0")
+                connection.execute(f"PRAGMA synchronous = {synchronous}")
+                connection.execute("PRAGMA mmap_size = 0")
+                connection.execute("PRAGMA temp_store = MEMORY")
+                connection.execute("PRAGMA secure_delete = OFF")
+                migrate(connection)
+        except BaseException:
+            connection.close()
+            self.lock.close()
+            raise
+        return connection
+
+    @contextlib.contextmanager
+    def transaction(self) -> Iterator[sqlite3.Connection]:
+        """One short BEGIN IMMEDIATE under the write lock.
+
+        Raises StorageUnavailable where the database cannot be written; then nothing has changed.
+        """
+        connection = self.connection
+        with translated(self.path), self.lock:
+            connection.execute("BEGIN IMMEDIATE")
+            try:
+                yield connection
+                connection.execute("COMMIT")
+            except BaseException:
+                if connection.in_transaction:
+                    connection.execute("ROLLBACK")
+                raise
+
+    def version(self) -> int:
+        """Changes when another process has committed; asking costs next to nothing."""
+        with translated(self.path):
+            (version,) = self.connection.execute("PRAGMA data_version").fetchone()
+            return int(version)
+
+    def close(self) -> None:
+        self.connection.close()
+        self.lock.close()
+
+
+def open_reader(path: Path) -> sqlite3.Connection:
+    """A read-only connection, for commands.
+
+    Raises DatabaseUnusable or StorageUnavailable; an absent file is `cannot be opened`.
+    """
+    with translated(path):
+        connection = _read_only(path, "mode=ro")
+        try:
+            schema_version(connection)
+        except sqlite3.OperationalError:
+            # A read-only place has no room for -shm. Without a WAL the file itself is all there is.
+            connection.close()
+            wal = path.with_name(path.name + "-wal")
+            if wal.exists() and wal.stat().st_size:
+                raise
+            connection = _read_only(path, "immutable=1")
+            schema_version(connection)
+        return connection
+
+
+def _read_only(path: Path, how: str) -> sqlite3.Connection:
+    uri = f"{path.absolute().as_uri()}?{how}"
+    connection = sqlite3.connect(uri, uri=True, isolation_level=None)
+    connection.execute("PRAGMA busy_timeout = 5000")
+    return connection
+
+
+@contextlib.contextmanager
+def translated(path: Path) -> Iterator[None]:
+    """SQLite's errors as ours, with the file's name."""
+    try:
+        yield
+    except sqlite3.DatabaseError as error:
+        code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF
+        if code == sqlite3.SQLITE_NOTADB:
+            raise DatabaseUnusable(
+                f"{path}: is not a SQLite database; move it away or set another [storage] path"
+            ) from error
+        if code not in REASONS:
+            raise
+        raise StorageUnavailable(REASONS[code], f"{path}: {error}") from error
+    except DatabaseUnusable as error:
+        if str(error).startswith(str(path)):
+            raise
+        raise DatabaseUnusable(f"{path}: {error}") from error
+
+
+def _unopened(path: Path, error: OSError) -> StorageUnavailable:
+    reason = "disk full" if error.errno == 28 else "cannot be opened"
+    return StorageUnavailable(reason, f"{path.parent}: {os.strerror(error.errno or 0)}")

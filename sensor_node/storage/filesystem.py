@@ -1,0 +1,47 @@
+"""Whether a database can live where it is told to: not on a network, better not in memory."""
+
+from pathlib import Path
+
+MOUNTS = Path("/proc/self/mountinfo")
+# flock, shared memory or both do not work across machines on these.
+NETWORK_TYPES = frozenset(
+    ("nfs", "nfs4", "cifs", "smb3", "9p", "afs", "ceph", "lustre", "fuse.sshfs", "fuse.glusterfs")
+)
+VOLATILE_TYPES = frozenset(("tmpfs", "ramfs"))
+
+
+def file_system_of(path: Path, mounts: str) -> tuple[str, str]:
+    """Type and super options of the file system that holds `path`, from mountinfo's text.
+
+    The last mount on the longest mount point wins, as later mounts hide earlier ones.
+    """
+    best, found = -1, ("", "")
+    for line in mounts.splitlines():
+        left, _, right = line.partition(" - ")
+        point = left.split()[4].encode().decode("unicode_escape")
+        kind, _, options = right.split(" ", 2)
+        if len(point) >= best and path.is_relative_to(point):
+            best, found = len(point), (kind, options)
+    return found
+
+
+def complaint(path: Path) -> tuple[str, bool]:
+    """What is wrong with the place of the database, and whether it must be refused."""
+    mounts = MOUNTS.read_text(encoding="utf-8", errors="surrogateescape")
+    kind, options = file_system_of(path.parent.resolve(), mounts)
+    if kind in NETWORK_TYPES:
+        return (
+            f"{path}: is on a network file system ({kind}); move [storage] path to a local disk",
+            True,
+        )
+    if kind in VOLATILE_TYPES or (kind == "overlay" and _upper_is_volatile(options, mounts)):
+        return f"{path}: is in memory ({kind}); readings there do not survive a reboot", False
+    return "", False
+
+
+def _upper_is_volatile(options: str, mounts: str) -> bool:
+    for option in options.split(","):
+        name, _, value = option.partition("=")
+        if name == "upperdir":
+            return file_system_of(Path(value), mounts)[0] in VOLATILE_TYPES
+    return False

@@ -1,0 +1,111 @@
+"""Looking messages up, for people: read-only, bounded by the caller's limit."""
+
+import sqlite3
+from dataclasses import dataclass
+
+from sensor_node.model import MessageStatus
+from sensor_node.storage import retention, tiles
+
+RECENT = """
+SELECT * FROM message_status WHERE timestamp_us >= :since ORDER BY id DESC LIMIT :limit
+"""
+# By tiles, so that a few DEAD ones among millions are found without reading all messages.
+OF_TILES = """
+SELECT * FROM message_status
+WHERE id IN (SELECT message.id FROM batch JOIN message
+               ON message.id BETWEEN batch.first_id AND batch.last_id
+             WHERE batch.status = :status AND message.timestamp_us >= :since
+             ORDER BY batch.first_id DESC, message.id DESC LIMIT :limit)
+ORDER BY id DESC
+"""
+PENDING = """
+SELECT * FROM message_status
+WHERE id > :claimed AND timestamp_us >= :since ORDER BY id DESC LIMIT :limit
+"""
+ONE = "SELECT * FROM message_status WHERE id = :id"
+PARKED = """
+SELECT first_id, last_id FROM batch WHERE status = :status AND first_id > :after
+ORDER BY first_id LIMIT 1
+"""
+IN_FLIGHT_NEAR_THE_TOP = """
+SELECT min(first_id) FROM (SELECT first_id, status FROM batch ORDER BY first_id DESC LIMIT 1000)
+WHERE status = 'SENDING'
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class MessageRow:
+    """A message with its status; times in microseconds or wall seconds."""
+
+    id: int
+    wire_id: str
+    status: MessageStatus
+    name: str
+    value: float
+    timestamp_us: int
+    attempts: int
+    next_attempt_at: float | None
+    last_error: str | None
+
+
+def messages(
+    connection: sqlite3.Connection, status: MessageStatus | None, since_us: int, limit: int
+) -> list[MessageRow]:
+    """The newest messages, newest first."""
+    row: dict[str, object] = {"since": since_us, "limit": limit}
+    if status is None:
+        found = connection.execute(RECENT, row)
+    elif status is MessageStatus.PENDING:
+        found = connection.execute(PENDING, row | {"claimed": tiles.claimed(connection)})
+    else:
+        found = connection.execute(OF_TILES, row | {"status": status.value})
+    return [_row(connection, *values) for values in found.fetchall()]
+
+
+def message(connection: sqlite3.Connection, message_id: int) -> MessageRow | None:
+    values = connection.execute(ONE, {"id": message_id}).fetchone()
+    return _row(connection, *values) if values else None
+
+
+def discarded_as(connection: sqlite3.Connection, message_id: int) -> str | None:
+    """PURGED or EVICTED if that is what became of a message whose row is gone."""
+    tile = connection.execute(tiles.TILE_OF, {"id": message_id}).fetchone()
+    return tile[2] if tile and message_id <= tile[1] else None
+
+
+def next_parked(connection: sqlite3.Connection, status: str, after: int) -> tuple[int, int] | None:
+    """The first tile of the status above the id `after`."""
+    row = connection.execute(PARKED, {"status": status, "after": after}).fetchone()
+    return (row[0], row[1]) if row else None
+
+
+def oldest_undelivered_us(connection: sqlite3.Connection) -> int | None:
+    """When the oldest message that is still to be delivered was captured."""
+    (sending,) = connection.execute(IN_FLIGHT_NEAR_THE_TOP).fetchone()
+    waiting = retention.first_waiting(connection)
+    first = waiting if sending is None else min(sending, waiting)
+    return retention.captured_at_us(connection, first)
+
+
+def _row(
+    connection: sqlite3.Connection,
+    message_id: int,
+    status: str,
+    name: str,
+    value: float,
+    timestamp_us: int,
+    attempts: int,
+    next_attempt_at: float | None,
+    last_error: str | None,
+) -> MessageRow:
+    return MessageRow(
+        id=message_id,
+        wire_id=tiles.stream_of(connection, message_id).wire_id(message_id),
+        status=MessageStatus(status),
+        name=name,
+        value=value,
+        timestamp_us=timestamp_us,
+        attempts=attempts,
+        next_attempt_at=next_attempt_at if status == MessageStatus.FAILED else None,
+        last_error=last_error,
+    )

@@ -1,0 +1,146 @@
+"""The schema, step by step. `user_version` counts the steps; each is one transaction."""
+
+import sqlite3
+
+from sensor_node.errors import DatabaseUnusable
+
+# "SnoD": tells our files from other SQLite databases.
+APPLICATION_ID = 0x536E6F44
+
+VERSION_1 = (
+    # id: never reused, gap-free in capture order. status: PENDING SENT FAILED DEAD IN_DOUBT.
+    """
+    CREATE TABLE message(
+      id INTEGER PRIMARY KEY AUTOINCREMENT,
+      status TEXT NOT NULL DEFAULT 'PENDING',
+      name TEXT NOT NULL,
+      value REAL NOT NULL,
+      timestamp_us INTEGER NOT NULL)
+    """,
+    # Tiles the ids 1..claimed without hole or overlap; what lies above is PENDING.
+    # turn: order of the last failure. failed_epoch: the sink's epoch at the first failure.
+    # failed_successes, refused_successes: how many messages the sink had taken at the last failure
+    # and at the first refusal of the lone message. answers: failures that a sink that was UP
+    # answered.
+    """
+    CREATE TABLE batch(
+      first_id INTEGER PRIMARY KEY,
+      last_id INTEGER NOT NULL CHECK(last_id >= first_id),
+      status TEXT NOT NULL CHECK(status IN
+        ('SENDING','FAILED','SENT','DEAD','IN_DOUBT','PURGED','EVICTED')),
+      attempts INTEGER NOT NULL DEFAULT 0,
+      round INTEGER NOT NULL DEFAULT 0,
+      owner TEXT,
+      claimed_at REAL,
+      settled_at REAL,
+      next_attempt_at REAL,
+      turn INTEGER NOT NULL DEFAULT 0,
+      answers INTEGER NOT NULL DEFAULT 0,
+      failed_epoch INTEGER,
+      failed_successes INTEGER,
+      refused_successes INTEGER,
+      fate_unknown INTEGER NOT NULL DEFAULT 0,
+      last_error TEXT)
+    """,
+    # Failures are rare, so these cost nothing on the way that most messages go.
+    "CREATE INDEX batch_due ON batch(next_attempt_at) WHERE status = 'FAILED'",
+    "CREATE INDEX batch_turn ON batch(turn) WHERE status = 'FAILED'",
+    "CREATE INDEX batch_failed ON batch(first_id) WHERE status = 'FAILED'",
+    "CREATE TABLE tally(status TEXT PRIMARY KEY, n INTEGER NOT NULL DEFAULT 0) WITHOUT ROWID",
+    """
+    INSERT INTO tally(status) VALUES
+      ('SENDING'),('FAILED'),('SENT'),('DEAD'),('IN_DOUBT'),('PURGED'),('EVICTED')
+    """,
+    """
+    CREATE TRIGGER batch_inserted AFTER INSERT ON batch BEGIN
+      UPDATE tally SET n = n + NEW.last_id - NEW.first_id + 1 WHERE status = NEW.status;
+    END
+    """,
+    """
+    CREATE TRIGGER batch_deleted AFTER DELETE ON batch BEGIN
+      UPDATE tally SET n = n - (OLD.last_id - OLD.first_id + 1) WHERE status = OLD.status;
+    END
+    """,
+    """
+    CREATE TRIGGER batch_updated AFTER UPDATE OF status, first_id, last_id ON batch BEGIN
+      UPDATE tally SET n = n - (OLD.last_id - OLD.first_id + 1) WHERE status = OLD.status;
+      UPDATE tally SET n = n + NEW.last_id - NEW.first_id + 1 WHERE status = NEW.status;
+    END
+    """,
+    """
+    CREATE TABLE sink(
+      id INTEGER PRIMARY KEY CHECK(id = 1),
+      state TEXT NOT NULL CHECK(state IN ('UP','DOWN')),
+      epoch INTEGER NOT NULL,
+      since REAL NOT NULL,
+      reason TEXT NOT NULL DEFAULT '',
+      mend TEXT NOT NULL DEFAULT '',
+      refusing INTEGER NOT NULL DEFAULT 0,
+      next_probe_at REAL NOT NULL DEFAULT 0,
+      failures INTEGER NOT NULL DEFAULT 0,
+      refused_successes INTEGER,
+      next_send_at REAL NOT NULL DEFAULT 0)
+    """,
+    "INSERT INTO sink(id, state, epoch, since) VALUES (1, 'UP', 1, 0)",
+    """
+    CREATE TABLE stream(
+      first_id INTEGER PRIMARY KEY,
+      name TEXT NOT NULL,
+      wire_first INTEGER NOT NULL,
+      node TEXT NOT NULL)
+    """,
+    "CREATE TABLE dropped(reason TEXT PRIMARY KEY, n INTEGER NOT NULL) WITHOUT ROWID",
+    # first, last: message ids, or microseconds for dropped readings.
+    """
+    CREATE TABLE event(
+      id INTEGER PRIMARY KEY,
+      at REAL NOT NULL,
+      until REAL NOT NULL,
+      kind TEXT NOT NULL,
+      detail TEXT NOT NULL,
+      n INTEGER NOT NULL,
+      first INTEGER,
+      last INTEGER)
+    """,
+    # What was captured and sent at moments of this run, for rates. at: CLOCK_BOOTTIME.
+    "CREATE TABLE sample(at REAL PRIMARY KEY, captured INTEGER NOT NULL, sent INTEGER NOT NULL)",
+    "CREATE TABLE memo(name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID",
+    """
+    CREATE VIEW message_status AS
+      SELECT message.id,
+             CASE batch.status WHEN 'SENDING' THEN 'SENDING' ELSE message.status END AS status,
+             message.name, message.value, message.timestamp_us,
+             coalesce(batch.attempts, 0) AS attempts, batch.next_attempt_at, batch.last_error
+      FROM message LEFT JOIN batch
+        ON batch.first_id = (SELECT max(first_id) FROM batch WHERE first_id <= message.id)
+       AND batch.last_id >= message.id
+    """,
+    f"PRAGMA application_id = {APPLICATION_ID}",
+)
+
+STEPS = (VERSION_1,)
+
+
+def schema_version(connection: sqlite3.Connection) -> int:
+    """0 for a new file. Raises DatabaseUnusable for what this program must not touch."""
+    (version,) = connection.execute("PRAGMA user_version").fetchone()
+    (application,) = connection.execute("PRAGMA application_id").fetchone()
+    (tables,) = connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()
+    if (version or tables) and application != APPLICATION_ID:
+        raise DatabaseUnusable("is another program's database; set another [storage] path")
+    if version > len(STEPS):
+        raise DatabaseUnusable(
+            f"has schema {version}, this program knows {len(STEPS)}; "
+            "install the newer version of sensor-node again"
+        )
+    return int(version)
+
+
+def migrate(connection: sqlite3.Connection) -> None:
+    """Bring the schema up to date, under the write lock."""
+    for version in range(schema_version(connection), len(STEPS)):
+        connection.execute("BEGIN IMMEDIATE")
+        for statement in STEPS[version]:
+            connection.execute(statement)
+        connection.execute(f"PRAGMA user_version = {version + 1}")
+        connection.execute("COMMIT")

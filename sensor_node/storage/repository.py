@@ -1,0 +1,332 @@
+"""SensorDataSQLRepository: everything that a process may do with the database.
+
+Each method is one transaction, or one read. `now` is wall time in seconds. Methods raise
+StorageUnavailable where the database cannot be used; then they have changed nothing.
+"""
+
+import contextlib
+import sqlite3
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from sensor_node.model import Claim, Counts, Dropped, Message, Outcome, Reading, Stream
+from sensor_node.settlement import Rules, SinkRecord, settlement
+from sensor_node.storage import (
+    checkpoint,
+    events,
+    ledger,
+    lookup,
+    retention,
+    runs,
+    sink_row,
+    streams,
+    tiles,
+)
+from sensor_node.storage.connection import Database, translated
+from sensor_node.storage.room import Room, Space, measure
+from sensor_node.storage.write_lock import LockWatch, Unwatched
+
+INSERT_MESSAGE = "INSERT INTO message(name, value, timestamp_us) VALUES (?, ?, ?)"
+EVICT_BITE = 2000
+
+
+@dataclass(frozen=True, slots=True)
+class Backlog:
+    """What a sender must know to decide whether to claim."""
+
+    pending: int
+    oldest_pending_us: int | None
+    sink: SinkRecord
+
+
+@dataclass(frozen=True, slots=True)
+class ClaimPolicy:
+    """How batches are claimed: most messages in one, most messages a second (0: no limit).
+
+    `longest`: no deadline is honestly further ahead than this many seconds.
+    """
+
+    batch_size: int
+    max_rate: float
+    longest: float
+    at_most_once: bool
+
+
+class SensorDataSQLRepository:
+    """The queue in the database, for one process and thread; make it after the fork.
+
+    `power_safe`: its commits survive power loss (synchronous=FULL).
+    """
+
+    def __init__(
+        self, path: Path, watch: LockWatch | None = None, *, power_safe: bool = False
+    ) -> None:
+        self.path = path
+        self._database = Database(path, watch or Unwatched(), full=power_safe)
+        self._transaction = self._database.transaction
+
+    def close(self) -> None:
+        self._database.close()
+
+    def version(self) -> int:
+        """Another number once another process has committed something."""
+        return self._database.version()
+
+    # Capture
+
+    def capture(
+        self, readings: Sequence[Reading], dropped: Sequence[Dropped], now: float, room: Room
+    ) -> bool:
+        """Store readings, in order, and the account of what had to be dropped, together.
+
+        Returns False, and stores that account only, where there is no room for more readings.
+        """
+        with self._transaction() as connection:
+            for drop in dropped:
+                ledger.count_dropped(connection, drop.reason, drop.count)
+                span = {"n": drop.count, "first": drop.first_us, "last": drop.last_us}
+                events.record(connection, now, "dropped", drop.reason, **span)
+            if measure(connection, self.path, room).left <= 0:
+                return False
+            connection.executemany(INSERT_MESSAGE, readings)
+            return True
+
+    def begin_run(self, who: runs.Identity, now: float, *, resumed: bool) -> int | None:
+        """Note the start, the gap before it and what has changed; choose the stream of ids.
+
+        Returns when the last reading before was captured, in microseconds, if it is still there.
+        """
+        with self._transaction() as connection:
+            return runs.begin(connection, who, now, resumed=resumed)
+
+    def end_run(self, now: float) -> None:
+        """Note an orderly stop."""
+        with self._transaction() as connection:
+            runs.end(connection, now)
+
+    def record_event(self, now: float, kind: str, detail: str) -> None:
+        with self._transaction() as connection:
+            events.record(connection, now, kind, detail)
+
+    def new_stream(self, now: float) -> Stream:
+        """Give readings captured from now on ids of a new stream, as after restoring a backup."""
+        with self._transaction() as connection:
+            stream = streams.begin(connection, streams.last_node(connection))
+            events.record(connection, now, "new stream", f"{stream.name}: by command")
+            return stream
+
+    # Delivery
+
+    def backlog(self) -> Backlog:
+        """Pending messages and the sink's state, from one snapshot."""
+        with self._snapshot() as connection:
+            first = tiles.claimed(connection) + 1
+            pending = tiles.captured(connection) - first + 1
+            oldest = retention.captured_at_us(connection, first) if pending else None
+            return Backlog(pending, oldest, sink_row.read(connection))
+
+    def claim_fresh(self, owner: str, policy: ClaimPolicy, now: float, limit: int) -> Claim | None:
+        """PENDING -> SENDING for up to `limit` of the oldest, while the sink is UP."""
+        with self._transaction() as connection:
+            sink = sink_row.read(connection)
+            if not sink.up or not _may_send(connection, policy, now):
+                return None
+            return _paid(
+                connection,
+                policy,
+                now,
+                tiles.claim_fresh(connection, sink, owner, _limit(policy, limit), now),
+            )
+
+    def claim_due(self, owner: str, policy: ClaimPolicy, now: float) -> Claim | None:
+        """FAILED -> SENDING for the batch that is due first, while the sink is UP."""
+        with self._transaction() as connection:
+            sink = sink_row.read(connection)
+            if not sink.up or not _may_send(connection, policy, now):
+                return None
+            first = tiles.find_due(
+                connection, now, policy.longest, skip_unknown=policy.at_most_once
+            )
+            if first is None:
+                return None
+            return _paid(
+                connection, policy, now, tiles.claim_again(connection, sink, owner, first, now)
+            )
+
+    def claim_probe(self, owner: str, policy: ClaimPolicy, now: float, limit: int) -> Claim | None:
+        """While the sink is DOWN and a probe is due: the batch least recently tried.
+
+        Fresh messages count as never tried. A sink that refuses everything gets just one message.
+        """
+        with self._transaction() as connection:
+            sink = sink_row.read(connection)
+            if not sink.probe_due(now, policy.longest):
+                return None
+            limit = 1 if sink.refusing else _limit(policy, limit)
+            claim = tiles.claim_fresh(connection, sink, owner, limit, now)
+            if claim is None:
+                first = tiles.find_least_recently_tried(
+                    connection, skip_unknown=policy.at_most_once
+                )
+                if first is None:
+                    return None
+                claim = tiles.claim_again(connection, sink, owner, first, now)
+            return _paid(connection, policy, now, claim)
+
+    def read_claim(self, claim: Claim) -> list[Message]:
+        """The claim's messages in order; none if the claim is lost, fewer if rows are missing."""
+        with translated(self.path):
+            return tiles.read_messages(self._database.connection, claim)
+
+    def settle(self, claim: Claim, outcome: Outcome, rules: Rules, now: float) -> bool:
+        """SENDING -> what settlement() decides, and the sink's state with it.
+
+        False, and nothing changed, if the claim was lost.
+        """
+        with self._transaction() as connection:
+            batch = tiles.read_batch(connection, claim)
+            if batch is None:
+                return False
+            sink = sink_row.read(connection)
+            decided = settlement(batch, sink, claim.epoch, outcome, rules, now)
+            tiles.settle(connection, claim, decided, outcome.detail, now)
+            if decided.sink != sink:
+                sink_row.write(connection, decided.sink)
+                _note_sink(connection, sink, decided.sink, now)
+            return True
+
+    def halve(self, claim: Claim, error: str, due_at: float, now: float) -> bool:
+        """SENDING -> two FAILED halves, for a batch that cannot be sent as it is."""
+        with self._transaction() as connection:
+            return tiles.halve(connection, claim, error, due_at, now)
+
+    # Retry
+
+    def is_due(self, policy: ClaimPolicy, now: float) -> bool:
+        """Whether claim_due() would find a batch; asking takes no lock."""
+        with self._snapshot() as connection:
+            found = tiles.find_due(
+                connection, now, policy.longest, skip_unknown=policy.at_most_once
+            )
+            return found is not None
+
+    def claims(self) -> list[tuple[int, int, str]]:
+        """First id, last id and owner of every batch that is SENDING."""
+        with self._snapshot() as connection:
+            return tiles.sending(connection)
+
+    def reclaim(self, first_id: int, owner: str, now: float, *, at_most_once: bool) -> int:
+        """SENDING -> FAILED (at-most-once: IN_DOUBT) for the claim of a dead owner."""
+        status = "IN_DOUBT" if at_most_once else "FAILED"
+        with self._transaction() as connection:
+            n = tiles.reclaim(connection, first_id, owner, status, now)
+            if n:
+                events.record(connection, now, "reclaimed", f"from {owner.split(':')[0]}", n=n)
+            return n
+
+    def park_doubtful(self, now: float) -> int:
+        """FAILED -> IN_DOUBT where the fate was ever unknown: at-most-once must not repeat it."""
+        with self._transaction() as connection:
+            return tiles.park_doubtful(connection, now)
+
+    def probe_now(self, now: float) -> None:
+        """Something that may mend the sink has changed."""
+        with self._transaction() as connection:
+            sink_row.probe_now(connection, now)
+
+    def requeue(self, first_id: int, last_id: int, now: float) -> int:
+        """DEAD, IN_DOUBT or SENT -> FAILED, due now, for ids of one tile. Returns how many."""
+        with self._transaction() as connection:
+            n = tiles.requeue(connection, first_id, last_id, now)
+            if n:
+                last = first_id + n - 1
+                events.record(connection, now, "requeued", "", n=n, first=first_id, last=last)
+            return n
+
+    # Housekeeping
+
+    def space(self, room: Room) -> Space:
+        with self._snapshot() as connection:
+            return measure(connection, self.path, room)
+
+    def wal_bytes(self) -> int:
+        return checkpoint.wal_bytes(self.path)
+
+    def checkpoint(self, *, truncate: bool) -> None:
+        """Move the WAL into the database file; `truncate` also gives its disk space back."""
+        with translated(self.path):
+            checkpoint.checkpoint(self._database.connection, self._database.lock, truncate=truncate)
+
+    def purge(self, after: int, settled_before: float | None, now: float) -> retention.Purged:
+        """SENT -> PURGED for some tiles after `after`, settled before then (None: any time)."""
+        with self._transaction() as connection:
+            return retention.purge(connection, after, settled_before, now)
+
+    def evict_oldest(self, reason: str, now: float) -> int:
+        """FAILED or PENDING -> EVICTED for a bite of the oldest. Returns how many."""
+        with self._transaction() as connection:
+            return retention.evict_oldest(connection, EVICT_BITE, reason, now)
+
+    def evict_parked(self, reason: str, now: float) -> int:
+        """DEAD or IN_DOUBT -> EVICTED for the oldest tile. Returns how many."""
+        with self._transaction() as connection:
+            return retention.evict_parked(connection, reason, now)
+
+    def evict_older_than(self, limit_us: int, now: float) -> int:
+        """FAILED or PENDING -> EVICTED for a bite captured before `limit_us`. Returns how many."""
+        with self._transaction() as connection:
+            return retention.evict_older_than(connection, EVICT_BITE, limit_us, now)
+
+    def sample(self, boottime: float) -> None:
+        """Note the counts for the rates that `status` shows, if they have changed."""
+        with self._transaction() as connection:
+            runs.sample(connection, boottime, ledger.counts(connection))
+
+    def counts(self) -> Counts:
+        with self._snapshot() as connection:
+            return ledger.counts(connection)
+
+    def oldest_undelivered_us(self) -> int | None:
+        with self._snapshot() as connection:
+            return lookup.oldest_undelivered_us(connection)
+
+    @contextlib.contextmanager
+    def _snapshot(self) -> Iterator[sqlite3.Connection]:
+        """One consistent read, without the write lock."""
+        connection = self._database.connection
+        with translated(self.path):
+            connection.execute("BEGIN")
+            try:
+                yield connection
+            finally:
+                connection.execute("ROLLBACK")
+
+
+def _limit(policy: ClaimPolicy, limit: int) -> int:
+    """A batch is at most a second's worth of the rate limit, so that sending is even."""
+    return min(limit, max(1, int(policy.max_rate))) if policy.max_rate else limit
+
+
+def _may_send(connection: sqlite3.Connection, policy: ClaimPolicy, now: float) -> bool:
+    longest = policy.batch_size / policy.max_rate if policy.max_rate else 0.0
+    return not policy.max_rate or sink_row.may_send(connection, now, longest)
+
+
+def _paid(
+    connection: sqlite3.Connection, policy: ClaimPolicy, now: float, claim: Claim | None
+) -> Claim | None:
+    if claim and policy.max_rate:
+        sink_row.spend(connection, now, claim.size / policy.max_rate)
+    return claim
+
+
+def _note_sink(
+    connection: sqlite3.Connection, before: SinkRecord, after: SinkRecord, now: float
+) -> None:
+    if before.up and not after.up:
+        events.record(connection, now, "sink down", after.reason)
+    elif after.up and not before.up:
+        backlog = ledger.counts(connection).undelivered
+        detail = f"after {now - before.since:.0f} s, backlog {backlog}: {before.reason}"
+        events.record(connection, now, "sink up", detail)

@@ -1,0 +1,132 @@
+"""What is given up, and when: purging what was delivered, evicting what there is no room for.
+
+Nothing leaves the tiling: a SENT tile becomes PURGED, any other EVICTED, and these melt into
+neighbours of their kind. Each function takes one small bite inside a transaction of the caller.
+"""
+
+import sqlite3
+from typing import NamedTuple
+
+from sensor_node.storage import events, tiles
+
+TILES_A_BITE = 200
+
+# SENT tiles from `after` on. `settled_before`: NULL for all, when room is needed.
+NEXT_TILES = """
+SELECT first_id, last_id, status, settled_at FROM batch
+WHERE first_id > :after ORDER BY first_id LIMIT :limit
+"""
+DELETE_MESSAGES = "DELETE FROM message WHERE id BETWEEN :first_id AND :last_id"
+TURN_INTO = """
+UPDATE batch
+SET status = :status, owner = NULL, next_attempt_at = NULL, settled_at = :now, last_error = NULL
+WHERE first_id = :first_id
+"""
+LEFT_OF = """
+SELECT first_id, last_id, status FROM batch WHERE first_id < :id ORDER BY first_id DESC LIMIT 1
+"""
+RIGHT_OF = """
+SELECT first_id, last_id, status FROM batch WHERE first_id > :id ORDER BY first_id LIMIT 1
+"""
+DELETE_TILE = "DELETE FROM batch WHERE first_id = :first_id"
+EXTEND = "UPDATE batch SET last_id = :last_id WHERE first_id = :first_id"
+FIRST_FAILED = """
+SELECT first_id, last_id FROM batch WHERE status = 'FAILED' ORDER BY first_id LIMIT 1
+"""
+NEW_EVICTED = "INSERT INTO batch(first_id, last_id, status) VALUES (:first_id, :last_id, 'EVICTED')"
+FIRST_PARKED = """
+SELECT first_id, last_id FROM batch WHERE status IN ('DEAD', 'IN_DOUBT') ORDER BY first_id LIMIT 1
+"""
+FIRST_YOUNG = """
+SELECT min(id) FROM message WHERE id BETWEEN :id AND :id + :most AND timestamp_us >= :limit
+"""
+TIMESTAMP = "SELECT timestamp_us FROM message WHERE id = :id"
+
+
+class Purged(NamedTuple):
+    """`messages` were deleted; go on after `cursor`, None at the end of the table."""
+
+    messages: int
+    cursor: int | None
+
+
+def purge(
+    connection: sqlite3.Connection, after: int, settled_before: float | None, now: float
+) -> Purged:
+    """SENT -> PURGED for the tiles after the id `after` that were settled long enough ago."""
+    rows = connection.execute(NEXT_TILES, {"after": after, "limit": TILES_A_BITE}).fetchall()
+    messages = 0
+    for first, last, status, settled_at in rows:
+        if status == "SENT" and (settled_before is None or settled_at <= settled_before):
+            _discard(connection, first, last, "PURGED", now)
+            messages += last - first + 1
+            after = first
+            if messages >= 5000:
+                return Purged(messages, after)
+        after = first
+    return Purged(messages, after if len(rows) == TILES_A_BITE else None)
+
+
+def evict_oldest(connection: sqlite3.Connection, most: int, reason: str, now: float) -> int:
+    """The oldest FAILED tile, else up to `most` of the oldest PENDING -> EVICTED. How many."""
+    if found := connection.execute(FIRST_FAILED).fetchone():
+        return _evict(connection, found[0], found[1], reason, now)
+    first = tiles.claimed(connection) + 1
+    last = min(first + most - 1, tiles.captured(connection))
+    if last < first:
+        return 0
+    connection.execute(NEW_EVICTED, {"first_id": first, "last_id": last})
+    return _evict(connection, first, last, reason, now)
+
+
+def evict_older_than(connection: sqlite3.Connection, most: int, limit_us: int, now: float) -> int:
+    """`evict_oldest` for what was captured before `limit_us`. Returns how many messages."""
+    first = first_waiting(connection)
+    (young,) = connection.execute(
+        FIRST_YOUNG, {"id": first, "most": most, "limit": limit_us}
+    ).fetchone()
+    old = young - first if young else tiles.captured(connection) - first + 1
+    at = captured_at_us(connection, first)
+    if at is None or at >= limit_us:
+        return 0
+    return evict_oldest(connection, min(old, most), "older than max_age", now)
+
+
+def evict_parked(connection: sqlite3.Connection, reason: str, now: float) -> int:
+    """The oldest DEAD or IN_DOUBT tile -> EVICTED. Returns how many messages."""
+    found = connection.execute(FIRST_PARKED).fetchone()
+    return _evict(connection, found[0], found[1], reason, now) if found else 0
+
+
+def first_waiting(connection: sqlite3.Connection) -> int:
+    """The id that `evict_oldest` would begin with, if there is one."""
+    found = connection.execute(FIRST_FAILED).fetchone()
+    return int(found[0]) if found else tiles.claimed(connection) + 1
+
+
+def captured_at_us(connection: sqlite3.Connection, message_id: int) -> int | None:
+    row = connection.execute(TIMESTAMP, {"id": message_id}).fetchone()
+    return int(row[0]) if row else None
+
+
+def _evict(connection: sqlite3.Connection, first: int, last: int, reason: str, now: float) -> int:
+    _discard(connection, first, last, "EVICTED", now)
+    n = last - first + 1
+    events.record(connection, now, "evicted", reason, n=n, first=first, last=last)
+    return n
+
+
+def _discard(
+    connection: sqlite3.Connection, first: int, last: int, status: str, now: float
+) -> None:
+    connection.execute(DELETE_MESSAGES, {"first_id": first, "last_id": last})
+    connection.execute(TURN_INTO, {"first_id": first, "status": status, "now": now})
+    right = connection.execute(RIGHT_OF, {"id": first}).fetchone()
+    if right and right[2] == status:
+        connection.execute(DELETE_TILE, {"first_id": right[0]})
+        connection.execute(EXTEND, {"first_id": first, "last_id": right[1]})
+        last = right[1]
+    left = connection.execute(LEFT_OF, {"id": first}).fetchone()
+    if left and left[2] == status:
+        connection.execute(DELETE_TILE, {"first_id": first})
+        connection.execute(EXTEND, {"first_id": left[0], "last_id": last})

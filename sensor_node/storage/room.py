@@ -1,0 +1,51 @@
+"""How much room the database has: `max_size` of its own, and `min_free` left to others."""
+
+import os
+import sqlite3
+from dataclasses import dataclass
+from pathlib import Path
+
+from sensor_node.storage.checkpoint import WAL_LIMIT_BYTES, wal_bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Room:
+    """The limits, in bytes."""
+
+    max_size: int
+    min_free: int
+
+
+@dataclass(frozen=True, slots=True)
+class Space:
+    """What the limits mean now, in bytes: `used` of `limit` in a file of `file_bytes`."""
+
+    used: int
+    limit: int
+    file_bytes: int
+    disk_free: int
+
+    @property
+    def left(self) -> int:
+        return self.limit - self.used
+
+
+def measure(connection: sqlite3.Connection, path: Path, room: Room) -> Space:
+    """Pages in use against what the file may grow to.
+
+    A disk that others have filled never shrinks the file: pages that it has stay in use, and the
+    oldest readings make room for new ones inside it. A WAL beyond its limit counts as used.
+    """
+    (page_size,) = connection.execute("PRAGMA page_size").fetchone()
+    (pages,) = connection.execute("PRAGMA page_count").fetchone()
+    (unused,) = connection.execute("PRAGMA freelist_count").fetchone()
+    disk = os.statvfs(path.parent)
+    disk_free = disk.f_bavail * disk.f_frsize
+    file_bytes = pages * page_size
+    growth = max(0, disk_free - room.min_free)
+    return Space(
+        used=(pages - unused) * page_size + max(0, wal_bytes(path) - WAL_LIMIT_BYTES),
+        limit=min(room.max_size, file_bytes + growth),
+        file_bytes=file_bytes,
+        disk_free=disk_free,
+    )

@@ -1,0 +1,108 @@
+"""What the appliance notes in the database when it starts and stops."""
+
+import json
+import sqlite3
+from dataclasses import dataclass
+
+from sensor_node.model import Counts
+from sensor_node.storage import events, sink_row, streams, tiles
+
+GET_MEMO = "SELECT value FROM memo WHERE name = :name"
+PUT_MEMO = "INSERT OR REPLACE INTO memo(name, value) VALUES (:name, :value)"
+LAST_TIMESTAMP = "SELECT timestamp_us FROM message WHERE id = :id"
+LAST_RUN_EVENT = """
+SELECT kind, until FROM event WHERE kind IN ('started', 'stopped') ORDER BY id DESC LIMIT 1
+"""
+FORGET_SAMPLES = "DELETE FROM sample"
+ADD_SAMPLE = "INSERT OR REPLACE INTO sample(at, captured, sent) VALUES (:at, :captured, :sent)"
+LAST_SAMPLE = "SELECT captured, sent FROM sample ORDER BY at DESC LIMIT 1"
+OLD_SAMPLES = "DELETE FROM sample WHERE at < :before"
+SAMPLES = "SELECT at, captured, sent FROM sample WHERE at <= :now ORDER BY at"
+# Shorter silences are the ordinary time between two readings or of a reload.
+GAP_SECONDS = 1.0
+SAMPLE_SECONDS = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """Who captures: a clone of the card has another machine, a new node id is another node.
+
+    `machine` is a hash of /etc/machine-id; `settings` the effective configuration.
+    """
+
+    machine: str
+    node: str
+    settings: dict[str, str]
+
+
+def begin(
+    connection: sqlite3.Connection, who: Identity, now: float, *, resumed: bool
+) -> int | None:
+    """Called by the generator before its first commit; `resumed` by one that replaces another.
+
+    Returns the time of the last reading before, in microseconds, if it is still there.
+    """
+    row = connection.execute(LAST_TIMESTAMP, {"id": tiles.captured(connection)}).fetchone()
+    last_us = int(row[0]) if row else None
+    if not resumed and last_us is not None:
+        _note_gap(connection, last_us, now)
+    last = connection.execute(LAST_RUN_EVENT).fetchone()
+    if not resumed and last and last[0] == "started":
+        events.record(connection, now, "unclean stop", "the last run did not stop by itself")
+    if not resumed:
+        connection.execute(FORGET_SAMPLES)
+        events.record(connection, now, "started", f"node {who.node}")
+    _note_changes(connection, who, now)
+    _choose_stream(connection, who, now)
+    sink_row.probe_now(connection, now)
+    return last_us
+
+
+def end(connection: sqlite3.Connection, now: float) -> None:
+    """Called by the last process of an orderly stop."""
+    events.record(connection, now, "stopped", "in good order")
+
+
+def sample(connection: sqlite3.Connection, at: float, counts: Counts) -> None:
+    """Keep a minute of samples; none is added while nothing changes."""
+    last = connection.execute(LAST_SAMPLE).fetchone()
+    if last != (counts.captured, counts.sent):
+        row = {"at": at, "captured": counts.captured, "sent": counts.sent}
+        connection.execute(ADD_SAMPLE, row)
+        connection.execute(OLD_SAMPLES, {"before": at - SAMPLE_SECONDS})
+
+
+def samples(connection: sqlite3.Connection, now: float) -> list[tuple[float, int, int]]:
+    """Moment (CLOCK_BOOTTIME), captured and sent, oldest first."""
+    return connection.execute(SAMPLES, {"now": now}).fetchall()
+
+
+def _note_gap(connection: sqlite3.Connection, last_us: int, now: float) -> None:
+    gap = now - last_us / 1e6
+    if gap >= GAP_SECONDS:
+        span = {"first": last_us, "last": int(now * 1e6)}
+        events.record(connection, now, "not running", f"no capture for {gap:.1f} s", **span)
+
+
+def _note_changes(connection: sqlite3.Connection, who: Identity, now: float) -> None:
+    before = connection.execute(GET_MEMO, {"name": "settings"}).fetchone()
+    old = json.loads(before[0]) if before else None
+    if old is not None and old != who.settings:
+        names = [key for key in old.keys() | who.settings if old.get(key) != who.settings.get(key)]
+        events.record(connection, now, "configuration changed", ", ".join(sorted(names)))
+    if old != who.settings:
+        value = json.dumps(who.settings)
+        connection.execute(PUT_MEMO, {"name": "settings", "value": value})
+
+
+def _choose_stream(connection: sqlite3.Connection, who: Identity, now: float) -> None:
+    recorded = connection.execute(GET_MEMO, {"name": "machine"}).fetchone()
+    stream = streams.last(connection)
+    if stream is None or recorded is None or recorded[0] != who.machine:
+        begun = streams.begin(connection, who.node)
+        connection.execute(PUT_MEMO, {"name": "machine", "value": who.machine})
+        if stream is not None:
+            detail = f"{begun.name}: this is another machine than before"
+            events.record(connection, now, "new stream", detail)
+    elif stream.node != who.node:
+        streams.rename_node(connection, stream, who.node)

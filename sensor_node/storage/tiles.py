@@ -1,0 +1,307 @@
+"""The batches: tiles that cover the ids from 1 to the highest claimed, without hole or overlap.
+
+Each function is one step inside a transaction of the caller. What lies above the highest tile is
+PENDING; a tile is changed only by its owner (the fence), by a person's requeue, or by retention.
+"""
+
+import sqlite3
+
+from sensor_node.model import Claim, Message, Stream
+from sensor_node.settlement import BatchRecord, Settlement, SinkRecord
+
+CAPTURED = "SELECT coalesce((SELECT seq FROM sqlite_sequence WHERE name = 'message'), 0)"
+CLAIMED = "SELECT coalesce((SELECT last_id FROM batch ORDER BY first_id DESC LIMIT 1), 0)"
+
+STREAM_OF = """
+SELECT first_id, name, wire_first, node FROM stream
+WHERE first_id <= :id ORDER BY first_id DESC LIMIT 1
+"""
+NEXT_STREAM = "SELECT min(first_id) FROM stream WHERE first_id > :id"
+
+INSERT_CLAIM = """
+INSERT INTO batch(first_id, last_id, status, attempts, owner, claimed_at)
+VALUES (:first_id, :last_id, 'SENDING', 1, :owner, :now)
+"""
+# A deadline further ahead than any that could have been set is a clock that has jumped: due.
+# `fate_unknown <= :unknown`: with at-most-once, nothing whose fate was ever unknown goes again.
+FIND_DUE = """
+SELECT first_id FROM batch
+WHERE status = 'FAILED' AND next_attempt_at <= :now AND fate_unknown <= :unknown
+ORDER BY next_attempt_at LIMIT 1
+"""
+FIND_OVERDUE = """
+SELECT first_id FROM batch
+WHERE status = 'FAILED' AND next_attempt_at > :now + :longest AND fate_unknown <= :unknown
+ORDER BY next_attempt_at DESC LIMIT 1
+"""
+FIND_LEAST_RECENTLY_TRIED = """
+SELECT first_id FROM batch WHERE status = 'FAILED' AND fate_unknown <= :unknown
+ORDER BY turn LIMIT 1
+"""
+
+CLAIM_AGAIN = """
+UPDATE batch
+SET status = 'SENDING', attempts = attempts + 1, owner = :owner, claimed_at = :now
+WHERE first_id = :first_id AND status = 'FAILED'
+RETURNING first_id, last_id, attempts, round
+"""
+READ_MESSAGES = """
+SELECT message.id, message.name, message.value, message.timestamp_us
+FROM batch JOIN message ON message.id BETWEEN batch.first_id AND batch.last_id
+WHERE batch.first_id = :first_id AND batch.last_id = :last_id
+  AND batch.status = 'SENDING' AND batch.owner = :owner AND batch.attempts = :attempt
+ORDER BY message.id
+"""
+# The fence of every settle: still SENDING, still ours, still the same attempt.
+READ_BATCH = """
+SELECT last_id - first_id + 1, attempts, answers, failed_epoch, failed_successes,
+       refused_successes, fate_unknown
+FROM batch
+WHERE first_id = :first_id AND last_id = :last_id
+  AND status = 'SENDING' AND owner = :owner AND attempts = :attempt
+"""
+SETTLE = """
+UPDATE batch
+SET status = :status, owner = NULL, settled_at = :now, next_attempt_at = :next_attempt_at,
+    turn = :turn, answers = :answers, failed_epoch = :failed_epoch,
+    failed_successes = :failed_successes, refused_successes = :refused_successes,
+    fate_unknown = :fate_unknown, last_error = :last_error
+WHERE first_id = :first_id AND last_id = :last_id
+  AND status = 'SENDING' AND owner = :owner AND attempts = :attempt
+RETURNING 1
+"""
+GIVE_BACK = """
+UPDATE batch
+SET status = 'FAILED', owner = NULL, settled_at = :now, next_attempt_at = :due_at, turn = :turn,
+    last_error = :last_error
+WHERE first_id = :first_id AND last_id = :last_id
+  AND status = 'SENDING' AND owner = :owner AND attempts = :attempt
+"""
+NEXT_TURN = "SELECT coalesce(max(turn), 0) + 1 FROM batch WHERE status = 'FAILED'"
+MARK = """
+UPDATE message SET status = :status
+WHERE id BETWEEN :first_id AND :last_id AND status <> :status
+"""
+SHORTEN = (
+    "UPDATE batch SET last_id = :cut WHERE first_id = :first_id AND last_id > :cut RETURNING 1"
+)
+COPY_RIGHT = """
+INSERT INTO batch(first_id, last_id, status, attempts, round, owner, claimed_at, settled_at,
+                  next_attempt_at, turn, answers, failed_epoch, failed_successes,
+                  refused_successes, fate_unknown, last_error)
+SELECT :cut + 1, :last_id, status, attempts, round, owner, claimed_at, settled_at,
+       next_attempt_at, turn, answers, failed_epoch, failed_successes,
+       refused_successes, fate_unknown, last_error
+FROM batch WHERE first_id = :first_id
+"""
+TILE_OF = """
+SELECT first_id, last_id, status FROM batch WHERE first_id <= :id ORDER BY first_id DESC LIMIT 1
+"""
+REQUEUE = """
+UPDATE batch
+SET status = 'FAILED', round = round + 1, next_attempt_at = :now, turn = :turn, answers = 0,
+    failed_epoch = NULL, failed_successes = NULL, refused_successes = NULL, fate_unknown = 0
+WHERE first_id = :first_id AND status IN ('DEAD', 'IN_DOUBT', 'SENT')
+"""
+SENDING = "SELECT first_id, last_id, owner FROM batch WHERE status = 'SENDING'"
+IN_FLIGHT = "SELECT n FROM tally WHERE status = 'SENDING'"
+RECLAIM = """
+UPDATE batch
+SET status = :status, owner = NULL, settled_at = :now, next_attempt_at = :now, turn = :turn,
+    fate_unknown = 1, last_error = 'the process that was sending it died'
+WHERE first_id = :first_id AND status = 'SENDING' AND owner = :owner
+RETURNING last_id
+"""
+DOUBTFUL = """
+UPDATE batch SET status = 'IN_DOUBT', settled_at = :now
+WHERE first_id IN (SELECT first_id FROM batch WHERE status = 'FAILED' AND fate_unknown = 1
+                   ORDER BY first_id LIMIT 100)
+RETURNING first_id, last_id
+"""
+
+
+def captured(connection: sqlite3.Connection) -> int:
+    """The highest id ever given."""
+    return int(connection.execute(CAPTURED).fetchone()[0])
+
+
+def claimed(connection: sqlite3.Connection) -> int:
+    """The highest id that a tile covers."""
+    return int(connection.execute(CLAIMED).fetchone()[0])
+
+
+def stream_of(connection: sqlite3.Connection, message_id: int) -> Stream:
+    return Stream(*connection.execute(STREAM_OF, {"id": message_id}).fetchone())
+
+
+def claim_fresh(
+    connection: sqlite3.Connection, sink: SinkRecord, owner: str, limit: int, now: float
+) -> Claim | None:
+    """PENDING -> SENDING: a new tile on top, at most to the end of its stream."""
+    first = claimed(connection) + 1
+    last = min(first + limit - 1, captured(connection))
+    if last < first:
+        return None
+    (next_stream,) = connection.execute(NEXT_STREAM, {"id": first}).fetchone()
+    if next_stream is not None:
+        last = min(last, next_stream - 1)
+    row = {"first_id": first, "last_id": last, "owner": owner, "now": now}
+    connection.execute(INSERT_CLAIM, row)
+    stream = stream_of(connection, first)
+    return Claim(first, last, owner, 1, 0, sink.epoch, not sink.up, stream)
+
+
+def claim_again(
+    connection: sqlite3.Connection, sink: SinkRecord, owner: str, first_id: int, now: float
+) -> Claim:
+    """FAILED -> SENDING."""
+    row = connection.execute(
+        CLAIM_AGAIN, {"first_id": first_id, "owner": owner, "now": now}
+    ).fetchone()
+    first, last, attempts, round_ = row
+    stream = stream_of(connection, first)
+    return Claim(first, last, owner, attempts, round_, sink.epoch, not sink.up, stream)
+
+
+def find_due(
+    connection: sqlite3.Connection, now: float, longest: float, *, skip_unknown: bool
+) -> int | None:
+    """The first id of the FAILED tile that is due first."""
+    row = {"now": now, "longest": longest, "unknown": int(not skip_unknown)}
+    found = connection.execute(FIND_DUE, row).fetchone()
+    found = found or connection.execute(FIND_OVERDUE, row).fetchone()
+    return int(found[0]) if found else None
+
+
+def find_least_recently_tried(connection: sqlite3.Connection, *, skip_unknown: bool) -> int | None:
+    """The first id of the FAILED tile whose last failure is longest ago, in turns, not in time."""
+    row = {"unknown": int(not skip_unknown)}
+    found = connection.execute(FIND_LEAST_RECENTLY_TRIED, row).fetchone()
+    return int(found[0]) if found else None
+
+
+def read_messages(connection: sqlite3.Connection, claim: Claim) -> list[Message]:
+    """The messages under the fence: none if the claim is lost."""
+    rows = connection.execute(READ_MESSAGES, _fence(claim)).fetchall()
+    return list(map(Message._make, rows))
+
+
+def read_batch(connection: sqlite3.Connection, claim: Claim) -> BatchRecord | None:
+    """The batch under the fence, or None if the claim is lost."""
+    row = connection.execute(READ_BATCH, _fence(claim)).fetchone()
+    if row is None:
+        return None
+    size, attempts, answers, failed_epoch, failed_successes, refused_successes, unknown = row
+    return BatchRecord(
+        size, attempts, answers, failed_epoch, failed_successes, refused_successes, bool(unknown)
+    )
+
+
+def settle(
+    connection: sqlite3.Connection, claim: Claim, settled: Settlement, error: str, now: float
+) -> bool:
+    """SENDING -> settled.status, halved if so decided. False if the claim is lost."""
+    batch = settled.batch
+    (turn,) = connection.execute(NEXT_TURN).fetchone() if settled.status == "FAILED" else (0,)
+    values = {
+        "status": settled.status,
+        "now": now,
+        "next_attempt_at": settled.next_attempt_at,
+        "turn": turn,
+        "answers": batch.answers,
+        "failed_epoch": batch.failed_epoch,
+        "failed_successes": batch.failed_successes,
+        "refused_successes": batch.refused_successes,
+        "fate_unknown": int(batch.fate_unknown),
+        "last_error": error or None,
+    }
+    if connection.execute(SETTLE, _fence(claim) | values).fetchone() is None:
+        return False
+    mark(connection, claim.first_id, claim.last_id, settled.status)
+    if settled.halve:
+        cut(connection, claim.first_id, claim.last_id, claim.first_id + claim.size // 2 - 1)
+    return True
+
+
+def cut(connection: sqlite3.Connection, first_id: int, last_id: int, at: int) -> None:
+    """Make two tiles of one: to `at`, and from the next id on, alike in all else."""
+    row = {"first_id": first_id, "last_id": last_id, "cut": at}
+    if connection.execute(SHORTEN, row).fetchone():
+        connection.execute(COPY_RIGHT, row)
+
+
+def mark(connection: sqlite3.Connection, first_id: int, last_id: int, status: str) -> None:
+    """The messages' own status, so that a look at the table alone tells the truth."""
+    connection.execute(MARK, {"first_id": first_id, "last_id": last_id, "status": status})
+
+
+def requeue(connection: sqlite3.Connection, message_id: int, last_id: int, now: float) -> int:
+    """DEAD, IN_DOUBT or SENT -> FAILED, due now, for ids from `message_id` on in its tile.
+
+    Returns how many; 0 if its tile is in another status.
+    """
+    tile = connection.execute(TILE_OF, {"id": message_id}).fetchone()
+    if not tile or message_id > tile[1] or tile[2] not in ("DEAD", "IN_DOUBT", "SENT"):
+        return 0
+    first, last = max(tile[0], message_id), min(tile[1], last_id)
+    if tile[0] < first:
+        cut(connection, tile[0], tile[1], first - 1)
+    if last < tile[1]:
+        cut(connection, first, tile[1], last)
+    (turn,) = connection.execute(NEXT_TURN).fetchone()
+    connection.execute(REQUEUE, {"first_id": first, "now": now, "turn": turn})
+    mark(connection, first, last, "FAILED")
+    return int(last - first + 1)
+
+
+def halve(
+    connection: sqlite3.Connection, claim: Claim, error: str, due_at: float, now: float
+) -> bool:
+    """SENDING -> two FAILED halves, or one FAILED message, of a batch that was not sent."""
+    batch = read_batch(connection, claim)
+    if batch is None:
+        return False
+    (turn,) = connection.execute(NEXT_TURN).fetchone()
+    values = {"now": now, "due_at": due_at, "turn": turn, "last_error": error or None}
+    connection.execute(GIVE_BACK, _fence(claim) | values)
+    mark(connection, claim.first_id, claim.last_id, "FAILED")
+    if claim.size > 1:
+        cut(connection, claim.first_id, claim.last_id, claim.first_id + claim.size // 2 - 1)
+    return True
+
+
+def sending(connection: sqlite3.Connection) -> list[tuple[int, int, str]]:
+    """First id, last id and owner of every claim; the table is read only if there is one."""
+    if not connection.execute(IN_FLIGHT).fetchone()[0]:
+        return []
+    return connection.execute(SENDING).fetchall()
+
+
+def reclaim(
+    connection: sqlite3.Connection, first_id: int, owner: str, status: str, now: float
+) -> int:
+    """SENDING -> FAILED (at-most-once: IN_DOUBT) for a dead owner's claim. Returns how many."""
+    (turn,) = connection.execute(NEXT_TURN).fetchone()
+    row = {"first_id": first_id, "owner": owner, "status": status, "now": now, "turn": turn}
+    taken = connection.execute(RECLAIM, row).fetchone()
+    if taken is None:
+        return 0
+    mark(connection, first_id, taken[0], status)
+    return int(taken[0] - first_id + 1)
+
+
+def park_doubtful(connection: sqlite3.Connection, now: float) -> int:
+    """FAILED -> IN_DOUBT where the fate was ever unknown. Returns how many messages."""
+    tiles = connection.execute(DOUBTFUL, {"now": now}).fetchall()
+    for first, last in tiles:
+        mark(connection, first, last, "IN_DOUBT")
+    return sum(last - first + 1 for first, last in tiles)
+
+
+def _fence(claim: Claim) -> dict[str, object]:
+    return {
+        "first_id": claim.first_id,
+        "last_id": claim.last_id,
+        "owner": claim.owner,
+        "attempt": claim.attempt,
+    }

@@ -1,0 +1,68 @@
+"""The one lock that every writer of the database takes: two flocks, used as a turnstile.
+
+Waiting in flock() is not polling, and whoever waits gets its turn: a process that has just
+released the lock must pass the turnstile again behind those already in it. The files carry no
+data, are opened after the fork (an inherited flock excludes nothing) and are never deleted.
+"""
+
+import fcntl
+import os
+from pathlib import Path
+from types import TracebackType
+from typing import Protocol
+
+
+class LockWatch(Protocol):
+    """Is told where this process stands, so that a supervisor can end a holder that hangs."""
+
+    def waiting(self) -> None: ...
+    def holding(self) -> None: ...
+    def released(self) -> None: ...
+
+
+class Unwatched:
+    """For commands that no supervisor looks after."""
+
+    def waiting(self) -> None:
+        """Nobody is told."""
+
+    def holding(self) -> None:
+        """Nobody is told."""
+
+    def released(self) -> None:
+        """Nobody is told."""
+
+
+class WriteLock:
+    """A context manager; not re-entrant, and of use to one thread only."""
+
+    def __init__(self, database: Path, watch: LockWatch) -> None:
+        self._turnstile = _open(database.with_name(database.name + ".turnstile"))
+        self._room = _open(database.with_name(database.name + ".writer"))
+        self._watch = watch
+
+    def __enter__(self) -> None:
+        self._watch.waiting()
+        fcntl.flock(self._turnstile, fcntl.LOCK_EX)
+        try:
+            fcntl.flock(self._room, fcntl.LOCK_EX)
+        finally:
+            fcntl.flock(self._turnstile, fcntl.LOCK_UN)
+        self._watch.holding()
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        fcntl.flock(self._room, fcntl.LOCK_UN)
+        self._watch.released()
+
+    def close(self) -> None:
+        os.close(self._turnstile)
+        os.close(self._room)
+
+
+def _open(file: Path) -> int:
+    return os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o660)

@@ -1,0 +1,80 @@
+"""Running the appliance in this process: what must be so before the supervisor starts its loop."""
+
+import os
+import time
+
+from sensor_node import log
+from sensor_node.config import Config
+from sensor_node.errors import ConfigError, SensorNodeError
+from sensor_node.supervision.pidfile import (
+    ApplianceLock,
+    is_appliance,
+    remove_pid_file,
+    write_pid_file,
+)
+from sensor_node.supervision.states import read_report
+from sensor_node.supervision.supervisor import Supervisor
+from sensor_node.supervision.systemd import Notifier
+
+LOCK_POLL_SECONDS = 0.1
+
+
+def run(config: Config) -> int:
+    """Until stopped. Returns the exit status; raises SensorNodeError if it cannot begin."""
+    notifier = Notifier()
+    try:
+        os.umask(0o027)
+        log.configure(config.log.level)
+        make_directories(config)
+        lock = ApplianceLock(config)
+        _take(lock, config, notifier)
+    except SensorNodeError as error:
+        notifier.send(f"STATUS={error}")
+        raise
+    write_pid_file(config)
+    try:
+        return Supervisor(config, lock, notifier).run()
+    finally:
+        remove_pid_file(config)
+
+
+def make_directories(config: Config) -> None:
+    """Raises ConfigError where the database cannot be written."""
+    for directory in (config.state_directory, config.runtime_directory, config.storage.path.parent):
+        try:
+            directory.mkdir(mode=0o750, parents=True, exist_ok=True)
+        except OSError as error:
+            raise ConfigError(f"{directory}: cannot be made: {error.strerror}") from error
+        if not os.access(directory, os.W_OK | os.X_OK):
+            raise ConfigError(f"{directory}: cannot be written; see its owner and mount options")
+    database = config.storage.path
+    if database.exists() and not os.access(database, os.R_OK | os.W_OK):
+        raise ConfigError(f"{database}: is read-only for this user; see its owner and mode")
+
+
+def _take(lock: ApplianceLock, config: Config, notifier: Notifier) -> None:
+    """Take the appliance's lock; wait for children of a supervisor that was killed."""
+    if lock.take():
+        return
+    holder = lock.holder()
+    if is_appliance(holder):
+        raise SensorNodeError(
+            f"{config.storage.path}: is in use by the appliance with pid {holder.split(':')[2]}"
+        )
+    timeout = config.process.stop_timeout
+    notifier.send(f"EXTEND_TIMEOUT_USEC={int((timeout + 5) * 1e6)}")
+    deadline = time.monotonic() + timeout
+    while not lock.take():
+        if time.monotonic() >= deadline:
+            raise SensorNodeError(
+                f"processes of the last run still live: {_survivors(config)}; "
+                "they end with their request, or kill them"
+            )
+        time.sleep(LOCK_POLL_SECONDS)
+
+
+def _survivors(config: Config) -> str:
+    report = read_report(config)
+    children = report.processes if report else []
+    living = [f"{child.name} (pid {child.pid})" for child in children if is_appliance(child.owner)]
+    return ", ".join(living) or "unknown"

@@ -1,0 +1,148 @@
+"""One child of the supervisor: starting it, watching it, and when to start it again."""
+
+import multiprocessing
+import os
+import signal
+import time
+from dataclasses import dataclass
+from multiprocessing.process import BaseProcess
+
+from sensor_node.config import Config
+from sensor_node.processes import owner
+from sensor_node.schedule import restart_delay
+from sensor_node.supervision.slots import Slot
+from sensor_node.supervision.states import ChildReport, ChildState
+from sensor_node.supervision.worker import STOP_SIGNALS, Birth, work
+
+# See docs/adr: the supervisor has one thread and never a connection, so that fork is safe.
+FORK = multiprocessing.get_context("fork")
+# A child that lived this long is started again at once.
+SOUND_LIFE_SECONDS = 10.0
+MOST_NEWS = 20
+
+
+@dataclass(frozen=True, slots=True)
+class Death:
+    """How a child ended: its exit code as multiprocessing gives it, and its last words."""
+
+    exit_code: int
+    was_ready: bool
+    said: str
+
+    @property
+    def how(self) -> str:
+        if self.exit_code >= 0:
+            return f"exited with status {self.exit_code}"
+        return f"was killed by {signal.Signals(-self.exit_code).name}"
+
+
+class Child:
+    """A role's place in the appliance, whichever process fills it at the moment."""
+
+    def __init__(self, name: str, slot: Slot) -> None:
+        self.name = name
+        self.role = name.partition("-")[0]
+        self.slot = slot
+        self.state = ChildState.STOPPED
+        self.restarts = 0
+        self.kill_at: float | None = None
+        self.restart_at = 0.0
+        self.aborted_at: float | None = None
+        self._process: BaseProcess | None = None
+        self._short_lives = 0
+        self._started = 0.0
+        self._since = 0.0
+        self._owner = ""
+        self._news: list[tuple[str, str]] = []
+
+    @property
+    def pid(self) -> int | None:
+        return self._process.pid if self._process else None
+
+    @property
+    def sentinel(self) -> int | None:
+        return self._process.sentinel if self._process else None
+
+    def start(self, config: Config, run_started: float, inherited: list[int]) -> None:
+        """Fork. Signals wait until the child has its own way of taking them."""
+        self.slot.reset()
+        birth = Birth(
+            role=self.role,
+            config=config,
+            slot=self.slot,
+            supervisor=os.getpid(),
+            inherited=tuple(inherited),
+            news=tuple(self._news),
+            run_started=run_started,
+            resumed=self._started > 0,
+        )
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
+        try:
+            self._process = FORK.Process(target=work, args=(birth,), name=self.name)
+            self._process.start()
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        self._news.clear()
+        self._started, self._since = time.monotonic(), time.time()
+        self.state, self.kill_at, self.aborted_at = ChildState.STARTING, None, None
+        pid = self._process.pid
+        self._owner = f"{self.role}:{owner.boot_id()}:{pid}:{owner.start_ticks(pid or 0)}"
+
+    def look(self) -> bool:
+        """Whether the child has become RUNNING since the last look."""
+        if self.state is ChildState.STARTING and self.slot.signs().ready:
+            self.state, self._since = ChildState.RUNNING, time.time()
+            return True
+        return False
+
+    def reap(self) -> Death | None:
+        """How the process ended, once, if it has."""
+        if self._process is None or self._process.exitcode is None:
+            return None
+        signs = self.slot.signs()
+        death = Death(self._process.exitcode, signs.ready, signs.said)
+        self._process.join()
+        self._process.close()
+        self._process = None
+        self._since = time.time()
+        return death
+
+    def plan_restart(self, death: Death, now: float) -> None:
+        """At once after a sound life, else later and later. Capture is never given up."""
+        sound = now - self._started >= SOUND_LIFE_SECONDS
+        self._short_lives = 0 if sound else self._short_lives + 1
+        self.restart_at = now + restart_delay(self._short_lives)
+        self.restarts += 1
+        self.state = ChildState.BACKOFF
+        self.remember("process died", f"{self.name} {death.how}")
+
+    def plan_replacement(self, now: float) -> None:
+        """It ended because it was asked to, for another with the new configuration."""
+        self.restart_at = now
+        self.state = ChildState.BACKOFF
+
+    def ask_to_stop(self, now: float, timeout: float) -> None:
+        self.state = ChildState.STOPPING
+        self.kill_at = now + timeout
+        self.signal(signal.SIGTERM)
+
+    def signal(self, number: int) -> None:
+        if self._process is not None and self._process.exitcode is None and self._process.pid:
+            os.kill(self._process.pid, number)
+
+    def remember(self, kind: str, detail: str) -> None:
+        """For the next process in this place to write down."""
+        if len(self._news) < MOST_NEWS:
+            self._news.append((kind, detail))
+
+    def report(self) -> ChildReport:
+        return ChildReport(
+            name=self.name,
+            role=self.role,
+            pid=self.pid,
+            owner=self._owner,
+            state=self.state.value,
+            since=self._since,
+            restarts=self.restarts,
+            trouble=self.slot.signs().trouble if self.pid else "",
+        )

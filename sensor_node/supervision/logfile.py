@@ -1,0 +1,35 @@
+"""The log file, where nobody else takes care of standard error; only the supervisor rotates it."""
+
+import contextlib
+import os
+import shutil
+from pathlib import Path
+
+from sensor_node.config import Config
+
+MOST_BYTES = 1024 * 1024
+KEPT = 2  # beside the present file
+
+
+def log_file(config: Config) -> Path:
+    return config.state_directory / "sensor-node.log"
+
+
+def rotate(config: Config) -> None:
+    """If our standard error is the log file and it is full: copy it, then begin anew.
+
+    Copied and cut, not renamed: all children append to the same open file.
+    """
+    error = os.fstat(2)
+    if error.st_size < MOST_BYTES:
+        return
+    file = log_file(config)
+    with contextlib.suppress(OSError):
+        if not os.path.samestat(error, file.stat()):
+            return
+        for number in range(KEPT, 1, -1):
+            older = file.with_name(f"{file.name}.{number - 1}")
+            if older.exists():
+                older.rename(file.with_name(f"{file.name}.{number}"))
+        shutil.copyfile(file, file.with_name(f"{file.name}.1"))
+        os.ftruncate(2, 0)

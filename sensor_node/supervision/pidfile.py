@@ -1,0 +1,65 @@
+"""One appliance a database, and how others find it: the appliance's lock, the pid file."""
+
+import contextlib
+import fcntl
+import os
+from pathlib import Path
+
+from sensor_node.config import Config
+from sensor_node.processes import owner
+
+
+class ApplianceLock:
+    """A flock beside the database that the children share by being forked.
+
+    It is free only when the supervisor and all its children are gone, so that every batch that is
+    SENDING then is known to be a dead process's. The file names the holder and is never deleted.
+    """
+
+    def __init__(self, config: Config) -> None:
+        database = config.storage.path
+        self.file = database.with_name(database.name + ".appliance")
+        self.fd = os.open(self.file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o660)
+
+    def take(self) -> bool:
+        """Whether the lock is ours now; does not wait."""
+        try:
+            fcntl.flock(self.fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        os.ftruncate(self.fd, 0)
+        os.pwrite(self.fd, owner.own_identity("supervisor").encode(), 0)
+        return True
+
+    def holder(self) -> str:
+        """The owner text of the appliance that has, or last had, the lock."""
+        return os.pread(self.fd, 200, 0).decode(errors="replace")
+
+
+def pid_file(config: Config) -> Path:
+    return config.runtime_directory / "sensor-node.pid"
+
+
+def write_pid_file(config: Config) -> None:
+    """The pid on the first line, as everybody expects; then who that is, as pids are used again."""
+    identity = owner.own_identity("supervisor")
+    pid_file(config).write_text(f"{os.getpid()}\n{identity}\n")
+
+
+def remove_pid_file(config: Config) -> None:
+    with contextlib.suppress(FileNotFoundError):
+        pid_file(config).unlink()
+
+
+def running_pid(config: Config) -> int | None:
+    """The supervisor's pid, if the pid file names a living one."""
+    try:
+        pid, identity = pid_file(config).read_text().split()
+    except (FileNotFoundError, ValueError):
+        return None
+    return int(pid) if is_appliance(identity) else None
+
+
+def is_appliance(identity: str) -> bool:
+    """Whether an owner text means a living process."""
+    return identity.count(":") == 3 and owner.is_alive(identity)

@@ -1,0 +1,107 @@
+"""Where each child shows its supervisor that it lives: a slot in an anonymous shared map.
+
+Written without locks, as aligned 8-byte words; read by the supervisor alone. It serves supervision
+only: no child reads another's slot.
+"""
+
+import mmap
+import struct
+import time
+from dataclasses import dataclass
+
+from sensor_node.errors import STORAGE_REASONS
+
+WORD = struct.Struct("=q")
+BEAT, WAITING, HOLDING, READY, TROUBLE, SAID_LENGTH = range(0, 48, 8)
+SAID = 64
+SLOT_BYTES = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Signs:
+    """What a slot says; times in monotonic seconds, None for: not so."""
+
+    beat: float
+    waiting_since: float | None
+    holding_since: float | None
+    ready: bool
+    trouble: str
+    said: str
+
+
+class Slot:
+    """One child's words in the map. Implements LockWatch and Pulse for the child."""
+
+    def __init__(self, memory: mmap.mmap, index: int) -> None:
+        self._memory = memory
+        self._offset = index * SLOT_BYTES
+
+    # In the child
+
+    def beat(self) -> None:
+        self._put(BEAT, time.monotonic_ns())
+
+    def waiting(self) -> None:
+        self._put(WAITING, time.monotonic_ns())
+
+    def holding(self) -> None:
+        self._put(HOLDING, time.monotonic_ns())
+        self._put(WAITING, 0)
+
+    def released(self) -> None:
+        self._put(HOLDING, 0)
+        self._put(WAITING, 0)
+
+    def ready(self) -> None:
+        self._put(READY, 1)
+
+    def trouble(self, reason: str) -> None:
+        self._put(TROUBLE, STORAGE_REASONS.index(reason) + 1 if reason else 0)
+
+    def say(self, text: str) -> None:
+        """Last words, for the supervisor to pass on."""
+        words = text.encode()[: SLOT_BYTES - SAID]
+        start = self._offset + SAID
+        self._memory[start : start + len(words)] = words
+        self._put(SAID_LENGTH, len(words))
+
+    # In the supervisor
+
+    def reset(self) -> None:
+        """Before each start, and after the supervisor itself has slept too long."""
+        for word in (WAITING, HOLDING, READY, TROUBLE, SAID_LENGTH):
+            self._put(word, 0)
+        self.beat()
+
+    def forgive(self) -> None:
+        """Start all measures of time anew."""
+        now = time.monotonic_ns()
+        self._put(BEAT, now)
+        for word in (WAITING, HOLDING):
+            if self._get(word):
+                self._put(word, now)
+
+    def signs(self) -> Signs:
+        start = self._offset + SAID
+        said = self._memory[start : start + self._get(SAID_LENGTH)]
+        trouble = self._get(TROUBLE)
+        return Signs(
+            beat=self._get(BEAT) / 1e9,
+            waiting_since=self._get(WAITING) / 1e9 or None,
+            holding_since=self._get(HOLDING) / 1e9 or None,
+            ready=bool(self._get(READY)),
+            trouble=STORAGE_REASONS[trouble - 1] if trouble else "",
+            said=said.decode(errors="replace"),
+        )
+
+    def _put(self, word: int, value: int) -> None:
+        WORD.pack_into(self._memory, self._offset + word, value)
+
+    def _get(self, word: int) -> int:
+        return int(WORD.unpack_from(self._memory, self._offset + word)[0])
+
+
+def make_slots(count: int) -> list[Slot]:
+    """Slots in a map that children share by being forked."""
+    memory = mmap.mmap(-1, count * SLOT_BYTES)
+    return [Slot(memory, index) for index in range(count)]

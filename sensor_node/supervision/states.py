@@ -1,0 +1,67 @@
+"""What the supervisor tells others about its children: the states and the report file."""
+
+import enum
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from sensor_node.config import Config
+
+
+class ChildState(enum.StrEnum):
+    STARTING = "STARTING"  # forked; its first step is not done
+    RUNNING = "RUNNING"
+    BACKOFF = "BACKOFF"  # died young; waits to be started again
+    STOPPING = "STOPPING"  # asked to end
+    STOPPED = "STOPPED"  # ended, not to be started again
+
+
+@dataclass(frozen=True, slots=True)
+class ChildReport:
+    """One child. `since` wall seconds; `owner` as in a claim; `trouble` with the database."""
+
+    name: str
+    role: str
+    pid: int | None
+    owner: str
+    state: str
+    since: float
+    restarts: int
+    trouble: str
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """The appliance. `reloads` counts the configurations taken; `problem` is of the last reload."""
+
+    pid: int
+    version: str
+    config: str
+    since: float
+    ready: bool
+    reloads: int
+    problem: str
+    processes: list[ChildReport]
+
+
+def report_file(config: Config) -> Path:
+    return config.runtime_directory / "processes.json"
+
+
+def write_report(config: Config, report: Report) -> None:
+    """Replaced as a whole, so that a reader never sees half of it."""
+    file = report_file(config)
+    temporary = file.with_suffix(".new")
+    temporary.write_text(json.dumps(asdict(report)))
+    temporary.replace(file)
+
+
+def read_report(config: Config) -> Report | None:
+    """None where there is none, or one of another version."""
+    try:
+        values: dict[str, Any] = json.loads(report_file(config).read_text())
+        children = [ChildReport(**child) for child in values.pop("processes")]
+        return Report(**values, processes=children)
+    except (FileNotFoundError, ValueError, TypeError, KeyError):
+        return None

@@ -1,0 +1,268 @@
+"""The supervisor: starts children and starts them again, ends those that hang, stops in order."""
+
+import os
+import queue
+import signal
+import socket
+import time
+from multiprocessing import connection
+from pathlib import Path
+from types import FrameType
+
+from sensor_node import __version__
+from sensor_node.config import Config, load_config
+from sensor_node.errors import ConfigError
+from sensor_node.log import LOGGER
+from sensor_node.supervision import hangs, logfile
+from sensor_node.supervision.child import Child, Death
+from sensor_node.supervision.pidfile import ApplianceLock
+from sensor_node.supervision.slots import make_slots
+from sensor_node.supervision.states import ChildState, Report, write_report
+from sensor_node.supervision.systemd import Notifier
+from sensor_node.supervision.worker import EXIT_CONFIG, STOP_SIGNALS
+
+# generator, retrier, housekeeper and the most senders that the configuration allows
+MOST_CHILDREN = 3 + 64
+TURN_SECONDS = 0.5
+STARTING_TURN_SECONDS = 0.02
+# A turn that took longer means that this process itself was stopped or the machine suspended.
+OVERSLEPT_SECONDS = 3.0
+GENERATOR_STOP_SECONDS = 5.0
+HOUSEKEEPER_STOP_SECONDS = 5.0
+
+
+class Supervisor:
+    """Holds the appliance's lock and nothing else: no database, no network."""
+
+    def __init__(self, config: Config, lock: ApplianceLock, notifier: Notifier) -> None:
+        self._config = config
+        self._lock = lock
+        self._notifier = notifier
+        self._signals: queue.SimpleQueue[int] = queue.SimpleQueue()
+        self._wake_reader, self._wake_writer = socket.socketpair()
+        self._slots = make_slots(MOST_CHILDREN)
+        self._children = [Child(name, self._slots.pop()) for name in _names(config)]
+        self._run_started, self._since = time.monotonic(), time.time()
+        self._last_turn = self._run_started
+        self._ready = False
+        self._reloading = False
+        self._reloads = 0
+        self._problem = ""
+        self._reported: Report | None = None
+
+    def run(self) -> int:
+        """Until SIGTERM or SIGINT (0), or until an error that only a person can mend (78)."""
+        self._take_signals()
+        status = None
+        while status is None:
+            now = time.monotonic()
+            self._forgive_if_overslept(now)
+            status = self._reap(now)
+            if status is None:
+                status = self._obey_signals(now)
+            if status is None:
+                self._start_due(now)
+                self._end_hangs(now)
+                self._announce(now)
+                logfile.rotate(self._config)
+                self._wait(now)
+        self._stop_all()
+        return status
+
+    def _take_signals(self) -> None:
+        def enqueue(number: int, frame: FrameType | None) -> None:
+            self._signals.put(number)
+
+        for end in (self._wake_reader, self._wake_writer):
+            end.setblocking(False)
+        # connection.wait() goes on after a signal; the byte in this socket ends it.
+        signal.set_wakeup_fd(self._wake_writer.fileno(), warn_on_full_buffer=False)
+        for number in STOP_SIGNALS:
+            signal.signal(number, enqueue)
+
+    def _wait(self, now: float) -> None:
+        """For a child's end, a signal, the next start, or the next turn."""
+        starting = any(child.state is ChildState.STARTING for child in self._children)
+        turn = STARTING_TURN_SECONDS if starting else TURN_SECONDS
+        for child in self._children:
+            if child.state is ChildState.BACKOFF:
+                turn = min(turn, max(0.0, child.restart_at - now))
+        sentinels = [child.sentinel for child in self._children if child.sentinel is not None]
+        connection.wait([*sentinels, self._wake_reader], turn)
+        try:
+            self._wake_reader.recv(4096)
+        except BlockingIOError:
+            return
+
+    def _forgive_if_overslept(self, now: float) -> None:
+        if now - self._last_turn > OVERSLEPT_SECONDS:
+            for child in self._children:
+                child.slot.forgive()
+        self._last_turn = now
+
+    def _reap(self, now: float) -> int | None:
+        """Take note of children that have ended. Returns 78 if none of this can go on."""
+        for child in list(self._children):
+            death = child.reap()
+            if death is None:
+                continue
+            if child.state is ChildState.STOPPING:
+                child.plan_replacement(now)
+                continue
+            LOGGER.warning("process_died name=%s %s", child.name, death.how)
+            if _is_hopeless(child, death):
+                self._problem = death.said
+                self._notifier.send(f"STATUS={death.said}", f"ERRNO={EXIT_CONFIG}")
+                return EXIT_CONFIG
+            child.plan_restart(death, now)
+        return None
+
+    def _obey_signals(self, now: float) -> int | None:
+        """Returns 0 if asked to stop."""
+        while not self._signals.empty():
+            if self._signals.get() == signal.SIGHUP:
+                self._reload(now)
+            else:
+                return 0
+        return None
+
+    def _reload(self, now: float) -> None:
+        """Take the new configuration and replace every child; a bad one changes nothing."""
+        self._notifier.reloading()
+        self._reloading = True
+        self._reloads += 1
+        self._problem = ""
+        try:
+            config = load_config(self._config.file)
+            if config.storage.path != self._config.storage.path:
+                raise ConfigError("[storage] path: a new one needs sensor-node-ctl restart")
+        except ConfigError as error:
+            self._problem = str(error)
+            for line in error.lines:
+                LOGGER.error("reload_refused %s", line)
+            return
+        self._config = config
+        LOGGER.setLevel(config.log.level.upper())
+        LOGGER.info("reloaded config=%s", config.file)
+        known = {child.name: child for child in self._children}
+        for name in _names(config):
+            if name not in known:
+                self._children.append(Child(name, self._slots.pop()))
+        for child in self._children:
+            if child.pid is not None:
+                child.ask_to_stop(now, _stop_seconds(child, config))
+
+    def _start_due(self, now: float) -> None:
+        wanted = _names(self._config)
+        for child in list(self._children):
+            if child.pid is not None or now < child.restart_at:
+                continue
+            if child.name in wanted:
+                child.start(self._config, self._run_started, self._inherited())
+                LOGGER.info("process_started name=%s pid=%s", child.name, child.pid)
+            else:
+                self._children.remove(child)
+                self._slots.append(child.slot)
+
+    def _inherited(self) -> list[int]:
+        """Descriptors that a child must not share: all but the standard ones and the lock."""
+        kept = {0, 1, 2, self._lock.fd}
+        present = [int(entry.name) for entry in Path("/proc/self/fd").iterdir()]
+        return [fd for fd in present if fd not in kept and _is_open(fd)]
+
+    def _end_hangs(self, now: float) -> None:
+        for child in self._children:
+            if child.pid is None:
+                continue
+            if child.kill_at is not None and now >= child.kill_at:
+                LOGGER.warning("process_killed name=%s it did not stop in time", child.name)
+                child.signal(signal.SIGKILL)
+                continue
+            limit = hangs.step_limit(child.role, self._config.sink.timeout)
+            verdict = hangs.judge(child.slot.signs(), now, limit)
+            if verdict is hangs.Verdict.HOLDS_LOCK:
+                LOGGER.error("process_killed name=%s it %s", child.name, verdict.value)
+                child.signal(signal.SIGKILL)
+            elif verdict is hangs.Verdict.HANGS and child.aborted_at is None:
+                LOGGER.error("process_aborted name=%s it %s", child.name, verdict.value)
+                child.aborted_at = now
+                child.signal(signal.SIGABRT)
+            elif child.aborted_at is not None and now - child.aborted_at > hangs.ABORT_SECONDS:
+                child.signal(signal.SIGKILL)
+
+    def _announce(self, now: float) -> None:
+        """Say what has changed, to whoever started us and to `status`."""
+        for child in self._children:
+            child.look()
+        running = all(child.state is ChildState.RUNNING for child in self._children)
+        if running and (not self._ready or self._reloading):
+            LOGGER.info("ready processes=%d", len(self._children))
+            self._ready, self._reloading = True, False
+            self._notifier.send("READY=1", f"MAINPID={os.getpid()}", "STATUS=running")
+        self._notifier.feed_watchdog(now)
+        report = self._report()
+        if report != self._reported:
+            write_report(self._config, report)
+            self._reported = report
+
+    def _report(self) -> Report:
+        return Report(
+            pid=os.getpid(),
+            version=__version__,
+            config=str(self._config.file),
+            since=self._since,
+            ready=self._ready and not self._reloading,
+            reloads=self._reloads,
+            problem=self._problem,
+            processes=[child.report() for child in self._children],
+        )
+
+    def _stop_all(self) -> None:
+        """Capture first, so that nothing new comes; who notes the orderly stop last."""
+        self._notifier.send("STOPPING=1")
+        LOGGER.info("stopping")
+        for roles in (("generator",), ("sender", "retrier"), ("housekeeper",)):
+            group = [child for child in self._children if child.role in roles and child.pid]
+            now = time.monotonic()
+            for child in group:
+                child.ask_to_stop(now, _stop_seconds(child, self._config))
+            self._await_end(group)
+
+    def _await_end(self, group: list[Child]) -> None:
+        while left := [child for child in group if child.pid is not None]:
+            now = time.monotonic()
+            self._end_hangs(now)
+            self._announce(now)
+            self._wait(now)
+            for child in left:
+                if child.reap():
+                    child.state = ChildState.STOPPED
+
+
+def _names(config: Config) -> list[str]:
+    senders = [f"sender-{number}" for number in range(1, config.process.senders + 1)]
+    return ["generator", *senders, "retrier", "housekeeper"]
+
+
+def _stop_seconds(child: Child, config: Config) -> float:
+    """Network processes may finish the request in hand; the others have little to finish."""
+    if child.role == "generator":
+        return GENERATOR_STOP_SECONDS
+    return HOUSEKEEPER_STOP_SECONDS if child.role == "housekeeper" else config.process.stop_timeout
+
+
+def _is_hopeless(child: Child, death: Death) -> bool:
+    """A configuration error stops the appliance before it is ready, or if nothing is captured.
+
+    Later, a network role's is a problem of the sink and is tried again.
+    """
+    return death.exit_code == EXIT_CONFIG and (child.role == "generator" or not death.was_ready)
+
+
+def _is_open(fd: int) -> bool:
+    """The descriptor that iterdir() itself used is closed by now."""
+    try:
+        os.fstat(fd)
+    except OSError:
+        return False
+    return True

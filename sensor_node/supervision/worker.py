@@ -1,0 +1,137 @@
+"""What a forked child does first: cut its ties to the supervisor, then run its role's service."""
+
+import contextlib
+import hashlib
+import os
+import signal
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from sensor_node import log
+from sensor_node.clock import SystemClock
+from sensor_node.config import Config
+from sensor_node.errors import ConfigError
+from sensor_node.processes import owner
+from sensor_node.processes.service import Service, Wake, prepare_process, run_service
+from sensor_node.supervision.slots import Slot
+
+EXIT_CONFIG = 78
+MACHINE_ID = Path("/etc/machine-id")
+# The kernel ends network processes before capture when memory is short.
+OOM_SCORE = {"generator": 0, "housekeeper": 100, "sender": 500, "retrier": 500}
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+
+
+@dataclass(frozen=True, slots=True)
+class Birth:
+    """All that a child is told: how it came to be and what it is to do.
+
+    `inherited`: descriptors of the supervisor's that are none of its business. `news`: what the
+    supervisor, which never opens the database, wants to be remembered there (kind, detail).
+    """
+
+    role: str
+    config: Config
+    slot: Slot
+    supervisor: int
+    inherited: tuple[int, ...]
+    news: tuple[tuple[str, str], ...]
+    run_started: float
+    resumed: bool
+
+
+def work(birth: Birth) -> None:
+    """The child's whole life. Exits 78 if a person must mend the configuration."""
+    wake = Wake()
+    prepare_process(wake)
+    _cut_ties(birth.inherited)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
+    log.configure(birth.config.log.level)
+    _set_oom_score(OOM_SCORE[birth.role])
+    try:
+        run_service(
+            lambda: _open_service(birth, wake), SystemClock(), birth.slot, wake, birth.supervisor
+        )
+    except ConfigError as error:
+        birth.slot.say(str(error))
+        for line in error.lines:
+            log.LOGGER.error("configuration %s", line)
+        sys.exit(EXIT_CONFIG)
+    except Exception:
+        log.LOGGER.exception("crashed role=%s", birth.role)
+        sys.exit(1)
+
+
+def _open_service(birth: Birth, wake: Wake) -> Service:
+    """The role's service. Imports here: capture never loads HTTP, the supervisor never SQLite."""
+    config, clock = birth.config, SystemClock()
+    if birth.role == "generator":
+        return _open_generator(birth, wake)
+    from sensor_node.storage.repository import SensorDataSQLRepository
+
+    path = config.storage.path
+    network = birth.role != "housekeeper"
+    power_safe = network and config.sink.at_most_once
+    repository = SensorDataSQLRepository(path, birth.slot, power_safe=power_safe)
+    for kind, detail in birth.news:
+        repository.record_event(clock.now().wall, kind, detail)
+    if not network:
+        from sensor_node.processes.housekeeping_service import HousekeepingService
+
+        return HousekeepingService(config, repository)
+    from sensor_node.delivery.client import HttpTelemetryClient
+    from sensor_node.delivery.deliver import Courier
+    from sensor_node.processes.delivery_service import DeliveryService
+    from sensor_node.processes.retry_service import RetryService
+
+    courier = Courier(config, repository, HttpTelemetryClient(config.sink, clock), clock)
+    make = RetryService if birth.role == "retrier" else DeliveryService
+    return make(config, owner.own_identity(birth.role), repository, courier)
+
+
+def _open_generator(birth: Birth, wake: Wake) -> Service:
+    from sensor_node.processes.sensor_service import SensorService, Start
+    from sensor_node.storage.repository import SensorDataSQLRepository
+    from sensor_node.storage.runs import Identity
+
+    config, clock = birth.config, SystemClock()
+    settings = {f"[{row.section}] {row.option}": row.value for row in config.effective}
+    who = Identity(_machine(), config.node_id, settings)
+
+    def open_repository() -> SensorDataSQLRepository:
+        repository = SensorDataSQLRepository(config.storage.path, birth.slot, power_safe=True)
+        for kind, detail in birth.news:
+            repository.record_event(clock.now().wall, kind, detail)
+        return repository
+
+    start = Start(who, birth.run_started, birth.resumed)
+    service = SensorService(config, start, open_repository, clock, lambda: wake.put(0))
+    service.start_sampling()
+    return service
+
+
+def _machine() -> str:
+    """A hash that tells machines apart and does not give the machine id away."""
+    try:
+        return hashlib.sha256(b"sensor-node" + MACHINE_ID.read_bytes()).hexdigest()
+    except OSError:
+        return ""
+
+
+def _cut_ties(inherited: tuple[int, ...]) -> None:
+    """Point the supervisor's descriptors at nothing.
+
+    They are replaced, not closed: should an object of the supervisor's close its number later, it
+    must not be the database's by then.
+    """
+    nothing = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+    for fd in inherited:
+        os.dup2(nothing, fd, inheritable=False)
+    os.close(nothing)
+
+
+def _set_oom_score(score: int) -> None:
+    # Without CAP_SYS_RESOURCE a process may still raise its own score.
+    with contextlib.suppress(OSError):
+        Path("/proc/self/oom_score_adj").write_text(str(score))
