@@ -442,15 +442,15 @@ def _after(pattern: re.Pattern[str], text: str, place: int) -> int:
 
 
 def _checked(text: str) -> Parsed:
-    fields = json.loads(text)
+    fields = json.loads(text, parse_int=float)
     if not isinstance(fields, dict) or not {*TEXTS, "value"} <= set(fields):
         raise ValueError(f"a message has id, node, name, value, timestamp: {text:.200}")
     value = fields["value"]
     if not all(isinstance(fields[name], str) and fields[name] for name in TEXTS):
         raise ValueError(f"a text is missing: {text:.200}")
-    if type(value) not in (int, float) or not math.isfinite(value):
+    if type(value) is not float or not math.isfinite(value):
         raise ValueError(f"value is not a finite number: {text:.200}")
-    return Parsed(text, fields | {"value": float(value)})
+    return Parsed(text, fields)
 
 
 class Server(ThreadingTCPServer):
@@ -501,7 +501,7 @@ def listen(database: Path, host: str, port: int) -> Server:
     """Port 0 is any free one that the kernel does not lend to clients."""
     for _ in range(200):
         try:
-            return Server(database, host, port or random.choice(PORTS))
+            return Server(database, host, port or random.SystemRandom().choice(PORTS))
         except OSError as error:
             if port or error.errno != errno.EADDRINUSE:
                 raise

@@ -53,7 +53,7 @@ def interpret(answer: Answer, sink: SinkConfig, wall: float) -> Outcome:
     return Outcome(
         verdict,
         f"{title}: {excerpt}" if excerpt else title,
-        mends.of_answer(status, answer.location, sink) if verdict is Verdict.MISCONFIGURED else "",
+        _mend(answer, sink) if verdict is Verdict.MISCONFIGURED else "",
         answered=True,
         fate_known=delivered or status in NOT_TAKEN or (status == 503 and wait is not None),
         retry_after=wait,
@@ -84,6 +84,10 @@ def seconds_until(retry_after: str, date: str, wall: float) -> float | None:
 def one_line(text: str) -> str:
     """Printable, on one line, and not long."""
     return "".join(filter(str.isprintable, " ".join(text.split())))[:SHOWN_CHARACTERS]
+
+
+def _mend(answer: Answer, sink: SinkConfig) -> str:
+    return mends.of_answer(answer.status, one_line(answer.location), sink)
 
 
 def _http_date(text: str) -> float | None:

@@ -1,6 +1,7 @@
 """urllib3 connections that tell how far a request got, and obey its deadline."""
 
 import http.client
+import io
 import socket
 from dataclasses import dataclass
 from functools import partial
@@ -38,11 +39,22 @@ class Line:
             self.connection.close()
 
 
+class WholeLines(io.BufferedReader):
+    """http.client takes a closed connection for the end of the headers; here it is an error."""
+
+    def readline(self, size: int | None = -1) -> bytes:
+        line = super().readline(size)
+        if not line.endswith(b"\n") and len(line) != size:
+            raise http.client.RemoteDisconnected
+        return line
+
+
 class Answer(http.client.HTTPResponse):
     """Notices the first byte of an answer, and what a proxy answers to CONNECT."""
 
     def __init__(self, line: Line, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        self.fp = WholeLines(self.fp.detach())
         self._line = line
 
     def _read_status(self) -> tuple[str, int, str]:

@@ -59,7 +59,7 @@ def _explained(causes: tuple[BaseException, ...], sink: SinkConfig) -> tuple[Ver
         if isinstance(cause, OSError) and isinstance(cause.errno, int):
             return Verdict.TRY_LATER, os.strerror(cause.errno).lower(), ""
     if _first(causes, ConnectionError):
-        return Verdict.TRY_LATER, "connection closed without an answer", ""
+        return Verdict.TRY_LATER, "connection closed without a whole answer", ""
     if _first(causes, http.client.HTTPException):
         return Verdict.TRY_LATER, "what came is not an HTTP answer", mends.NOT_HTTP
     return Verdict.TRY_LATER, f"request failed: {type(causes[0]).__name__}", ""

@@ -1,5 +1,7 @@
 """HousekeepingService: checkpoints, retention, size limits, and an hourly line about it all."""
 
+from collections.abc import Callable
+
 from sensor_node.clock import Moment
 from sensor_node.config import Config
 from sensor_node.log import LOGGER
@@ -21,9 +23,18 @@ PARKED_SHARE = 0.1
 
 
 class HousekeepingService:
-    """The only process that deletes."""
+    """The only process that deletes.
 
-    def __init__(self, config: Config, repository: SensorDataSQLRepository) -> None:
+    `is_final` tells at the end whether the appliance stops, or this process is replaced.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        repository: SensorDataSQLRepository,
+        is_final: Callable[[], bool],
+    ) -> None:
+        self._is_final = is_final
         self._storage = config.storage
         self._room = Room(config.storage.max_size, config.storage.min_free)
         self._repository = repository
@@ -47,7 +58,8 @@ class HousekeepingService:
 
     def finish(self, now: Moment) -> None:
         """The last process of an orderly stop notes it."""
-        self._repository.end_run(now.wall)
+        if self._is_final():
+            self._repository.end_run(now.wall)
         self._repository.checkpoint(truncate=True)
         self._repository.close()
 
@@ -106,8 +118,8 @@ class HousekeepingService:
         if self._summary_at is not None:
             counts = self._repository.counts()
             LOGGER.info(
-                "summary captured=%d undelivered=%d sent=%d dead=%d in_doubt=%d evicted=%d dropped=%d",
-                *(counts.captured, counts.undelivered, counts.sent, counts.dead),
-                *(counts.in_doubt, counts.evicted, counts.dropped),
+                "summary captured=%d undelivered=%d sent=%d evicted=%d dropped=%d",
+                *(counts.captured, counts.undelivered, counts.sent),
+                *(counts.evicted, counts.dropped),
             )
         self._summary_at = now.monotonic + SUMMARY_SECONDS

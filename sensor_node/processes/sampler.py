@@ -1,4 +1,4 @@
-"""Takes sensors' readings on an absolute grid of the monotonic clock: no drift, whatever happens."""
+"""Takes sensors' readings on an absolute grid of the monotonic clock, so that nothing drifts."""
 
 import math
 import threading

@@ -29,11 +29,11 @@ class Sink(ThreadingTCPServer):
     """The listening socket, the store (one thread at a time) and the counts since the start."""
 
     allow_reuse_address = daemon_threads = True
+    request_queue_size = 128
 
     def __init__(self, host: str, port: int, store: sqlite3.Connection) -> None:
         self.store, self.lock = store, threading.Lock()
-        (stored,) = store.execute(COUNT).fetchone()
-        self.counts = {"messages": stored, "duplicates": 0, "requests": 0}
+        self.counts = {"messages": next(store.execute(COUNT))[0], "duplicates": 0, "requests": 0}
         super().__init__((host, port), Exchange)
 
     def add(self, messages: list[dict[str, Any]]) -> dict[str, int]:
@@ -85,8 +85,7 @@ class Exchange(BaseHTTPRequestHandler):
         if self.headers.get_content_type() == "application/x-ndjson":
             body = b"[" + b",".join(line for line in body.split(b"\n") if line.strip()) + b"]"
         loaded = json.loads(body, parse_int=float)
-        messages = loaded if isinstance(loaded, list) else [loaded]
-        for one in messages:
+        for one in (messages := loaded if isinstance(loaded, list) else [loaded]):
             types = isinstance(one, dict) and {name: type(one.get(name)) for name in FIELDS}
             if types != FIELDS or not abs(one["value"]) < float("inf"):
                 raise ValueError(f"want texts and a finite value for {[*FIELDS]}, not {one!r:.200}")
@@ -94,8 +93,9 @@ class Exchange(BaseHTTPRequestHandler):
 
     def _answer(self, status: int, content: dict[str, Any]) -> None:
         body = json.dumps(content) + "\n"
-        head = f"HTTP/1.1 {status} {self.responses[status][0]}\r\nContent-Type: application/json"
-        self.wfile.write(f"{head}\r\nContent-Length: {len(body)}\r\n\r\n{body}".encode())
+        head = f"HTTP/1.1 {status} {self.responses[status][0]}\r\nContent-Length: {len(body)}\r\n"
+        head += f"Connection: {['keep-alive', 'close'][self.close_connection]}\r\n"
+        self.wfile.write(f"{head}Content-Type: application/json\r\n\r\n{body}".encode())
 
 
 def serve(host: str, port: int, database: Path) -> int:
@@ -106,9 +106,9 @@ def serve(host: str, port: int, database: Path) -> int:
             stack.enter_context(closing(store)).executescript(SCHEMA)
             sink = stack.enter_context(Sink(host, port, store))
         except (sqlite3.Error, OSError, OverflowError) as error:
-            ours = isinstance(error, sqlite3.Error)
-            what, option = (database, "--db") if ours else (f"{host}:{port}", "--port")
-            raise SensorNodeError(f"sink: {what}: {error}; choose another {option}") from error
+            address = f"--host {host} --port {port}"
+            option = f"--db {database}" if isinstance(error, sqlite3.Error) else address
+            raise SensorNodeError(f"sink: cannot use {option}: {error}; choose another") from error
         signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
         threading.Thread(target=sink.serve_forever, args=(0.1,), daemon=True).start()
         url = f"http://{host}:{sink.server_address[1]}/telemetry"

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from sensor_node.errors import STORAGE_REASONS
 
 WORD = struct.Struct("=q")
-BEAT, WAITING, HOLDING, READY, TROUBLE, SAID_LENGTH = range(0, 48, 8)
+BEAT, WAITING, HOLDING, READY, TROUBLE, SAID_LENGTH, FINAL = range(0, 56, 8)
 SAID = 64
 SLOT_BYTES = 1024
 
@@ -58,6 +58,10 @@ class Slot:
     def trouble(self, reason: str) -> None:
         self._put(TROUBLE, STORAGE_REASONS.index(reason) + 1 if reason else 0)
 
+    def is_final(self) -> bool:
+        """Whether the whole appliance is being stopped, not this child replaced."""
+        return bool(self._get(FINAL))
+
     def say(self, text: str) -> None:
         """Last words, for the supervisor to pass on."""
         words = text.encode()[: SLOT_BYTES - SAID]
@@ -69,9 +73,13 @@ class Slot:
 
     def reset(self) -> None:
         """Before each start, and after the supervisor itself has slept too long."""
-        for word in (WAITING, HOLDING, READY, TROUBLE, SAID_LENGTH):
+        for word in (WAITING, HOLDING, READY, TROUBLE, SAID_LENGTH, FINAL):
             self._put(word, 0)
         self.beat()
+
+    def make_final(self) -> None:
+        """Before the stop that has no start after it."""
+        self._put(FINAL, 1)
 
     def forgive(self) -> None:
         """Start all measures of time anew."""

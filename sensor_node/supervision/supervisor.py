@@ -225,6 +225,7 @@ class Supervisor:
             group = [child for child in self._children if child.role in roles and child.pid]
             now = time.monotonic()
             for child in group:
+                child.slot.make_final()
                 child.ask_to_stop(now, _stop_seconds(child, self._config))
             self._await_end(group)
 

@@ -79,7 +79,7 @@ def _open_service(birth: Birth, wake: Wake) -> Service:
     if not network:
         from sensor_node.processes.housekeeping_service import HousekeepingService
 
-        return HousekeepingService(config, repository)
+        return HousekeepingService(config, repository, birth.slot.is_final)
     from sensor_node.delivery.client import HttpTelemetryClient
     from sensor_node.delivery.deliver import Courier
     from sensor_node.processes.delivery_service import DeliveryService

@@ -266,4 +266,4 @@ def test_no_redirect_can_break_the_client(ask, location):
 @given(st.integers(), st.text(), st.text(), st.text())
 def test_no_answer_can_break_the_client(status, reason, body, location):
     outcome = interpret(Answer(status, reason, body, location), SINK, WALL)
-    assert outcome.detail.isprintable()
+    assert (outcome.detail + outcome.mend).isprintable()
