@@ -225,7 +225,7 @@ class _Reader:
         """The configuration, or None where there were errors."""
         values = {name: self._values(name, name) for name in SECTIONS if name != "sensor"}
         sensors = [self._sensor(name) for name in self.texts if name.startswith(SENSOR_PREFIX)]
-        if not sensors:
+        if not sensors and not self.errors:
             self.errors.append(f"{self.file}: no sensor; add a section [sensor:NAME]")
         self._check_together(values)
         if self.errors:

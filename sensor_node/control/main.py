@@ -46,6 +46,9 @@ def main() -> None:
     except SensorNodeError as error:
         print(f"sensor-node-ctl: {error}", file=sys.stderr)
         status = exits.FAILED
+    except PermissionError as error:
+        print(f"sensor-node-ctl: {error.filename}: {error.strerror}; try as root", file=sys.stderr)
+        status = exits.UNKNOWN if arguments.command == "status" else exits.FAILED
     except BrokenPipeError:
         # The reader of our output, such as head, has seen enough.
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)

@@ -10,6 +10,8 @@ NEARLY_FULL = 0.9
 
 @dataclass(frozen=True, slots=True)
 class Problem:
+    """`mend` is empty where `what` says it already."""
+
     what: str
     mend: str
 
@@ -48,8 +50,10 @@ _STORAGE_MENDS = {
 
 def _of_database(found: dict[str, Any]) -> list[Problem]:
     if found["database_error"]:
-        return [Problem(found["database_error"], "see the log")]
+        return [Problem(found["database_error"], "")]
     storage = found["storage"]
+    if storage and storage["warning"]:
+        return [Problem(storage["warning"], "move [storage] path to a disk")]
     if not storage or storage["used_bytes"] < NEARLY_FULL * storage["limit_bytes"]:
         return []
     used, limit = amount(storage["used_bytes"]), amount(storage["limit_bytes"])

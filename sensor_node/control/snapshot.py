@@ -17,6 +17,7 @@ from sensor_node.model import Counts
 from sensor_node.storage import ledger, lookup, runs, sink_row
 from sensor_node.storage.checkpoint import wal_bytes
 from sensor_node.storage.connection import open_reader, translated
+from sensor_node.storage.filesystem import complaint
 from sensor_node.storage.room import Room, measure
 from sensor_node.supervision.pidfile import pid_file, running_pid
 from sensor_node.supervision.states import ChildReport, Report, read_report
@@ -122,6 +123,7 @@ def _read(connection: sqlite3.Connection, config: Config, now: Moment) -> dict[s
         "drain_eta_seconds": _drain_eta(counts, rates),
         "storage": {
             "path": str(path),
+            "warning": complaint(path)[0],
             "database_bytes": space.file_bytes,
             "used_bytes": space.used,
             "wal_bytes": wal_bytes(path),

@@ -23,7 +23,10 @@ RARE = ("failed", "dead", "in_doubt", "evicted", "dropped")
 def render(found: dict[str, Any], *, colour: bool) -> str:
     """Lines for a person, coloured for a terminal only."""
     paint = _paint if colour else _plain
-    lines = [paint(f"! {one['what']}", RED) + f"\n    {one['mend']}" for one in found["problems"]]
+    lines = []
+    for problem in found["problems"]:
+        lines.append(paint(f"! {problem['what']}", RED))
+        lines += [f"    {problem['mend']}"] if problem["mend"] else []
     if lines:
         lines.append("")
     good = found["state"] == "running"

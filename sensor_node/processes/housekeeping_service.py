@@ -39,6 +39,7 @@ class HousekeepingService:
         self._room = Room(config.storage.max_size, config.storage.min_free)
         self._repository = repository
         self._cursor: int | None = None
+        self._room_cursor = 0
         self._sweep_at = self._sample_at = 0.0
         self._summary_at: float | None = None
 
@@ -82,12 +83,15 @@ class HousekeepingService:
         return self._repository.evict_oldest(reason, now.wall) > 0
 
     def _purge_any(self, now: Moment) -> bool:
-        cursor: int | None = 0
-        while cursor is not None:
-            purged = self._repository.purge(cursor, None, now.wall)
+        """One bite of delivered readings, from where the last one ended, once around the table."""
+        counts = self._repository.counts()
+        ends = 0 if counts.sent > counts.purged else 2
+        while ends < 2:
+            purged = self._repository.purge(self._room_cursor, None, now.wall)
+            self._room_cursor = purged.cursor or 0
             if purged.messages:
                 return True
-            cursor = purged.cursor
+            ends += purged.cursor is None
         return False
 
     def _retain(self, now: Moment) -> bool:

@@ -111,7 +111,7 @@ class Supervisor:
                 continue
             LOGGER.warning("process_died name=%s %s", child.name, death.how)
             if _is_hopeless(child, death):
-                self._problem = death.said
+                LOGGER.error("configuration %s", death.said)
                 self._notifier.send(f"STATUS={death.said}", f"ERRNO={EXIT_CONFIG}")
                 return EXIT_CONFIG
             child.plan_restart(death, now)

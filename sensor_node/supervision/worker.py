@@ -54,9 +54,8 @@ def work(birth: Birth) -> None:
             lambda: _open_service(birth, wake), SystemClock(), birth.slot, wake, birth.supervisor
         )
     except ConfigError as error:
+        # The supervisor says it, once for all children that find the same.
         birth.slot.say(str(error))
-        for line in error.lines:
-            log.LOGGER.error("configuration %s", line)
         sys.exit(EXIT_CONFIG)
     except Exception:
         log.LOGGER.exception("crashed role=%s", birth.role)
