@@ -20,7 +20,8 @@ from sensor_node.config import SensorConfig
 from sensor_node.errors import SourceError
 from sensor_node.model import Reading
 from sensor_node.sensors import command as command_module
-from sensor_node.sensors.command import CommandSource, parse_output
+from sensor_node.sensors.command import CommandSource
+from sensor_node.sensors.command_output import parse_output
 
 NOW_US = 1_700_000_000_000_000
 # For what should happen at once; only a failing test waits for so long.

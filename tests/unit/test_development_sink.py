@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 
 from sensor_node.errors import SensorNodeError
-from sensor_node.sink.server import MAX_BYTES, serve
+from sensor_node.sink.server import MAX_BYTES, SCHEMA, Exchange, Sink, serve
 
 DEADLINE = 30.0
 PROGRAM = """
@@ -308,6 +308,22 @@ def test_clients_that_vanish_are_no_news(sink: Running) -> None:
     assert (status, err) == (0, "")
 
 
+def test_a_silent_client_does_not_hold_a_thread_for_ever(
+    database: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Exchange, "timeout", 0.05)
+    with closing(sqlite3.connect(database, check_same_thread=False)) as store:
+        store.executescript(SCHEMA)
+        with Sink("127.0.0.1", 0, store) as sink:
+            thread = threading.Thread(target=sink.serve_forever, args=(0.02,))
+            thread.start()
+            with socket.create_connection(sink.server_address, DEADLINE) as client:
+                client.sendall(b"POST / HTTP/1.1\r\nContent-Length: 100\r\n\r\n[{")
+                assert client.recv(1) == b""
+            sink.shutdown()
+            thread.join()
+
+
 def test_what_cannot_be_stored_is_answered_503(sink: Running, database: Path) -> None:
     sink.post(message(1))
     with closing(sqlite3.connect(database, isolation_level=None)) as other:
@@ -361,7 +377,7 @@ def test_a_file_that_is_no_database_is_one_line_with_its_mend(tmp_path: Path) ->
     text = tmp_path / "text"
     text.write_text("not a database " * 1000)
     for file in (text, tmp_path, tmp_path / "nowhere" / "sink.db"):
-        with pytest.raises(SensorNodeError, match="^sink: cannot use --db ") as raised:
+        with pytest.raises(SensorNodeError, match=r"^sink: cannot use --db ") as raised:
             serve("127.0.0.1", 0, file)
         assert str(file) in str(raised.value)
     assert text.read_text() == "not a database " * 1000

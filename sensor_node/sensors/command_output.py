@@ -1,0 +1,65 @@
+"""What a command's output means: a number, or an object with a reading, on each line."""
+
+import json
+from datetime import UTC, datetime, timedelta
+
+from sensor_node.config_schema import MAX_NAME_BYTES
+from sensor_node.errors import SourceError
+from sensor_node.model import Reading
+
+SHOWN_CHARACTERS = 80
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+YEAR_10000_US = 253_402_300_800 * 1_000_000
+WANTED = (
+    'print a number, or {"name": …, "value": …, "timestamp": …}, on each line: a name of at most '
+    f"{MAX_NAME_BYTES} bytes, a timestamp in ISO 8601 with offset, or in seconds since 1970"
+)
+
+
+def parse_output(output: bytes, name: str, timestamp_us: int) -> list[Reading]:
+    """A reading for each line; name and timestamp stand in where a line has none."""
+    readings = []
+    for line in filter(None, map(bytes.strip, output.splitlines())):
+        try:
+            readings.append(_parse_line(line.decode(), name, timestamp_us))
+        except (ValueError, TypeError, OverflowError, RecursionError):
+            raise SourceError(f"the command printed {shown(line)}; {WANTED}") from None
+    if not readings:
+        raise SourceError(f"the command printed nothing; {WANTED}")
+    return readings
+
+
+def _parse_line(line: str, name: str, timestamp_us: int) -> Reading:
+    """Keys beyond the three are left aside."""
+    if not line.startswith("{"):
+        return Reading(name, float(line), timestamp_us)
+    fields = json.loads(line)
+    name = fields.get("name", name)
+    if not isinstance(name, str) or not 1 <= len(name.encode()) <= MAX_NAME_BYTES:
+        raise ValueError(name)
+    if "timestamp" in fields:
+        timestamp_us = _timestamp_us(fields["timestamp"])
+    return Reading(name, _number(fields.get("value")), timestamp_us)
+
+
+def _number(value: object) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise TypeError(value)
+    return float(value)
+
+
+def _timestamp_us(value: object) -> int:
+    if isinstance(value, str):
+        # A time without offset could be any; subtracting it from one with is a TypeError.
+        microseconds = (datetime.fromisoformat(value) - EPOCH) // timedelta(microseconds=1)
+    else:
+        microseconds = round(_number(value) * 1_000_000)
+    if not 0 <= microseconds < YEAR_10000_US:  # also where milliseconds were given
+        raise ValueError(value)
+    return microseconds
+
+
+def shown(line: bytes) -> str:
+    """Fit for one log line: short, quoted, control characters escaped."""
+    text = line.decode(errors="replace")
+    return repr(text if len(text) <= SHOWN_CHARACTERS else text[:SHOWN_CHARACTERS] + "…")

@@ -1,0 +1,95 @@
+"""A command's process group: killed with all its members, also by the next start after a crash."""
+
+import contextlib
+import hashlib
+import os
+import secrets
+import signal
+from pathlib import Path
+from urllib.parse import quote
+
+# In the environment of all that a run starts, so that a later start knows it again.
+TOKEN_VARIABLE = "SENSOR_NODE_COMMAND"  # noqa: S105 - a name, not a secret
+LONGEST_QUOTED_NAME = 200
+
+
+class GroupRecord:
+    """A small file that names the group that runs, for the next start."""
+
+    def __init__(self, directory: Path, name: str) -> None:
+        self._file = directory / _record_name(name)
+        self._token = secrets.token_hex(16)
+        _end_old_group(self._file)
+
+    def environment(self) -> dict[str, str]:
+        """Marks whatever inherits it as this record's."""
+        return {**os.environ, TOKEN_VARIABLE: self._token}
+
+    def note(self, pgid: int) -> None:
+        """In case this process is killed before the group is."""
+        # Where it cannot be written, the death signal still ends the leader.
+        with contextlib.suppress(OSError):
+            words = f"{pgid} {_start_ticks(pgid)} {_boot_id()} {self._token}"
+            self._file.write_text(words)
+
+    def clear(self) -> None:
+        with contextlib.suppress(OSError):
+            self._file.unlink(missing_ok=True)
+
+
+def _record_name(name: str) -> str:
+    quoted = quote(name, safe="")
+    if len(quoted) > LONGEST_QUOTED_NAME:
+        quoted = hashlib.sha256(name.encode()).hexdigest()
+    return f"command-{quoted}.pgid"
+
+
+def kill_group(pgid: int) -> None:
+    """SIGKILL to all members; none left is no error."""
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(pgid, signal.SIGKILL)
+
+
+def _end_old_group(record: Path) -> None:
+    """Kill the group that an earlier process had no time to, if the number is still that group's.
+
+    Numbers pass to strangers, so either the leader is the very process that was noted, or a member
+    has the token in its environment.
+    """
+    try:
+        pgid_text, ticks, boot_id, token = record.read_text().split()
+        pgid = int(pgid_text)
+        same_boot = boot_id == _boot_id()
+    except (OSError, ValueError):
+        return
+    if same_boot and (_start_ticks(pgid) == ticks or _has_token(pgid, token)):
+        kill_group(pgid)
+    with contextlib.suppress(OSError):
+        record.unlink()
+
+
+def _has_token(pgid: int, token: str) -> bool:
+    variable = f"{TOKEN_VARIABLE}={token}".encode()
+    for process in Path("/proc").glob("[0-9]*"):
+        # It may be gone meanwhile, or another user's.
+        with contextlib.suppress(OSError):
+            if os.getpgid(int(process.name)) == pgid and variable in _environment(process):
+                return True
+    return False
+
+
+def _environment(process: Path) -> list[bytes]:
+    return (process / "environ").read_bytes().split(b"\0")
+
+
+def _start_ticks(pid: int) -> str | None:
+    """When it started, in clock ticks since boot: proc(5), field 22; None: no such process."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text(errors="replace")
+    except OSError:
+        return None
+    return stat.rpartition(")")[2].split()[19]
+
+
+def _boot_id() -> str:
+    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
