@@ -14,6 +14,7 @@ from sensor_node.errors import ConfigError
 SYSTEM_DIRECTORY = Path("/etc/sensor-node")
 LOCAL_STATE = "sensor-node-data"
 SENSOR_PREFIX = "sensor:"
+_TWICE = (configparser.DuplicateSectionError, configparser.DuplicateOptionError)
 # Real sources are asked once a tick; faster than this they could not keep up.
 MAX_RATE = {"mock": 1e6, "host": 100.0, "command": 10.0}
 
@@ -170,13 +171,20 @@ def directories(file: Path) -> tuple[Path, Path]:
     return local, local
 
 
+class _Text(NamedTuple):
+    """What a file says an option is."""
+
+    text: str
+    file: Path
+
+
 class _Reader:
     """Collects texts from the files, then values from the texts, and every mistake on the way."""
 
     def __init__(self, file: Path) -> None:
         self.file = file
         self.errors: list[str] = []
-        self.texts: dict[str, dict[str, tuple[str, Path]]] = {}
+        self.texts: dict[str, dict[str, _Text]] = {}
 
     def read_files(self) -> None:
         self._read(self.file)
@@ -184,17 +192,25 @@ class _Reader:
             self._read(drop_in)
 
     def _read(self, file: Path) -> None:
-        # The default section gets a name that no file can contain, so that [DEFAULT] is refused.
-        parser = configparser.ConfigParser(
-            interpolation=None, default_section="\n", empty_lines_in_values=False
-        )
         try:
-            parser.read_string(file.read_text(encoding="utf-8-sig"), str(file))
+            text = file.read_text(encoding="utf-8-sig")
         except (OSError, UnicodeDecodeError) as error:
             reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
             self.errors.append(f"{file}: cannot be read: {reason}")
-        except configparser.Error as error:
-            self.errors.append(f"{file}: {' '.join(error.message.split())}")
+            return
+        # Parsing ends at a name that comes twice: then once more, for all other mistakes.
+        for strict in (True, False):
+            # The default section has a name that no file can contain, so that [DEFAULT] is refused.
+            parser = configparser.ConfigParser(
+                interpolation=None, default_section="\n", empty_lines_in_values=False, strict=strict
+            )
+            try:
+                parser.read_string(text, str(file))
+            except configparser.Error as error:
+                self.errors.append(f"{file}: {' '.join(error.message.split())}")
+                if isinstance(error, _TWICE):
+                    continue
+            break
         for section in parser.sections():
             self._take_section(file, section, dict(parser.items(section)))
 
@@ -215,7 +231,7 @@ class _Reader:
         taken = self.texts.setdefault(section, {})
         for name, text in texts.items():
             if name in known:
-                taken[name] = (text, file)
+                taken[name] = _Text(text, file)
             else:
                 self.errors.append(
                     f"{file}: [{section}] {name}: unknown option{_nearest(name, list(known))}"
@@ -251,58 +267,58 @@ class _Reader:
 
     def _values(self, section: str, kind: str) -> dict[str, Any]:
         """Each option of the section as a value; a mistake leaves None and adds a line."""
-        texts = self.texts.get(section, {})
         values: dict[str, Any] = {}
         for name, option in options_of(kind).items():
-            text, file = texts.get(name, (option.default, self.file))
             try:
-                values[name] = option.kind.parse(text)
+                values[name] = option.kind.parse(self._text(section, option).text)
             except ValueError:
                 values[name] = None
-                self.errors.append(
-                    f"{file}: [{section}] {name} = {text!r}: want {option.kind.allowed}"
-                )
+                self._refuse(section, name, option.kind.allowed)
         return values
+
+    def _text(self, section: str, option: Option) -> _Text:
+        return self.texts.get(section, {}).get(option.name) or _Text(option.default, self.file)
+
+    def _refuse(self, section: str, name: str, wanted: str) -> None:
+        kind = "sensor" if section.startswith(SENSOR_PREFIX) else section
+        text, file = self._text(section, options_of(kind)[name])
+        self.errors.append(f"{file}: [{section}] {name} = {text!r}: want {wanted}")
 
     def _sensor(self, section: str) -> dict[str, Any]:
         name = section.removeprefix(SENSOR_PREFIX)
-        where = f"{self.file}: [{section}]"
         values = self._values(section, "sensor")
-        source = values["source"]
+        source, rate = values["source"], values["rate"]
         for option in options_of("sensor").values():
             if option.name in self.texts[section] and source and option.source not in ("", source):
-                self.errors.append(
-                    f"{where} {option.name}: is for source = {option.source}, not {source}"
-                )
-        if not name or len(name.encode()) > MAX_NAME_BYTES:
-            self.errors.append(f"{where}: a sensor's name has 1 to {MAX_NAME_BYTES} bytes")
+                self._refuse(section, option.name, f"it only with source = {option.source}")
+        if not 0 < len(name.encode()) <= MAX_NAME_BYTES or not name.isprintable():
+            wanted = f"a printable name of 1 to {MAX_NAME_BYTES} bytes"
+            self.errors.append(f"{self.file}: [{section}]: want {wanted}")
         if None not in (values["min"], values["max"]) and values["min"] > values["max"]:
-            self.errors.append(f"{where} min = {values['min']:g}: is above max")
+            self._refuse(section, "min", f"at most max, {values['max']:g}")
         if source == "command" and not values["command"]:
-            self.errors.append(f"{where} command: is missing")
-        if source and values["rate"] and values["rate"] > MAX_RATE[source]:
-            self.errors.append(
-                f"{where} rate: source = {source} gives at most {MAX_RATE[source]:g}/s"
-            )
+            self._refuse(section, "command", "a shell command")
+        if source and rate and rate > MAX_RATE[source]:
+            self._refuse(section, "rate", f"at most {MAX_RATE[source]:g} with source = {source}")
         return {"name": name, **values}
 
     def _check_together(self, values: dict[str, dict[str, Any]]) -> None:
         """Mistakes that no option has alone."""
         sink, retry = values["sink"], values["retry"]
-        where = f"{self.file}:"
         delays = (retry["initial_delay"], retry["max_delay"])
         if None not in delays and delays[0] > delays[1]:
-            self.errors.append(f"{where} [retry] initial_delay: is longer than max_delay")
-        if bool(sink["username"]) != bool(sink["password_file"]):
-            self.errors.append(f"{where} [sink] username and password_file: need each other")
-        if sink["username"] and sink["token_file"]:
-            self.errors.append(f"{where} [sink] token_file and username: use one of them")
+            self._refuse("retry", "initial_delay", f"at most max_delay, {delays[1]:g}s")
+        if sink["username"] and not sink["password_file"]:
+            self._refuse("sink", "username", "password_file with it")
+        if sink["password_file"] and not sink["username"]:
+            self._refuse("sink", "password_file", "username with it")
+        if sink["token_file"] and sink["username"]:
+            self._refuse("sink", "token_file", "it or username, not both")
         if sink["key_file"] and not sink["cert_file"]:
-            self.errors.append(f"{where} [sink] key_file: needs cert_file")
+            self._refuse("sink", "key_file", "cert_file with it")
         if both := (sink["success_statuses"] or set()) & (sink["refused_statuses"] or set()):
-            self.errors.append(
-                f"{where} [sink] refused_statuses: {min(both)} is in success_statuses too"
-            )
+            wanted = f"none of success_statuses, as {min(both)} is"
+            self._refuse("sink", "refused_statuses", wanted)
 
     def _resolved(self, name: str) -> str:
         """A file name, relative to the configuration; systemd's credentials directory works."""
@@ -317,7 +333,7 @@ class _Reader:
         sensors = [name for name in self.texts if name.startswith(SENSOR_PREFIX)]
         for section in [name for name in SECTIONS if name != "sensor"] + sensors:
             texts = self.texts.get(section, {})
-            source = texts["source"][0] if "source" in texts else "mock"
+            source = texts["source"].text if "source" in texts else "mock"
             for option in options_of("sensor" if section in sensors else section).values():
                 if option.source in ("", source):
                     text, file = texts.get(option.name, (option.default, ""))

@@ -76,6 +76,14 @@ def parse_statuses(text: str) -> frozenset[int]:
     return frozenset(statuses)
 
 
+def parse_successes(text: str) -> frozenset[int]:
+    """At least one: without, nothing would ever be delivered."""
+    statuses = parse_statuses(text)
+    if not statuses:
+        raise ValueError(text)
+    return statuses
+
+
 def parse_url(text: str) -> str:
     parts = urlsplit(text)
     if parts.scheme not in ("http", "https") or not parts.hostname or parts.username is not None:
@@ -166,7 +174,8 @@ NAME = Kind(parse_name, f"printable text of at most {MAX_NAME_BYTES} bytes")
 FLOAT = Kind(_finite, "a number")
 SEED = Kind(_optional_number, "a whole number, or nothing")
 RATE = Kind(parse_rate, "readings a second such as 1 or 2.5, or 6/min, 4/h; at most 1000000")
-STATUSES = Kind(parse_statuses, "HTTP statuses such as 200-299, 409")
+SUCCESSES = Kind(parse_successes, "HTTP statuses from 200 to 599 such as 200-299, 409")
+STATUSES = Kind(parse_statuses, "HTTP statuses from 200 to 599 such as 400, 413, or nothing")
 
 # fmt: off
 SCHEMA = (
@@ -219,7 +228,7 @@ SCHEMA = (
     Option("sink", "key_file", TEXT, "", "Its key, if not in cert_file."),
     Option("sink", "proxy", PROXY, "", "HTTP proxy; the environment's is never used."),
     Option("sink", "max_rate", number(0, 1e6), "0", "Readings a second at most. 0: no limit."),
-    Option("sink", "success_statuses", STATUSES, "200-299", "Answers that mean: delivered."),
+    Option("sink", "success_statuses", SUCCESSES, "200-299", "Answers that mean: delivered."),
     Option("sink", "refused_statuses", STATUSES, "400, 413, 422",
            "Answers that object to the readings themselves."),
     Option("retry", "initial_delay", duration("10ms", "1h"), "1s", "Ceiling of the first wait."),

@@ -10,6 +10,10 @@ from dataclasses import dataclass, replace
 from sensor_node.model import Outcome, SinkStatus, Verdict
 from sensor_node.schedule import BackoffPolicy
 
+# Ahead of all that is due: a refused batch is halved to the end before the next one. Otherwise a
+# sink that refuses everything gets, and cuts to pieces, the backlog before a lone message.
+DUE_FIRST = 0.0
+
 
 @dataclass(frozen=True, slots=True)
 class Rules:
@@ -174,7 +178,7 @@ def _refused(
         # A sink that is DOWN stays so, but its next probes are single messages.
         down = current and not sink.up
         after = _unwell(sink, outcome, rules, now, refusing=True) if down else sink
-        return Settlement("FAILED", failed, after, halve=True, next_attempt_at=now)
+        return Settlement("FAILED", failed, after, halve=True, next_attempt_at=DUE_FIRST)
     if before.refused_successes is not None and sink.successes > before.refused_successes:
         return Settlement("DEAD", failed, sink)  # SENDING -> DEAD: others were accepted since
     first = before.refused_successes is None

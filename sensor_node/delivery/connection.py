@@ -45,7 +45,7 @@ class WholeLines(io.BufferedReader):
     def readline(self, size: int | None = -1) -> bytes:
         line = super().readline(size)
         if not line.endswith(b"\n") and len(line) != size:
-            raise http.client.RemoteDisconnected
+            raise http.client.RemoteDisconnected("in the middle of a line")
         return line
 
 

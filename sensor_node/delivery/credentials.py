@@ -78,7 +78,8 @@ def tls_context(sink: SinkConfig) -> ssl.SSLContext | None:
     Raises ConfigError that names option and file.
     """
     named = {"ca_file": sink.ca_file, "cert_file": sink.cert_file, "key_file": sink.key_file}
-    if not any(named.values()) and not (sink.url + sink.proxy).lower().count("https:"):
+    secure = any(url.lower().startswith("https:") for url in (sink.url, sink.proxy))
+    if not secure and not any(named.values()):
         return None
     for option, file in named.items():
         if file:

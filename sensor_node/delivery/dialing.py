@@ -24,7 +24,7 @@ class Dialer:
         The time is shared fairly among the addresses, so that a network which swallows IPv6
         packets cannot use up what IPv4 needs.
         """
-        addresses = self._resolve(host, port)
+        addresses = self._resolve(host.strip("[]"), port)  # urllib3 may leave them on IPv6
         failure: OSError | None = None
         for position, address in enumerate(addresses):
             share = self._guard.left() / (len(addresses) - position)

@@ -1,6 +1,7 @@
 """Opens the database for writing or for reading, and says in one line why it cannot."""
 
 import contextlib
+import errno
 import os
 import sqlite3
 from collections.abc import Iterator
@@ -15,6 +16,7 @@ from sensor_node.storage.write_lock import LockWatch, WriteLock
 BUSY_TIMEOUT_MS = 250
 # See docs/adr/0005: a quarter of the flash wear at one reading a commit.
 PAGE_SIZE = 1024
+TRY_TO_WRITE = "UPDATE sink SET state = state WHERE 0"
 # Error codes of https://www.sqlite.org/rescode.html, low byte, as reasons to try again later.
 REASONS = {
     sqlite3.SQLITE_FULL: "disk full",
@@ -26,6 +28,17 @@ REASONS = {
     sqlite3.SQLITE_CANTOPEN: "cannot be opened",
     sqlite3.SQLITE_CORRUPT: "damaged",
 }
+# The same for the lock files beside it.
+LOCK_REASONS = {
+    errno.ENOSPC: "disk full",
+    errno.EDQUOT: "disk full",
+    errno.EROFS: "read-only",
+    errno.EACCES: "no permission",
+    errno.EPERM: "no permission",
+    errno.EIO: "I/O error",
+}
+# What a reader gets where it cannot make a -shm file.
+NO_SHM = (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY)
 
 
 class Database:
@@ -44,8 +57,12 @@ class Database:
             raise _unopened(path, error) from error
         self.path = path
         self._watch = watch
-        with translated(path):
-            self.connection = self._connect("FULL" if full else "NORMAL")
+        try:
+            with translated(path):
+                self.connection = self._connect("FULL" if full else "NORMAL")
+        except BaseException:
+            self.lock.close()
+            raise
 
     def _connect(self, synchronous: str) -> sqlite3.Connection:
         connection = sqlite3.connect(self.path, isolation_level=None, cached_statements=256)
@@ -54,6 +71,7 @@ class Database:
                 # A migration may take long and is no hang: to the watch this process still waits.
                 self._watch.waiting()
                 connection.execute(f"PRAGMA busy_timeout = {BUSY_TIMEOUT_MS}")
+                schema_version(connection)  # refuses before the WAL mode changes what is not ours
                 connection.execute(f"PRAGMA page_size = {PAGE_SIZE}")
                 if connection.execute("PRAGMA journal_mode = WAL").fetchone() != ("wal",):
                     raise DatabaseUnusable(f"{self.path}: cannot use a WAL here")
@@ -63,9 +81,10 @@ class Database:
                 connection.execute("PRAGMA temp_store = MEMORY")
                 connection.execute("PRAGMA secure_delete = OFF")
                 migrate(connection)
+                # A file that opens for reading only fails here, where opening is tried again.
+                connection.execute(TRY_TO_WRITE)
         except BaseException:
             connection.close()
-            self.lock.close()
             raise
         return connection
 
@@ -102,26 +121,32 @@ def open_reader(path: Path) -> sqlite3.Connection:
 
     Raises DatabaseUnusable or StorageUnavailable; an absent file is `cannot be opened`.
     """
+    path = path.resolve()
     with translated(path):
-        connection = _read_only(path, "mode=ro")
         try:
-            schema_version(connection)
-        except sqlite3.OperationalError:
+            return _read_only(path, "mode=ro")
+        except sqlite3.OperationalError as error:
             # A read-only place has no room for -shm. Without a WAL the file itself is all there is.
-            connection.close()
             wal = path.with_name(path.name + "-wal")
-            if wal.exists() and wal.stat().st_size:
+            has_wal = wal.exists() and wal.stat().st_size
+            if _code(error) not in NO_SHM or not path.is_file() or has_wal:
                 raise
-            connection = _read_only(path, "immutable=1")
-            schema_version(connection)
-        return connection
+        return _read_only(path, "mode=ro&immutable=1")
 
 
 def _read_only(path: Path, how: str) -> sqlite3.Connection:
-    uri = f"{path.absolute().as_uri()}?{how}"
-    connection = sqlite3.connect(uri, uri=True, isolation_level=None)
-    connection.execute("PRAGMA busy_timeout = 5000")
+    connection = sqlite3.connect(f"{path.as_uri()}?{how}", uri=True, isolation_level=None)
+    try:
+        connection.execute("PRAGMA busy_timeout = 5000")
+        schema_version(connection)
+    except BaseException:
+        connection.close()
+        raise
     return connection
+
+
+def _code(error: sqlite3.Error) -> int:
+    return int(getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR)) & 0xFF
 
 
 @contextlib.contextmanager
@@ -130,7 +155,7 @@ def translated(path: Path) -> Iterator[None]:
     try:
         yield
     except sqlite3.DatabaseError as error:
-        code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF
+        code = _code(error)
         if code == sqlite3.SQLITE_NOTADB:
             raise DatabaseUnusable(
                 f"{path}: is not a SQLite database; move it away or set another [storage] path"
@@ -145,5 +170,5 @@ def translated(path: Path) -> Iterator[None]:
 
 
 def _unopened(path: Path, error: OSError) -> StorageUnavailable:
-    reason = "disk full" if error.errno == 28 else "cannot be opened"
+    reason = LOCK_REASONS.get(error.errno or 0, "cannot be opened")
     return StorageUnavailable(reason, f"{path.parent}: {os.strerror(error.errno or 0)}")

@@ -1,5 +1,6 @@
 """Whether a database can live where it is told to: not on a network, better not in memory."""
 
+import re
 from pathlib import Path
 
 MOUNTS = Path("/proc/self/mountinfo")
@@ -7,6 +8,8 @@ MOUNTS = Path("/proc/self/mountinfo")
 NETWORK_TYPES = frozenset(
     ("nfs", "nfs4", "cifs", "smb3", "9p", "afs", "ceph", "lustre", "fuse.sshfs", "fuse.glusterfs")
 )
+# How the kernel writes a space, tab, newline or backslash.
+OCTAL = re.compile(r"\\([0-7]{3})")
 VOLATILE_TYPES = frozenset(("tmpfs", "ramfs"))
 
 
@@ -16,9 +19,9 @@ def file_system_of(path: Path, mounts: str) -> tuple[str, str]:
     The last mount on the longest mount point wins, as later mounts hide earlier ones.
     """
     best, found = -1, ("", "")
-    for line in mounts.splitlines():
+    for line in filter(None, mounts.split("\n")):
         left, _, right = line.partition(" - ")
-        point = left.split()[4].encode().decode("unicode_escape")
+        point = OCTAL.sub(lambda found: chr(int(found[1], 8)), left.split(" ")[4])
         kind, _, options = right.split(" ", 2)
         if len(point) >= best and path.is_relative_to(point):
             best, found = len(point), (kind, options)

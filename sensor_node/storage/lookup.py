@@ -10,9 +10,10 @@ RECENT = """
 SELECT * FROM message_status WHERE timestamp_us >= :since ORDER BY id DESC LIMIT :limit
 """
 # By tiles, so that a few DEAD ones among millions are found without reading all messages.
+# CROSS JOIN: SQLite keeps the order; left to itself it reads all messages for each tile.
 OF_TILES = """
 SELECT * FROM message_status
-WHERE id IN (SELECT message.id FROM batch JOIN message
+WHERE id IN (SELECT message.id FROM batch CROSS JOIN message
                ON message.id BETWEEN batch.first_id AND batch.last_id
              WHERE batch.status = :status AND message.timestamp_us >= :since
              ORDER BY batch.first_id DESC, message.id DESC LIMIT :limit)
@@ -106,6 +107,6 @@ def _row(
         value=value,
         timestamp_us=timestamp_us,
         attempts=attempts,
-        next_attempt_at=next_attempt_at if status == MessageStatus.FAILED else None,
+        next_attempt_at=(next_attempt_at or None) if status == MessageStatus.FAILED else None,
         last_error=last_error,
     )

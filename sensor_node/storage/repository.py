@@ -62,8 +62,9 @@ class SensorDataSQLRepository:
     def __init__(
         self, path: Path, watch: LockWatch | None = None, *, power_safe: bool = False
     ) -> None:
-        self.path = path
-        self._database = Database(path, watch or Unwatched(), full=power_safe)
+        # Where SQLite puts the WAL of a linked database, and one lock whatever it is called.
+        self.path = path.resolve()
+        self._database = Database(self.path, watch or Unwatched(), full=power_safe)
         self._transaction = self._database.transaction
 
     def close(self) -> None:
@@ -87,7 +88,7 @@ class SensorDataSQLRepository:
                 ledger.count_dropped(connection, drop.reason, drop.count)
                 span = {"n": drop.count, "first": drop.first_us, "last": drop.last_us}
                 events.record(connection, now, "dropped", drop.reason, **span)
-            if measure(connection, self.path, room).left <= 0:
+            if not measure(connection, self.path, room).accepts_readings:
                 return False
             connection.executemany(INSERT_MESSAGE, readings)
             return True
@@ -300,7 +301,8 @@ class SensorDataSQLRepository:
             try:
                 yield connection
             finally:
-                connection.execute("ROLLBACK")
+                if connection.in_transaction:  # SQLite ends it by itself on an I/O error
+                    connection.execute("ROLLBACK")
 
 
 def _limit(policy: ClaimPolicy, limit: int) -> int:

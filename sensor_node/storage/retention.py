@@ -38,7 +38,7 @@ FIRST_PARKED = """
 SELECT first_id, last_id FROM batch WHERE status IN ('DEAD', 'IN_DOUBT') ORDER BY first_id LIMIT 1
 """
 FIRST_YOUNG = """
-SELECT min(id) FROM message WHERE id BETWEEN :id AND :id + :most AND timestamp_us >= :limit
+SELECT min(id) FROM message WHERE id > :id AND id < :id + :most AND timestamp_us >= :limit
 """
 TIMESTAMP = "SELECT timestamp_us FROM message WHERE id = :id"
 
@@ -82,14 +82,16 @@ def evict_oldest(connection: sqlite3.Connection, most: int, reason: str, now: fl
 def evict_older_than(connection: sqlite3.Connection, most: int, limit_us: int, now: float) -> int:
     """`evict_oldest` for what was captured before `limit_us`. Returns how many messages."""
     first = first_waiting(connection)
-    (young,) = connection.execute(
-        FIRST_YOUNG, {"id": first, "most": most, "limit": limit_us}
-    ).fetchone()
-    old = young - first if young else tiles.captured(connection) - first + 1
     at = captured_at_us(connection, first)
     if at is None or at >= limit_us:
         return 0
-    return evict_oldest(connection, min(old, most), "older than max_age", now)
+    row = {"id": first, "most": most, "limit": limit_us}
+    (young,) = connection.execute(FIRST_YOUNG, row).fetchone()
+    last_old = young - 1 if young else first + most - 1
+    tile = connection.execute(tiles.TILE_OF, {"id": first}).fetchone()
+    if tile and last_old < tile[1]:
+        tiles.cut(connection, first, tile[1], last_old)
+    return evict_oldest(connection, last_old - first + 1, "older than max_age", now)
 
 
 def evict_parked(connection: sqlite3.Connection, reason: str, now: float) -> int:

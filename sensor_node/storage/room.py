@@ -18,23 +18,36 @@ class Room:
 
 @dataclass(frozen=True, slots=True)
 class Space:
-    """What the limits mean now, in bytes: `used` of `limit` in a file of `file_bytes`."""
+    """What the limits mean now, in bytes: `used` of `limit` in a file of `file_bytes`.
+
+    `wal_excess`: what the WAL is beyond its limit.
+    """
 
     used: int
     limit: int
     file_bytes: int
     disk_free: int
+    wal_excess: int
 
     @property
     def left(self) -> int:
+        """What eviction can add to."""
         return self.limit - self.used
+
+    @property
+    def accepts_readings(self) -> bool:
+        """A WAL that a reader keeps from being emptied stops capture, not more.
+
+        Eviction would empty the queue for it, and only make it longer.
+        """
+        return self.left > self.wal_excess
 
 
 def measure(connection: sqlite3.Connection, path: Path, room: Room) -> Space:
     """Pages in use against what the file may grow to.
 
     A disk that others have filled never shrinks the file: pages that it has stay in use, and the
-    oldest readings make room for new ones inside it. A WAL beyond its limit counts as used.
+    oldest readings make room for new ones inside it.
     """
     (page_size,) = connection.execute("PRAGMA page_size").fetchone()
     (pages,) = connection.execute("PRAGMA page_count").fetchone()
@@ -44,8 +57,9 @@ def measure(connection: sqlite3.Connection, path: Path, room: Room) -> Space:
     file_bytes = pages * page_size
     growth = max(0, disk_free - room.min_free)
     return Space(
-        used=(pages - unused) * page_size + max(0, wal_bytes(path) - WAL_LIMIT_BYTES),
+        used=(pages - unused) * page_size,
         limit=min(room.max_size, file_bytes + growth),
         file_bytes=file_bytes,
         disk_free=disk_free,
+        wal_excess=max(0, wal_bytes(path) - WAL_LIMIT_BYTES),
     )

@@ -18,7 +18,13 @@ SET state = :state, epoch = :epoch, since = :since, reason = :reason, mend = :me
 """
 PROBE_NOW = "UPDATE sink SET next_probe_at = :now WHERE state = 'DOWN'"
 READ_NEXT_SEND = "SELECT next_send_at FROM sink"
-WRITE_NEXT_SEND = "UPDATE sink SET next_send_at = :at"
+SPEND = """
+UPDATE sink SET next_send_at = :seconds +
+  CASE WHEN next_send_at BETWEEN :now - :late AND :now THEN next_send_at ELSE :now END
+"""
+# A claim that comes so much later than it was allowed to costs nothing of the rate: processes
+# look for work a few times a second only.
+LATE_SECONDS = 1.0
 
 
 def read(connection: sqlite3.Connection) -> SinkRecord:
@@ -67,4 +73,4 @@ def may_send(connection: sqlite3.Connection, now: float, longest: float) -> bool
 
 def spend(connection: sqlite3.Connection, now: float, seconds: float) -> None:
     """A batch that takes `seconds` at the allowed rate was claimed."""
-    connection.execute(WRITE_NEXT_SEND, {"at": now + seconds})
+    connection.execute(SPEND, {"now": now, "seconds": seconds, "late": LATE_SECONDS})

@@ -17,6 +17,7 @@ SELECT first_id, name, wire_first, node FROM stream
 WHERE name = :name AND wire_first <= :number ORDER BY wire_first DESC LIMIT 1
 """
 NAME_BYTES = 12  # 96 random bits
+MAX_ID = 2**63 - 1
 
 
 def last(connection: sqlite3.Connection) -> Stream | None:
@@ -46,10 +47,14 @@ def local_id(connection: sqlite3.Connection, text: str) -> int | None:
     name, dash, number = text.rpartition("-")
     if not number.isdecimal():
         return None
+    if int(number) > MAX_ID:
+        return None
     if not dash:
         return int(number)
     row = connection.execute(OF_NAME, {"name": name, "number": int(number)}).fetchone()
-    return int(number) - row[2] + row[0] if row else None
+    found = int(number) - row[2] + row[0] if row else MAX_ID
+    # Numbers that a stream never came to belong, as local ids, to the next one.
+    return found if found < MAX_ID and tiles.stream_of(connection, found).name == name else None
 
 
 def _put(connection: sqlite3.Connection, stream: Stream) -> Stream:

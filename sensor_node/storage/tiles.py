@@ -4,6 +4,7 @@ Each function is one step inside a transaction of the caller. What lies above th
 PENDING; a tile is changed only by its owner (the fence), by a person's requeue, or by retention.
 """
 
+import contextlib
 import sqlite3
 
 from sensor_node.model import Claim, Message, Stream
@@ -103,7 +104,9 @@ SET status = 'FAILED', round = round + 1, next_attempt_at = :now, turn = :turn, 
     failed_epoch = NULL, failed_successes = NULL, refused_successes = NULL, fate_unknown = 0
 WHERE first_id = :first_id AND status IN ('DEAD', 'IN_DOUBT', 'SENT')
 """
-SENDING = "SELECT first_id, last_id, owner FROM batch WHERE status = 'SENDING'"
+SENDING = """
+SELECT first_id, last_id, owner FROM batch WHERE status = 'SENDING' ORDER BY first_id DESC
+"""
 IN_FLIGHT = "SELECT n FROM tally WHERE status = 'SENDING'"
 RECLAIM = """
 UPDATE batch
@@ -113,11 +116,12 @@ WHERE first_id = :first_id AND status = 'SENDING' AND owner = :owner
 RETURNING last_id
 """
 DOUBTFUL = """
-UPDATE batch SET status = 'IN_DOUBT', settled_at = :now
-WHERE first_id IN (SELECT first_id FROM batch WHERE status = 'FAILED' AND fate_unknown = 1
-                   ORDER BY first_id LIMIT 100)
-RETURNING first_id, last_id
+SELECT first_id, last_id FROM batch
+WHERE status = 'FAILED' AND fate_unknown = 1 ORDER BY first_id LIMIT 100
 """
+PARK = "UPDATE batch SET status = 'IN_DOUBT', settled_at = :now WHERE first_id = :first_id"
+# Messages in one transaction, and at most one batch more.
+PARK_BITE = 5000
 
 
 def captured(connection: sqlite3.Connection) -> int:
@@ -271,10 +275,21 @@ def halve(
 
 
 def sending(connection: sqlite3.Connection) -> list[tuple[int, int, str]]:
-    """First id, last id and owner of every claim; the table is read only if there is one."""
-    if not connection.execute(IN_FLIGHT).fetchone()[0]:
-        return []
-    return connection.execute(SENDING).fetchall()
+    """First id, last id and owner of every claim, newest first.
+
+    The table is read only from the top, where claims are, to the last of them.
+    """
+    (left,) = connection.execute(IN_FLIGHT).fetchone()
+    found: list[tuple[int, int, str]] = []
+    if not left:
+        return found
+    with contextlib.closing(connection.execute(SENDING)) as rows:
+        for first, last, owner in rows:
+            found.append((first, last, owner))
+            left -= last - first + 1
+            if left <= 0:
+                break
+    return found
 
 
 def reclaim(
@@ -291,11 +306,15 @@ def reclaim(
 
 
 def park_doubtful(connection: sqlite3.Connection, now: float) -> int:
-    """FAILED -> IN_DOUBT where the fate was ever unknown. Returns how many messages."""
-    tiles = connection.execute(DOUBTFUL, {"now": now}).fetchall()
-    for first, last in tiles:
+    """FAILED -> IN_DOUBT where the fate was ever unknown, a bite of them. Returns how many."""
+    parked = 0
+    for first, last in connection.execute(DOUBTFUL).fetchall():
+        if parked >= PARK_BITE:
+            break
+        connection.execute(PARK, {"first_id": first, "now": now})
         mark(connection, first, last, "IN_DOUBT")
-    return sum(last - first + 1 for first, last in tiles)
+        parked += int(last - first + 1)
+    return parked
 
 
 def _fence(claim: Claim) -> dict[str, object]:

@@ -38,7 +38,11 @@ class WriteLock:
 
     def __init__(self, database: Path, watch: LockWatch) -> None:
         self._turnstile = _open(database.with_name(database.name + ".turnstile"))
-        self._room = _open(database.with_name(database.name + ".writer"))
+        try:
+            self._room = _open(database.with_name(database.name + ".writer"))
+        except OSError:
+            os.close(self._turnstile)
+            raise
         self._watch = watch
 
     def __enter__(self) -> None:

@@ -1,0 +1,206 @@
+"""Bounded (P5), and still accounted for (P3): purging what was delivered, evicting the rest."""
+
+import pytest
+from storage_fixtures import (
+    POLICY,
+    deliver,
+    events,
+    execute,
+    fail,
+    fill,
+    park,
+    rows,
+    statuses,
+    tiles,
+)
+
+NOW = 1000.0
+SECOND_US = 1_000_000
+EVERY = None  # settled at any time
+
+
+def delivered(repository, batches, size=1, now=0.0):
+    for _ in range(batches):
+        deliver(repository, size, now)
+
+
+# Purge
+
+
+def test_what_was_delivered_before_then_is_deleted_and_still_counted_as_sent(repository):
+    fill(repository, 30)
+    delivered(repository, 1, 10, now=100.0)
+    delivered(repository, 1, 10, now=200.0)
+    assert repository.purge(0, 150.0, NOW).messages == 10
+    assert tiles(repository) == [(1, 10, "PURGED"), (11, 20, "SENT")]
+    assert list(statuses(repository)) == list(range(11, 31))
+    counts = repository.counts()
+    assert (counts.sent, counts.purged) == (20, 10)
+
+
+def test_only_delivered_messages_are_purged(repository):
+    fill(repository, 50)
+    fail(repository, 10)
+    park(repository, 10, "DEAD")
+    park(repository, 10, "IN_DOUBT")
+    repository.claim_fresh("sender", POLICY, 0.0, 10)
+    before = tiles(repository)
+    assert repository.purge(0, EVERY, NOW) == (0, None)
+    assert tiles(repository) == before
+
+
+def test_purged_neighbours_melt_into_one_tile(repository):
+    fill(repository, 50)
+    for settled_at in (1.0, 9.0, 1.0, 9.0, 1.0):
+        deliver(repository, 10, settled_at)
+    repository.purge(0, 5.0, NOW)
+    assert [status for *_, status in tiles(repository)] == ["PURGED", "SENT"] * 2 + ["PURGED"]
+    repository.purge(0, EVERY, NOW)
+    assert tiles(repository) == [(1, 50, "PURGED")]
+
+
+def test_purged_and_evicted_tiles_do_not_melt_into_each_other(repository):
+    fill(repository, 30)
+    fail(repository, 10)
+    deliver(repository, 10)
+    fail(repository, 10)
+    repository.purge(0, EVERY, NOW)
+    while repository.evict_oldest("max_size", NOW):
+        pass
+    assert tiles(repository) == [(1, 10, "EVICTED"), (11, 20, "PURGED"), (21, 30, "EVICTED")]
+
+
+def test_a_purge_is_a_bounded_bite_and_goes_on_where_it_ended(repository):
+    fill(repository, 450)
+    delivered(repository, 450)
+    cursor, bites = 0, []
+    while cursor is not None:
+        purged = repository.purge(cursor, EVERY, NOW)
+        cursor = purged.cursor
+        bites.append(purged.messages)
+    assert bites == [200, 200, 50]
+    assert tiles(repository) == [(1, 450, "PURGED")]
+
+
+def test_a_purge_of_large_batches_is_bounded_in_messages(repository):
+    fill(repository, 9000)
+    delivered(repository, 3, 3000)
+    first = repository.purge(0, EVERY, NOW)
+    assert first.messages == 6000
+    assert repository.purge(first.cursor, EVERY, NOW) == (3000, None)
+
+
+# Evict
+
+
+def test_the_oldest_failed_batch_goes_first_then_the_oldest_pending(repository):
+    fill(repository, 2500)
+    deliver(repository, 100)
+    fail(repository, 100, due_at=50.0)
+    fail(repository, 100, due_at=10.0)
+    assert [repository.evict_oldest("max_size", NOW) for _ in range(5)] == [100, 100, 2000, 200, 0]
+    assert tiles(repository) == [(1, 100, "SENT"), (101, 2500, "EVICTED")]
+    assert list(statuses(repository)) == list(range(1, 101))
+    assert repository.counts().evicted == 2400
+
+
+def test_what_is_being_sent_is_never_evicted_nor_purged(repository):
+    fill(repository, 20)
+    repository.claim_fresh("sender", POLICY, 0.0, 10)
+    repository.claim_fresh("sender", POLICY, 0.0, 10)
+    assert repository.evict_oldest("max_size", NOW) == 0
+    assert repository.evict_parked("parked", NOW) == 0
+    assert repository.evict_older_than(10**15, NOW) == 0
+    assert repository.purge(0, EVERY, NOW).messages == 0
+    assert tiles(repository) == [(1, 10, "SENDING"), (11, 20, "SENDING")]
+
+
+def test_pending_messages_can_be_evicted_above_what_is_being_sent(repository):
+    fill(repository, 20)
+    claim = repository.claim_fresh("sender", POLICY, 0.0, 10)
+    assert repository.evict_oldest("max_size", NOW) == 10
+    assert tiles(repository) == [(1, 10, "SENDING"), (11, 20, "EVICTED")]
+    assert len(repository.read_claim(claim)) == 10
+
+
+def test_an_eviction_is_remembered_with_its_reason_and_ids(repository):
+    fill(repository, 10)
+    fail(repository, 4)
+    repository.evict_oldest("min_free", NOW)
+    repository.evict_oldest("min_free", NOW)
+    sql = "SELECT detail, n, first, last FROM event WHERE kind = 'evicted'"
+    assert rows(repository, sql) == [("min_free", 10, 1, 10)]
+
+
+def test_the_oldest_parked_batch_is_evicted_whichever_it_is(repository):
+    fill(repository, 40)
+    fail(repository, 10)
+    for status in ("IN_DOUBT", "DEAD"):
+        park(repository, 10, status)
+    assert [repository.evict_parked("parked", NOW) for _ in range(3)] == [10, 10, 0]
+    assert tiles(repository) == [(1, 10, "FAILED"), (11, 30, "EVICTED")]
+
+
+def test_new_ids_follow_what_was_evicted(repository):
+    fill(repository, 10)
+    repository.evict_oldest("max_size", NOW)
+    fill(repository, 5)
+    assert repository.claim_fresh("sender", POLICY, NOW, 10).first_id == 11
+
+
+# max_age
+
+
+def test_pending_messages_older_than_max_age_are_evicted_and_younger_ones_stay(repository):
+    fill(repository, 10)  # one a second
+    assert repository.evict_older_than(4 * SECOND_US, NOW) == 4
+    assert repository.evict_older_than(4 * SECOND_US, NOW) == 0
+    assert tiles(repository) == [(1, 4, "EVICTED")]
+    assert events(repository, "evicted") == ["older than max_age"]
+
+
+def test_a_failed_batch_loses_only_the_messages_that_are_too_old(repository):
+    fill(repository, 20)
+    fail(repository, 10)
+    assert repository.evict_older_than(4 * SECOND_US, NOW) == 4
+    assert repository.evict_older_than(4 * SECOND_US, NOW) == 0
+    assert tiles(repository) == [(1, 4, "EVICTED"), (5, 10, "FAILED")]
+
+
+def test_a_failed_batch_that_is_all_too_old_goes_whole(repository):
+    fill(repository, 20)
+    fail(repository, 10)
+    assert repository.evict_older_than(15 * SECOND_US, NOW) == 10
+    assert repository.evict_older_than(15 * SECOND_US, NOW) == 5
+    assert tiles(repository) == [(1, 15, "EVICTED")]
+
+
+@pytest.mark.parametrize("prepare", [fail, lambda repository, count: None], ids=["failed", "fresh"])
+def test_eviction_by_age_is_a_bounded_bite(repository, prepare):
+    fill(repository, 5000)
+    prepare(repository, 5000)
+    bites = []
+    while bites[-1:] != [0]:
+        bites.append(repository.evict_older_than(4500 * SECOND_US, NOW))
+    assert bites == [2000, 2000, 500, 0]
+
+
+def test_nothing_young_is_evicted_for_its_age(repository):
+    fill(repository, 10, first_us=50)
+    fail(repository, 5)
+    assert repository.evict_older_than(50, NOW) == 0
+
+
+def test_in_an_empty_queue_there_is_nothing_to_give_up(repository):
+    assert repository.purge(0, EVERY, NOW) == (0, None)
+    assert repository.evict_oldest("max_size", NOW) == 0
+    assert repository.evict_older_than(10**15, NOW) == 0
+    assert repository.evict_parked("parked", NOW) == 0
+
+
+def test_messages_of_a_damaged_database_that_are_gone_do_not_stop_eviction(unaudited):
+    fill(unaudited, 10)
+    fail(unaudited, 5)
+    execute(unaudited, "DELETE FROM message WHERE id BETWEEN 1 AND 7")
+    assert unaudited.evict_oldest("max_size", NOW) == 5
+    assert unaudited.evict_oldest("max_size", NOW) == 5

@@ -1,0 +1,109 @@
+"""What starts and stops leave in the history (P7), and the samples that rates come from."""
+
+import contextlib
+from dataclasses import replace
+
+from storage_fixtures import DELIVERED, POLICY, RULES, WHO, events, fill, rows, set_sink
+
+from sensor_node.storage import runs
+from sensor_node.storage.connection import open_reader
+
+NOW = 1000.0
+
+
+def begin(repository, now=NOW, resumed=False, **who):
+    return repository.begin_run(replace(WHO, **who), now, resumed=resumed)
+
+
+def kinds(repository):
+    return [kind for kind, _ in events(repository)]
+
+
+def samples(repository, now=1e9):
+    with contextlib.closing(open_reader(repository.path)) as connection:
+        return runs.samples(connection, now)
+
+
+def test_the_first_start_is_an_event_and_nothing_came_before_it(repository):
+    assert events(repository) == [("started", "node edge-01")]
+
+
+def test_a_start_after_an_orderly_stop_is_no_unclean_stop(repository):
+    repository.end_run(10.0)
+    begin(repository)
+    assert kinds(repository) == ["started", "stopped", "started"]
+
+
+def test_a_start_after_a_start_is_an_unclean_stop(repository):
+    begin(repository)
+    assert kinds(repository) == ["started", "unclean stop", "started"]
+
+
+def test_a_generator_that_replaces_another_of_the_same_run_starts_nothing(repository):
+    fill(repository, 1)
+    assert begin(repository, resumed=True) == 0
+    assert kinds(repository) == ["started"]
+
+
+def test_the_time_without_capture_is_an_event_with_its_range(repository):
+    fill(repository, 3)  # the last at 2 s
+    repository.end_run(10.0)
+    assert begin(repository, 62.5) == 2_000_000
+    sql = "SELECT detail, first, last FROM event WHERE kind = 'not running'"
+    assert rows(repository, sql) == [("no capture for 60.5 s", 2_000_000, 62_500_000)]
+
+
+def test_a_pause_under_a_second_and_a_clock_set_back_are_no_gap(repository):
+    fill(repository, 3)
+    begin(repository, 2.9)
+    begin(repository, 1.0)
+    assert "not running" not in kinds(repository)
+
+
+def test_where_the_last_reading_is_gone_the_gap_is_unknown(repository):
+    fill(repository, 3)
+    repository.evict_oldest("max_size", NOW)
+    assert begin(repository) is None
+    assert "not running" not in kinds(repository)
+
+
+def test_changed_settings_are_named_in_an_event(repository):
+    begin(repository, settings={"sink.url": "a", "sink.timeout": "1"})
+    begin(repository, settings={"sink.url": "b", "sink.timeout": "1", "log.level": "info"})
+    begin(repository, settings={"sink.url": "b", "sink.timeout": "1", "log.level": "info"})
+    assert events(repository, "configuration changed") == [
+        "sink.timeout, sink.url",
+        "log.level, sink.url",
+    ]
+
+
+def test_a_start_makes_the_probe_due_now(repository):
+    set_sink(repository, state="DOWN", next_probe_at=NOW + 300)
+    begin(repository, NOW)
+    assert repository.backlog().sink.next_probe_at == NOW
+
+
+def test_a_sample_is_kept_only_when_the_counts_have_changed(repository):
+    fill(repository, 3)
+    repository.sample(10.0)
+    repository.sample(20.0)
+    claim = repository.claim_fresh("sender", POLICY, NOW, 2)
+    repository.settle(claim, DELIVERED, RULES, NOW)
+    repository.sample(30.0)
+    assert samples(repository) == [(10.0, 3, 0), (30.0, 3, 2)]
+    assert samples(repository, 20.0) == [(10.0, 3, 0)]
+
+
+def test_samples_are_kept_for_a_minute(repository):
+    for at in range(0, 200, 10):
+        fill(repository, 1)
+        repository.sample(float(at))
+    assert [at for at, *_ in samples(repository)] == [float(at) for at in range(130, 200, 10)]
+
+
+def test_samples_of_another_boot_are_forgotten_at_the_start_but_not_by_a_replacement(repository):
+    repository.sample(10.0)
+    begin(repository, resumed=True)
+    assert samples(repository)
+    begin(repository)
+    assert samples(repository) == []
