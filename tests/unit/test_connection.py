@@ -218,8 +218,9 @@ def test_an_empty_file_becomes_a_database(path):
         assert pragma(database.connection, "user_version") == len(STEPS)
 
 
-@pytest.mark.parametrize("where", ["missing/telemetry.db", "."])
+@pytest.mark.parametrize("where", ["missing/telemetry.db", "directory"])
 def test_a_place_that_is_none_cannot_be_opened(place, where):
+    (place / "directory").mkdir()
     open_before = descriptors()
     for _ in range(3):
         with pytest.raises(StorageUnavailable) as caught:
