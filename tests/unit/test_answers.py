@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 import responses
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from sensor_node.clock import Moment
@@ -167,6 +167,11 @@ def test_a_captive_portal_is_not_taken_for_the_sink(ask, page):
     assert "log in" in outcome.mend
 
 
+def test_a_web_page_with_an_error_is_an_error(ask):
+    assert ask(502, body="<html>Bad gateway").verdict is TRY_LATER
+    assert ask(404, body="<html>Not found").detail == "404 Not Found: <html>Not found"
+
+
 @pytest.mark.parametrize("body", ["", '{"ok": true}', "thanks for the <html>", "<hr>", "<!doctype"])
 def test_any_other_body_of_a_2xx_is_delivered(ask, body):
     assert ask(200, body=body).verdict is DELIVERED
@@ -180,6 +185,13 @@ def test_retry_after_in_seconds_is_honoured(ask, status):
 def test_retry_after_says_that_a_503_did_not_take_the_batch(ask):
     assert ask(503, headers={"Retry-After": "5"}).fate_known
     assert not ask(503, headers={"Retry-After": "soon"}).fate_known
+
+
+def test_retry_after_of_429_and_503_is_honoured_whatever_their_class(ask):
+    sink = replace(SINK, refused_statuses=frozenset({429, 503}))
+    for status in (429, 503):
+        outcome = ask(status, headers={"Retry-After": "5"}, sink=sink)
+        assert (outcome.verdict, outcome.retry_after) == (REFUSED, 5.0)
 
 
 def test_retry_after_of_another_answer_is_none_of_our_business(ask):
@@ -264,6 +276,7 @@ def test_no_redirect_can_break_the_client(ask, location):
 
 
 @given(st.integers(), st.text(), st.text(), st.text())
+@example(301, "a\x1b[2J", "b\x1b[2J", "/c\x1b[2J")
 def test_no_answer_can_break_the_client(status, reason, body, location):
     outcome = interpret(Answer(status, reason, body, location), SINK, WALL)
     assert (outcome.detail + outcome.mend).isprintable()

@@ -227,6 +227,7 @@ def test_a_request_carries_the_headers_of_the_wire_contract(connect):
     assert headers["Idempotency-Key"] == KEY
     assert headers["User-Agent"] == f"sensor-node/{__version__}"
     assert headers["Content-Length"] == "3"
+    assert headers["Accept-Encoding"] == "identity"
     assert "Authorization" not in headers
     assert "Content-Encoding" not in headers
     assert "Transfer-Encoding" not in headers
@@ -263,7 +264,7 @@ def test_a_connection_is_kept_for_the_next_request(connect):
 
 
 def test_a_connection_idle_for_20_seconds_is_not_used_again(connect, clock):
-    with RawSink(keep_answering(OK, OK), keep_answering(OK)) as sink:
+    with RawSink(keep_answering(OK, OK, BUSY), keep_answering(OK)) as sink:
         client = connect(sink.url)
         client.post(b"[1]", KEY)
         clock.monotonic += 19.9
@@ -413,10 +414,16 @@ def test_at_most_once_takes_a_new_connection_each_time_and_repeats_nothing(conne
 
 
 def test_a_body_beyond_64_kib_is_not_read_and_its_connection_not_used_again(connect):
-    endless = b"HTTP/1.1 500 Oops\r\nContent-Length: 10000000\r\n\r\n" + b"x" * 200_000
-    with RawSink(keep_answering(endless), keep_answering(OK)) as sink:
+    def endless(conversation):
+        conversation.answer(b"HTTP/1.1 500 Oops\r\nContent-Length: 10000000\r\n\r\n")
+        conversation.connection.sendall(b"x" * 100_000)
+        conversation.wait_for_close()
+
+    with RawSink(endless, keep_answering(OK)) as sink:
         client = connect(sink.url)
+        began = time.monotonic()
         outcome = client.post(b"[A]", KEY)
+        assert time.monotonic() - began < PATIENCE
         assert outcome.detail == "500 Oops: " + "x" * 200
         assert outcome.answered
         assert client.post(b"[B]", KEY).verdict is Verdict.DELIVERED
@@ -456,9 +463,16 @@ def test_chunked_answers_are_read_and_their_connection_is_kept(connect):
 
 
 def test_a_redirect_is_not_followed_and_its_body_not_read_without_limit(connect):
-    target = b"Location: /elsewhere\r\nContent-Length: 10000000\r\n\r\n" + b"x" * 200_000
-    with RawSink(keep_answering(b"HTTP/1.1 302 Found\r\n" + target)) as sink:
+    def endless(conversation):
+        head = b"HTTP/1.1 302 Found\r\nLocation: /elsewhere\r\nContent-Length: 10000000\r\n\r\n"
+        conversation.answer(head)
+        conversation.connection.sendall(b"x" * 100_000)
+        conversation.wait_for_close()
+
+    with RawSink(endless) as sink:
+        began = time.monotonic()
         outcome = connect(sink.url).post(b"[A]", KEY)
+        assert time.monotonic() - began < PATIENCE
     assert outcome.verdict is Verdict.MISCONFIGURED
     assert "/elsewhere: put that into [sink] url" in outcome.mend
     assert len(sink.requests) == 1
@@ -665,7 +679,9 @@ def test_an_untrusted_certificate_is_misconfigured(connect, pems):
     assert sink.requests == []
 
 
-def test_ca_file_replaces_what_is_trusted(connect, pems):
+def test_ca_file_replaces_what_is_trusted(connect, pems, monkeypatch):
+    monkeypatch.setattr("requests.adapters.DEFAULT_CA_BUNDLE_PATH", str(pems / "sink.pem"))
+    monkeypatch.setenv("SSL_CERT_FILE", str(pems / "sink.pem"))
     scripts = [keep_answering(OK, OK), keep_answering(OK)]
     with RawSink(*scripts, tls=server_tls(pems)) as sink:
         trusting = connect(sink.url, ca_file=str(pems / "sink.pem"))
