@@ -284,9 +284,12 @@ def test_a_reader_that_is_kept_out_does_not_read_the_file_as_if_nobody_wrote(pat
     with opened(path):
         pass
 
-    def busy(connection):
-        raise broken(sqlite3.SQLITE_BUSY)
+    answers = iter([broken(sqlite3.SQLITE_BUSY)])
 
-    monkeypatch.setattr(connections, "schema_version", busy)
+    def busy_once(connection):
+        for error in answers:
+            raise error
+
+    monkeypatch.setattr(connections, "schema_version", busy_once)
     with pytest.raises(StorageUnavailable, match=r"^locked by another program"):
         open_reader(path)
