@@ -14,6 +14,8 @@ from sensor_node.storage.write_lock import LockWatch, WriteLock
 
 # Under the write lock nobody of ours is in the way; this is for a person's sqlite3 shell.
 BUSY_TIMEOUT_MS = 250
+# The WAL-reset bug: https://www.sqlite.org/wal.html#walresetbug. The write lock avoids it.
+WAL_RESET_BUG = ((3, 7, 0), (3, 51, 2))
 # See docs/adr/0005: a quarter of the flash wear at one reading a commit.
 PAGE_SIZE = 1024
 TRY_TO_WRITE = "UPDATE sink SET state = state WHERE 0"
@@ -39,6 +41,10 @@ LOCK_REASONS = {
 }
 # What a reader gets where it cannot make a -shm file.
 NO_SHM = (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY)
+
+
+# For those who only pass one on.
+Connection = sqlite3.Connection
 
 
 class Database:
@@ -138,11 +144,19 @@ def _read_only(path: Path, how: str) -> sqlite3.Connection:
     connection = sqlite3.connect(f"{path.as_uri()}?{how}", uri=True, isolation_level=None)
     try:
         connection.execute("PRAGMA busy_timeout = 5000")
-        schema_version(connection)
+        if schema_version(connection) == 0:
+            raise DatabaseUnusable("is empty; sensor-node-ctl start makes its tables")
     except BaseException:
         connection.close()
         raise
     return connection
+
+
+def sqlite_facts() -> dict[str, str | bool]:
+    """Which SQLite this is, and whether it has the bug that the write lock avoids."""
+    first, last = WAL_RESET_BUG
+    affected = first <= sqlite3.sqlite_version_info <= last
+    return {"version": sqlite3.sqlite_version, "wal_reset_bug": affected}
 
 
 def _code(error: sqlite3.Error) -> int:

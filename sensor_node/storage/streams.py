@@ -17,6 +17,7 @@ SELECT first_id, name, wire_first, node FROM stream
 WHERE name = :name AND wire_first <= :number ORDER BY wire_first DESC LIMIT 1
 """
 NAME_BYTES = 12  # 96 random bits
+MOST_DIGITS = 19  # of a 64-bit id; Python refuses to read numbers of some thousand
 MAX_ID = 2**63 - 1
 
 
@@ -45,7 +46,7 @@ def rename_node(connection: sqlite3.Connection, stream: Stream, node: str) -> St
 def local_id(connection: sqlite3.Connection, text: str) -> int | None:
     """The local id that `STREAM-NUMBER`, or a plain local number, means."""
     name, dash, number = text.rpartition("-")
-    if not number.isdecimal():
+    if not number.isdecimal() or len(number) > MOST_DIGITS:
         return None
     if int(number) > MAX_ID:
         return None

@@ -64,8 +64,11 @@ class WriteLock:
         self._watch.released()
 
     def close(self) -> None:
-        os.close(self._turnstile)
-        os.close(self._room)
+        """A second call does nothing: the numbers may be other files' by then."""
+        for descriptor in (self._turnstile, self._room):
+            if descriptor >= 0:
+                os.close(descriptor)
+        self._turnstile = self._room = -1
 
 
 def _open(file: Path) -> int:

@@ -166,3 +166,10 @@ def test_purging_and_evicting_everything_never_gives_an_id_twice(repository):
     repository.evict_oldest("max_size", NOW)
     fill(repository, 1)
     assert [wire for wire, _ in wire_ids(repository)] == [f"{stream.name}-4"]
+
+
+def test_a_number_too_long_to_read_finds_nothing(repository):
+    name = stored(repository)[0].name
+    with contextlib.closing(open_reader(repository.path)) as connection:
+        assert streams.local_id(connection, f"{name}-{'9' * 5000}") is None
+        assert streams.local_id(connection, "9" * 5000) is None

@@ -163,3 +163,14 @@ def test_a_lock_that_cannot_be_opened_leaves_no_descriptor_behind(database, bloc
         with pytest.raises(OSError, match="Is a directory"):
             WriteLock(database, Unwatched())
     assert sorted(Path("/proc/self/fd").iterdir()) == before
+
+
+def test_closing_the_lock_twice_leaves_the_files_of_others_open(database):
+    lock = WriteLock(database, Unwatched())
+    lock.close()
+    with contextlib.ExitStack() as stack:
+        # They get the numbers that the lock has given back.
+        others = [stack.enter_context(database.with_name(f"other{n}").open("w")) for n in range(2)]
+        lock.close()
+        for other in others:
+            os.fstat(other.fileno())
