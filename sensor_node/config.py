@@ -14,6 +14,7 @@ from sensor_node.errors import ConfigError
 SYSTEM_DIRECTORY = Path("/etc/sensor-node")
 LOCAL_STATE = "sensor-node-data"
 SENSOR_PREFIX = "sensor:"
+_NEEDS = {"username": "password_file", "password_file": "username", "key_file": "cert_file"}
 _TWICE = (configparser.DuplicateSectionError, configparser.DuplicateOptionError)
 # Real sources are asked once a tick; faster than this they could not keep up.
 MAX_RATE = {"mock": 1e6, "host": 100.0, "command": 10.0}
@@ -188,8 +189,15 @@ class _Reader:
 
     def read_files(self) -> None:
         self._read(self.file)
-        for drop_in in sorted(drop_in_directory(self.file).glob("*.ini")):
-            self._read(drop_in)
+        directory, found = drop_in_directory(self.file), []
+        try:
+            # glob() would take a directory that it may not read for an empty one.
+            found = sorted(directory.iterdir()) if directory.exists() else []
+        except OSError as error:
+            self.errors.append(f"{directory}: cannot be read: {error.strerror}")
+        for drop_in in found:
+            if drop_in.suffix == ".ini":
+                self._read(drop_in)
 
     def _read(self, file: Path) -> None:
         try:
@@ -308,17 +316,13 @@ class _Reader:
         delays = (retry["initial_delay"], retry["max_delay"])
         if None not in delays and delays[0] > delays[1]:
             self._refuse("retry", "initial_delay", f"at most max_delay, {delays[1]:g}s")
-        if sink["username"] and not sink["password_file"]:
-            self._refuse("sink", "username", "password_file with it")
-        if sink["password_file"] and not sink["username"]:
-            self._refuse("sink", "password_file", "username with it")
         if sink["token_file"] and sink["username"]:
             self._refuse("sink", "token_file", "it or username, not both")
-        if sink["key_file"] and not sink["cert_file"]:
-            self._refuse("sink", "key_file", "cert_file with it")
+        for name, other in _NEEDS.items():
+            if sink[name] and not sink[other]:
+                self._refuse("sink", name, f"{other} with it")
         if both := (sink["success_statuses"] or set()) & (sink["refused_statuses"] or set()):
-            wanted = f"none of success_statuses, as {min(both)} is"
-            self._refuse("sink", "refused_statuses", wanted)
+            self._refuse("sink", "refused_statuses", f"no success_statuses, as {min(both)} is")
 
     def _resolved(self, name: str) -> str:
         """A file name, relative to the configuration; systemd's credentials directory works."""

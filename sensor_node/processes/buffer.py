@@ -15,13 +15,17 @@ LEAST_ROOM = 1000
 
 
 class Buffer:
-    """Filled by sampling threads, emptied by the one writer only after its COMMIT."""
+    """Filled by sampling threads, emptied by the one writer only after its COMMIT.
 
-    def __init__(self, sensors: tuple[SensorConfig, ...]) -> None:
+    `between_commits`: seconds for which readings are here although all is well.
+    """
+
+    def __init__(self, sensors: tuple[SensorConfig, ...], between_commits: float) -> None:
+        hold = HOLD_SECONDS + between_commits
         mock = sum(sensor.rate for sensor in sensors if sensor.source == "mock")
         real = sum(sensor.rate for sensor in sensors) - mock
-        self._mock_room = max(LEAST_ROOM, min(MOST_SIMULATED, math.ceil(HOLD_SECONDS * mock)))
-        self._room = self._mock_room + max(LEAST_ROOM, math.ceil(HOLD_SECONDS * real))
+        self._mock_room = max(LEAST_ROOM, min(MOST_SIMULATED, math.ceil(hold * mock)))
+        self._room = self._mock_room + max(LEAST_ROOM, math.ceil(hold * real))
         self._lock = threading.Lock()
         self._chunks: deque[Readings] = deque()
         self._length = 0
@@ -32,6 +36,10 @@ class Buffer:
     def mock_room(self) -> int:
         """How many simulated readings may be added now."""
         return max(0, self._mock_room - self._length)
+
+    def is_half_full(self) -> bool:
+        """The writer had better not wait for its time."""
+        return 2 * self._length >= self._room
 
     def add(self, readings: Readings) -> None:
         """Readings that do not fit are dropped, the whole chunk of a real sensor's tick."""

@@ -64,7 +64,7 @@ class DeliveryService:
         if backlog.oldest_pending_us != self._oldest_us:
             self._oldest_us = backlog.oldest_pending_us
             self._oldest_seen_at = now.monotonic
-        if backlog.pending >= self._sink.batch_size or self._oldest_us is None:
+        if backlog.pending >= self._courier.limit or self._oldest_us is None:
             return 0.0
         age = max(now.wall - self._oldest_us / 1e6, now.monotonic - self._oldest_seen_at)
         return self._sink.send_interval - age

@@ -28,11 +28,20 @@ def boot_id(proc: Path = PROC) -> str:
 
 def start_ticks(pid: int, proc: Path = PROC) -> int | None:
     """Start time in ticks since boot; None where there is no such process, or only its zombie."""
+    fields = _stat(pid, proc)
+    return int(fields[19]) if fields and fields[0] not in ("Z", "X") else None
+
+
+def is_stopped(pid: int, proc: Path = PROC) -> bool:
+    """Whether SIGSTOP, or a debugger, keeps the process from going on."""
+    return _stat(pid, proc)[:1] in (["T"], ["t"])
+
+
+def _stat(pid: int, proc: Path) -> list[str]:
+    """The fields of /proc/PID/stat from the third on, the state; none if there is no process."""
     try:
         stat = (proc / str(pid) / "stat").read_text(errors="replace")
     except (FileNotFoundError, ProcessLookupError):
-        return None
+        return []
     # The name, in parentheses, may contain anything.
-    fields = stat[stat.rindex(")") + 2 :].split()
-    state, ticks = fields[0], int(fields[19])
-    return None if state in ("Z", "X") else ticks
+    return stat[stat.rindex(")") + 2 :].split()

@@ -67,7 +67,9 @@ class Sensor:
             self._times(self._next + late - 1, 1, now)[0],
         )
         self._next += late
-        self._buffer.drop(self._buffer.trouble or "late", late, first, last)
+        # Only simulated readings wait for room, and so for the trouble's end.
+        reason = (made_up and self._buffer.trouble) or "late"
+        self._buffer.drop(reason, late, first, last)
         return late
 
     def _take(self, count: int, now: Moment) -> None:

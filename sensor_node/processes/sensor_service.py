@@ -59,9 +59,10 @@ class SensorService:
         self._repository: SensorDataSQLRepository | None = None
         self._room = Room(config.storage.max_size, config.storage.min_free)
         self._interval = commit_interval(config)
-        self._buffer = Buffer(config.sensors)
+        self._buffer = Buffer(config.sensors, self._interval)
+        self._commit_at = 0.0
         self._started = clock.now()
-        self._clock_offset = self._started.wall - self._started.monotonic
+        self._clock_offset = self._started.wall - self._started.boottime
         on_reading = _nothing if self._interval else wake
         self._samplers = [
             Sampler(sensors, clock, on_reading)
@@ -73,7 +74,9 @@ class SensorService:
             sampler.start()
 
     def step(self, now: Moment) -> float:
-        """Commit what is in the buffer, up to one transaction's worth."""
+        """When it is time, commit what is in the buffer, up to one transaction's worth."""
+        if now.monotonic < self._commit_at and not self._buffer.is_half_full():
+            return self._commit_at - now.monotonic
         try:
             repository = self._opened(now)
             self._note_clock_step(repository, now)
@@ -84,14 +87,17 @@ class SensorService:
         self._buffer.trouble = ""
         if repository.wal_bytes() >= WAL_EMERGENCY_BYTES:
             repository.checkpoint(truncate=True)
-        return 0.0 if more else self._interval or IDLE_SECONDS
+        if more:
+            return 0.0
+        self._commit_at = now.monotonic + self._interval
+        return self._interval or IDLE_SECONDS
 
     def finish(self, now: Moment) -> None:
         """Stop sampling, then commit what is left."""
         for sampler in self._samplers:
             sampler.ask_to_stop()
         for sampler in self._samplers:
-            sampler.join(STOP_SAMPLING_SECONDS)
+            sampler.join(STOP_SAMPLING_SECONDS / len(self._samplers))
         repository = self._opened(now)
         while self._commit(repository, now):
             pass
@@ -107,6 +113,7 @@ class SensorService:
         self._buffer.forget(chunks, dropped)
         if not stored and readings:
             self._drop_full(readings)
+            return True
         return len(readings) >= READINGS_A_COMMIT
 
     def _drop_full(self, readings: Readings) -> None:
@@ -118,7 +125,11 @@ class SensorService:
         if self._repository is None:
             repository = self._open_repository()
             start = self._start
-            last_us = repository.begin_run(start.who, self._started.wall, resumed=start.resumed)
+            try:
+                last_us = repository.begin_run(start.who, self._started.wall, resumed=start.resumed)
+            except BaseException:
+                repository.close()  # another one is opened at the next try
+                raise
             if start.resumed and last_us is not None:
                 self._drop_missed(last_us)
             self._repository = repository
@@ -133,7 +144,7 @@ class SensorService:
                 self._buffer.drop("not running", missed, last_us, self._started.wall_us)
 
     def _note_clock_step(self, repository: SensorDataSQLRepository, now: Moment) -> None:
-        offset = now.wall - now.monotonic
+        offset = now.wall - now.boottime  # a suspended machine is no clock step
         if abs(offset - self._clock_offset) >= CLOCK_STEP_SECONDS:
             step = offset - self._clock_offset
             repository.record_event(now.wall, "clock step", f"{step:+.1f} s")

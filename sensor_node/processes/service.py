@@ -37,7 +37,7 @@ class Pulse(Protocol):
         """The loop has turned."""
 
     def ready(self) -> None:
-        """The first step is done."""
+        """The service is open, or waits for its database: from now on it does its work."""
 
     def trouble(self, reason: str) -> None:
         """Why the database cannot be used; empty when it can."""
@@ -56,14 +56,17 @@ def run_service(
         now = clock.now()
         pulse.beat()
         try:
-            service = service or open_service()
+            if service is None:
+                service = open_service()
+                # Not after the first step, which may last as long as a request.
+                pulse.ready()
             delay = service.step(now)
             pulse.trouble("")
         except StorageUnavailable as error:
             throttle.warning(now.monotonic, "storage_unavailable", error)
             pulse.trouble(error.reason)
+            pulse.ready()
             delay = STORAGE_RETRY_SECONDS
-        pulse.ready()
         if _next_wake(wake, min(delay, LONGEST_WAIT_SECONDS)) == signal.SIGTERM:
             break
     if service:

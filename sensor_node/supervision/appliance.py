@@ -28,10 +28,10 @@ def run(config: Config) -> int:
         make_directories(config)
         lock = ApplianceLock(config)
         _take(lock, config, notifier)
+        write_pid_file(config)
     except SensorNodeError as error:
         notifier.send(f"STATUS={error}")
         raise
-    write_pid_file(config)
     try:
         return Supervisor(config, lock, notifier).run()
     finally:

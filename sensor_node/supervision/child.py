@@ -33,7 +33,9 @@ class Death:
     def how(self) -> str:
         if self.exit_code >= 0:
             return f"exited with status {self.exit_code}"
-        return f"was killed by {signal.Signals(-self.exit_code).name}"
+        number = -self.exit_code
+        known = number in set(signal.Signals)  # not every real-time signal has a name
+        return f"was killed by {signal.Signals(number).name if known else f'signal {number}'}"
 
 
 class Child:
@@ -64,7 +66,10 @@ class Child:
         return self._process.sentinel if self._process else None
 
     def start(self, config: Config, run_started: float, inherited: list[int]) -> None:
-        """Fork. Signals wait until the child has its own way of taking them."""
+        """Fork. Signals wait until the child has its own way of taking them.
+
+        Raises OSError where the system has no room for one more process; then nothing has changed.
+        """
         self.slot.reset()
         birth = Birth(
             role=self.role,
@@ -78,10 +83,11 @@ class Child:
         )
         before = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
         try:
-            self._process = FORK.Process(target=work, args=(birth,), name=self.name)
-            self._process.start()
+            process = FORK.Process(target=work, args=(birth,), name=self.name)
+            process.start()
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        self._process = process
         self._news.clear()
         self._started, self._since = time.monotonic(), time.time()
         self.state, self.kill_at, self.aborted_at = ChildState.STARTING, None, None
@@ -116,6 +122,12 @@ class Child:
         self.state = ChildState.BACKOFF
         self.remember("process died", f"{self.name} {death.how}")
 
+    def plan_another_start(self, now: float) -> None:
+        """There was no process to die."""
+        self._short_lives += 1
+        self.restart_at = now + restart_delay(self._short_lives)
+        self.state = ChildState.BACKOFF
+
     def plan_replacement(self, now: float) -> None:
         """It ended because it was asked to, for another with the new configuration."""
         self.restart_at = now
@@ -129,6 +141,9 @@ class Child:
     def signal(self, number: int) -> None:
         if self._process is not None and self._process.exitcode is None and self._process.pid:
             os.kill(self._process.pid, number)
+
+    def is_stopped(self) -> bool:
+        return self.pid is not None and owner.is_stopped(self.pid)
 
     def remember(self, kind: str, detail: str) -> None:
         """For the next process in this place to write down."""

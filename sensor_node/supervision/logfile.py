@@ -27,9 +27,21 @@ def rotate(config: Config) -> None:
     with contextlib.suppress(OSError):
         if not os.path.samestat(error, file.stat()):
             return
+        copy = _copy(file)
         for number in range(KEPT, 1, -1):
             older = file.with_name(f"{file.name}.{number - 1}")
             if older.exists():
                 older.rename(file.with_name(f"{file.name}.{number}"))
-        shutil.copyfile(file, file.with_name(f"{file.name}.1"))
+        copy.rename(file.with_name(f"{file.name}.1"))
         os.ftruncate(2, 0)
+
+
+def _copy(file: Path) -> Path:
+    """A whole copy, or OSError and nothing: a full disk must not cost the older files."""
+    copy = file.with_name(f"{file.name}.new")
+    try:
+        shutil.copyfile(file, copy)
+    except OSError:
+        copy.unlink(missing_ok=True)
+        raise
+    return copy

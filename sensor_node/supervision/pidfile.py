@@ -6,7 +6,11 @@ import os
 from pathlib import Path
 
 from sensor_node.config import Config
+from sensor_node.errors import SensorNodeError
 from sensor_node.processes import owner
+
+# More than an owner text needs, so that every one overwrites the one before.
+HOLDER_BYTES = 200
 
 
 class ApplianceLock:
@@ -19,7 +23,10 @@ class ApplianceLock:
     def __init__(self, config: Config) -> None:
         database = config.storage.path
         self.file = database.with_name(database.name + ".appliance")
-        self.fd = os.open(self.file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o660)
+        try:
+            self.fd = os.open(self.file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o660)
+        except OSError as error:
+            raise SensorNodeError(f"{self.file}: cannot be opened: {error.strerror}") from error
 
     def take(self) -> bool:
         """Whether the lock is ours now; does not wait."""
@@ -27,13 +34,16 @@ class ApplianceLock:
             fcntl.flock(self.fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             return False
-        os.ftruncate(self.fd, 0)
-        os.pwrite(self.fd, owner.own_identity("supervisor").encode(), 0)
+        # Not cut before: on a full disk a file can only be written where it has been before. If
+        # that fails, the lock counts and not the name.
+        with contextlib.suppress(OSError):
+            name = owner.own_identity("supervisor").ljust(HOLDER_BYTES)
+            os.pwrite(self.fd, name.encode(), 0)
         return True
 
     def holder(self) -> str:
         """The owner text of the appliance that has, or last had, the lock."""
-        return os.pread(self.fd, 200, 0).decode(errors="replace")
+        return os.pread(self.fd, HOLDER_BYTES, 0).decode(errors="replace").rstrip()
 
 
 def pid_file(config: Config) -> Path:
@@ -41,9 +51,15 @@ def pid_file(config: Config) -> Path:
 
 
 def write_pid_file(config: Config) -> None:
-    """The pid on the first line, as everybody expects; then who that is, as pids are used again."""
-    identity = owner.own_identity("supervisor")
-    pid_file(config).write_text(f"{os.getpid()}\n{identity}\n")
+    """The pid on the first line, as everybody expects; then who that is, as pids are used again.
+
+    Raises SensorNodeError: an appliance that nobody can find or stop had better not start.
+    """
+    file, identity = pid_file(config), owner.own_identity("supervisor")
+    try:
+        file.write_text(f"{os.getpid()}\n{identity}\n")
+    except OSError as error:
+        raise SensorNodeError(f"{file}: cannot be written: {error.strerror}") from error
 
 
 def remove_pid_file(config: Config) -> None:
@@ -55,7 +71,7 @@ def running_pid(config: Config) -> int | None:
     """The supervisor's pid, if the pid file names a living one."""
     try:
         pid, identity = pid_file(config).read_text().split()
-    except (FileNotFoundError, ValueError):
+    except (FileNotFoundError, NotADirectoryError, ValueError):
         return None
     return int(pid) if is_appliance(identity) else None
 

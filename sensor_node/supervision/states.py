@@ -10,7 +10,7 @@ from sensor_node.config import Config
 
 
 class ChildState(enum.StrEnum):
-    STARTING = "STARTING"  # forked; its first step is not done
+    STARTING = "STARTING"  # forked; its service is not open yet
     RUNNING = "RUNNING"
     BACKOFF = "BACKOFF"  # died young; waits to be started again
     STOPPING = "STOPPING"  # asked to end
@@ -49,12 +49,19 @@ def report_file(config: Config) -> Path:
     return config.runtime_directory / "processes.json"
 
 
-def write_report(config: Config, report: Report) -> None:
-    """Replaced as a whole, so that a reader never sees half of it."""
+def write_report(config: Config, report: Report) -> bool:
+    """Replaced as a whole, so that a reader never sees half of it.
+
+    False where it cannot be written: a full disk must not end the supervisor.
+    """
     file = report_file(config)
     temporary = file.with_suffix(".new")
-    temporary.write_text(json.dumps(asdict(report)))
-    temporary.replace(file)
+    try:
+        temporary.write_text(json.dumps(asdict(report)))
+        temporary.replace(file)
+    except OSError:
+        return False
+    return True
 
 
 def read_report(config: Config) -> Report | None:
@@ -63,5 +70,7 @@ def read_report(config: Config) -> Report | None:
         values: dict[str, Any] = json.loads(report_file(config).read_text())
         children = [ChildReport(**child) for child in values.pop("processes")]
         return Report(**values, processes=children)
-    except (FileNotFoundError, ValueError, TypeError, KeyError):
+    except (FileNotFoundError, NotADirectoryError):
         return None
+    except (ValueError, TypeError, KeyError, AttributeError):
+        return None  # garbage

@@ -158,11 +158,19 @@ class Supervisor:
             if child.pid is not None or now < child.restart_at:
                 continue
             if child.name in wanted:
-                child.start(self._config, self._run_started, self._inherited())
-                LOGGER.info("process_started name=%s pid=%s", child.name, child.pid)
+                self._start(child, now)
             else:
                 self._children.remove(child)
                 self._slots.append(child.slot)
+
+    def _start(self, child: Child, now: float) -> None:
+        try:
+            child.start(self._config, self._run_started, self._inherited())
+            LOGGER.info("process_started name=%s pid=%s", child.name, child.pid)
+        except OSError as error:
+            # No memory or no process number to spare: the others go on, this one comes later.
+            LOGGER.error("process_not_started name=%s %s", child.name, error)
+            child.plan_another_start(now)
 
     def _inherited(self) -> list[int]:
         """Descriptors that a child must not share: all but the standard ones and the lock."""
@@ -179,8 +187,8 @@ class Supervisor:
                 child.signal(signal.SIGKILL)
                 continue
             limit = hangs.step_limit(child.role, self._config.sink.timeout)
-            verdict = hangs.judge(child.slot.signs(), now, limit)
-            if verdict is hangs.Verdict.HOLDS_LOCK:
+            verdict = hangs.judge(child.slot.signs(), now, limit, child.is_stopped)
+            if verdict in (hangs.Verdict.HOLDS_LOCK, hangs.Verdict.BLOCKS_LOCK):
                 LOGGER.error("process_killed name=%s it %s", child.name, verdict.value)
                 child.signal(signal.SIGKILL)
             elif verdict is hangs.Verdict.HANGS and child.aborted_at is None:
@@ -201,8 +209,7 @@ class Supervisor:
             self._notifier.send("READY=1", f"MAINPID={os.getpid()}", "STATUS=running")
         self._notifier.feed_watchdog(now)
         report = self._report()
-        if report != self._reported:
-            write_report(self._config, report)
+        if report != self._reported and write_report(self._config, report):
             self._reported = report
 
     def _report(self) -> Report:

@@ -7,6 +7,7 @@ import signal
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from sensor_node import log
 from sensor_node.clock import SystemClock
@@ -15,6 +16,9 @@ from sensor_node.errors import ConfigError
 from sensor_node.processes import owner
 from sensor_node.processes.service import Service, Wake, prepare_process, run_service
 from sensor_node.supervision.slots import Slot
+
+if TYPE_CHECKING:
+    from sensor_node.storage.repository import SensorDataSQLRepository
 
 EXIT_CONFIG = 78
 MACHINE_ID = Path("/etc/machine-id")
@@ -49,10 +53,13 @@ def work(birth: Birth) -> None:
     signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
     log.configure(birth.config.log.level)
     _set_oom_score(OOM_SCORE[birth.role])
+    news = list(birth.news)
+
+    def open_service() -> Service:
+        return _open_service(birth, wake, news)
+
     try:
-        run_service(
-            lambda: _open_service(birth, wake), SystemClock(), birth.slot, wake, birth.supervisor
-        )
+        run_service(open_service, SystemClock(), birth.slot, wake, birth.supervisor)
     except ConfigError as error:
         # The supervisor says it, once for all children that find the same.
         birth.slot.say(str(error))
@@ -62,19 +69,14 @@ def work(birth: Birth) -> None:
         sys.exit(1)
 
 
-def _open_service(birth: Birth, wake: Wake) -> Service:
+def _open_service(birth: Birth, wake: Wake, news: list[tuple[str, str]]) -> Service:
     """The role's service. Imports here: capture never loads HTTP, the supervisor never SQLite."""
     config, clock = birth.config, SystemClock()
     if birth.role == "generator":
-        return _open_generator(birth, wake)
-    from sensor_node.storage.repository import SensorDataSQLRepository
-
-    path = config.storage.path
+        return _open_generator(birth, wake, news)
     network = birth.role != "housekeeper"
     power_safe = network and config.sink.at_most_once
-    repository = SensorDataSQLRepository(path, birth.slot, power_safe=power_safe)
-    for kind, detail in birth.news:
-        repository.record_event(clock.now().wall, kind, detail)
+    repository = _open_repository(birth, news, power_safe=power_safe)
     if not network:
         from sensor_node.processes.housekeeping_service import HousekeepingService
 
@@ -89,25 +91,39 @@ def _open_service(birth: Birth, wake: Wake) -> Service:
     return make(config, owner.own_identity(birth.role), repository, courier)
 
 
-def _open_generator(birth: Birth, wake: Wake) -> Service:
+def _open_generator(birth: Birth, wake: Wake, news: list[tuple[str, str]]) -> Service:
     from sensor_node.processes.sensor_service import SensorService, Start
-    from sensor_node.storage.repository import SensorDataSQLRepository
     from sensor_node.storage.runs import Identity
 
     config, clock = birth.config, SystemClock()
     settings = {f"[{row.section}] {row.option}": row.value for row in config.effective}
     who = Identity(_machine(), config.node_id, settings)
 
-    def open_repository() -> SensorDataSQLRepository:
-        repository = SensorDataSQLRepository(config.storage.path, birth.slot, power_safe=True)
-        for kind, detail in birth.news:
-            repository.record_event(clock.now().wall, kind, detail)
-        return repository
+    def open_repository() -> "SensorDataSQLRepository":
+        return _open_repository(birth, news, power_safe=True)
 
     start = Start(who, birth.run_started, birth.resumed)
     service = SensorService(config, start, open_repository, clock, lambda: wake.put(0))
     service.start_sampling()
     return service
+
+
+def _open_repository(
+    birth: Birth, news: list[tuple[str, str]], *, power_safe: bool
+) -> "SensorDataSQLRepository":
+    """Write the news down there, each once however often opening fails."""
+    from sensor_node.storage.repository import SensorDataSQLRepository
+
+    path = birth.config.storage.path
+    repository = SensorDataSQLRepository(path, birth.slot, power_safe=power_safe)
+    try:
+        while news:
+            repository.record_event(SystemClock().now().wall, *news[0])
+            del news[0]
+    except BaseException:
+        repository.close()
+        raise
+    return repository
 
 
 def _machine() -> str:

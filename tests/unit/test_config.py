@@ -201,6 +201,10 @@ class TestDropIns:
         (file.with_suffix(".d") / "old.ini.bak").write_text("not for us")
         load_config(file)
 
+    def test_that_cannot_be_listed_are_not_taken_for_none(self, file, load, errors) -> None:
+        file.with_suffix(".d").write_text("a file is in the way")
+        assert errors(SENSOR) == [f"{file.with_suffix('.d')}: cannot be read: Not a directory"]
+
     def test_that_are_wrong_are_blamed_themselves(self, file, errors) -> None:
         text = SENSOR + "[retry]\nmax_delay = 5m\n"
         late = file.with_suffix(".d") / "late.ini"
@@ -244,7 +248,7 @@ class TestMistakesThatNoOptionHasAlone:
             ("[sink]\nkey_file = k\n", "[sink] key_file = 'k': want cert_file with it"),
             (
                 "[sink]\nsuccess_statuses = 200-299, 409\nrefused_statuses = 400, 409\n",
-                "[sink] refused_statuses = '400, 409': want none of success_statuses, as 409 is",
+                "[sink] refused_statuses = '400, 409': want no success_statuses, as 409 is",
             ),
             ("[sensor:a]\nmin = 30\n", "[sensor:a] min = '30': want at most max, 25"),
             ("[sensor:a]\nsource = command\n", "[sensor:a] command = '': want a shell command"),

@@ -1,0 +1,158 @@
+"""P3 in memory: what is put into the buffer comes out, or is counted with its reason and range."""
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sensor_node.config import SensorConfig
+from sensor_node.config_schema import options_of
+from sensor_node.model import Dropped, Reading
+from sensor_node.processes.buffer import LEAST_ROOM, MOST_SIMULATED, Buffer
+
+DEFAULTS = {
+    name: option.kind.parse(option.default) for name, option in options_of("sensor").items()
+}
+MOCK = SensorConfig(name="mock", **DEFAULTS)
+HOST = replace(MOCK, name="host", source="host")
+
+
+def buffer_of(*sensors, between_commits=0.0):
+    return Buffer(sensors, between_commits)
+
+
+def readings(count, first_us=0):
+    return [Reading("room", 1.0, first_us + i) for i in range(count)]
+
+
+def taken(buffer, most=10**9):
+    """Everything in the buffer, as the writer takes it, and the account of what was dropped."""
+    chunks, dropped = buffer.oldest(most), buffer.dropped()
+    buffer.forget(chunks, dropped)
+    return [reading for chunk in chunks for reading in chunk], dropped
+
+
+def fill(buffer, first_us=0):
+    """Readings of real sensors until there is no room. Returns how many there was room for."""
+    count = 0
+    while not buffer.dropped():
+        buffer.add(readings(1, first_us + count))
+        count += 1
+    buffer.forget([], buffer.dropped())
+    return count - 1
+
+
+@pytest.mark.parametrize("rate", [0.01, 1, 20, 100])
+def test_a_minute_of_what_real_sensors_give_fits(rate) -> None:
+    room = fill(
+        buffer_of(
+            replace(HOST, rate=rate),
+        )
+    )
+    assert room >= max(LEAST_ROOM, 60 * rate)
+
+
+def test_a_minute_fits_beside_what_waits_for_the_next_commit() -> None:
+    room = fill(buffer_of(replace(HOST, rate=100), between_commits=30.0))
+    assert room >= 90 * 100
+
+
+def test_half_full_is_long_before_anything_has_to_wait() -> None:
+    buffer = buffer_of(replace(MOCK, rate=100))
+    assert not buffer.is_half_full()
+    while not buffer.is_half_full():
+        buffer.add(readings(100))
+    assert buffer.mock_room() >= 6000 / 3
+
+
+def test_a_minute_of_real_readings_fits_beside_simulated_ones() -> None:
+    buffer = buffer_of(replace(MOCK, rate=100), replace(HOST, rate=100))
+    buffer.add(readings(buffer.mock_room()))
+    assert buffer.mock_room() == 0
+    assert fill(buffer) >= 60 * 100
+
+
+def test_simulated_readings_never_take_more_room_than_the_limit() -> None:
+    assert buffer_of(replace(MOCK, rate=1e6)).mock_room() == MOST_SIMULATED
+
+
+def test_memory_does_not_grow_however_long_the_writer_waits() -> None:
+    buffer = buffer_of(replace(HOST, rate=10))
+    room = fill(buffer)
+    for first_us in range(10_000, 20_000):
+        buffer.add(readings(1, first_us))
+    kept, dropped = taken(buffer)
+    assert len(kept) == room
+    assert dropped == [Dropped("buffer full", 10_000, 10_000, 19_999)]
+
+
+def test_readings_stay_until_they_are_forgotten_and_come_in_order() -> None:
+    buffer = buffer_of(HOST)
+    buffer.add(readings(2, 10))
+    buffer.add(readings(3, 20))
+    assert buffer.oldest(100) == buffer.oldest(100) == [readings(2, 10), readings(3, 20)]
+    buffer.forget(buffer.oldest(1), [])
+    assert buffer.oldest(100) == [readings(3, 20)]
+
+
+def test_the_oldest_are_at_most_a_chunk_more_than_asked_for() -> None:
+    buffer = buffer_of(HOST)
+    for first_us in range(0, 100, 10):
+        buffer.add(readings(10, first_us))
+    assert sum(map(len, buffer.oldest(25))) == 30
+    assert sum(map(len, buffer.oldest(30))) == 30
+
+
+def test_readings_added_while_the_writer_commits_are_not_forgotten() -> None:
+    buffer = buffer_of(HOST)
+    buffer.add(readings(1, 1))
+    chunks = buffer.oldest(10)
+    buffer.add(readings(1, 2))
+    buffer.forget(chunks, [])
+    assert buffer.oldest(10) == [readings(1, 2)]
+
+
+def test_what_does_not_fit_is_dropped_for_the_trouble_that_the_writer_has() -> None:
+    buffer = buffer_of(HOST)
+    fill(buffer)
+    buffer.trouble = "disk full"
+    buffer.add(readings(3, 500))
+    assert buffer.dropped() == [Dropped("disk full", 3, 500, 502)]
+
+
+def test_a_reason_has_one_account_with_the_whole_range() -> None:
+    buffer = buffer_of(HOST)
+    buffer.drop("late", 2, 50, 60)
+    buffer.drop("asleep", 1, 5, 6)
+    buffer.drop("late", 3, 40, 70)
+    buffer.drop("late", 1, 45, 46)
+    assert buffer.dropped() == [Dropped("late", 6, 40, 70), Dropped("asleep", 1, 5, 6)]
+
+
+def test_what_is_dropped_while_the_writer_commits_is_not_forgotten() -> None:
+    buffer = buffer_of(HOST)
+    buffer.drop("late", 2, 10, 20)
+    written = buffer.dropped()
+    buffer.drop("late", 3, 30, 40)
+    buffer.forget([], written)
+    [left] = buffer.dropped()
+    assert (left.count, left.last_us) == (3, 40)
+    buffer.forget([], [left])
+    assert buffer.dropped() == []
+
+
+@given(st.lists(st.tuples(st.integers(1, 400), st.booleans()), max_size=60))
+def test_every_reading_comes_out_or_is_counted(steps) -> None:
+    """Chunks of any length, the writer coming by now and then."""
+    buffer = buffer_of(HOST)
+    added = out = counted = 0
+    for length, writer_comes in steps:
+        buffer.add(readings(length, added))
+        added += length
+        if writer_comes:
+            kept, dropped = taken(buffer, most=300)
+            out += len(kept)
+            counted += sum(drop.count for drop in dropped)
+    kept, dropped = taken(buffer)
+    assert added == out + len(kept) + counted + sum(drop.count for drop in dropped)

@@ -1,0 +1,446 @@
+"""P5: disk and flash wear are bounded, and what is given up for it is the least that will do."""
+
+import logging
+
+import pytest
+from clocks import WALL, ManualClock
+from storage_fixtures import POLICY, deliver, events, fail, fill, park, rows, set_sink, tiles
+
+from sensor_node.config import load_config
+from sensor_node.processes.housekeeping_service import (
+    BUSY_STEP_SECONDS,
+    STEP_SECONDS,
+    SWEEP_SECONDS,
+    HousekeepingService,
+)
+from sensor_node.storage.checkpoint import WAL_CHECKPOINT_BYTES, WAL_LIMIT_BYTES, wal_bytes
+from sensor_node.storage.repository import SensorDataSQLRepository
+from sensor_node.storage.room import Room
+
+NOW_US = int(WALL * 1e6)
+DAY = 86_400.0
+SMALL = "max_size = 4MiB"
+MAX_SIZE = 4 * 1024 * 1024
+# Then the disk has no room for the file to grow.
+DISK_FULL = "min_free = 1024GiB"
+# At about 40 bytes each these are more than the 4 MiB of SMALL.
+MANY = 120_000
+
+
+class Repository(SensorDataSQLRepository):
+    """The real one, which remembers its checkpoints and can be told how long the WAL is."""
+
+    wal = None
+
+    def __init__(self, path, watch):
+        self.checkpoints = []
+        super().__init__(path, watch)
+
+    def wal_bytes(self):
+        return super().wal_bytes() if self.wal is None else self.wal
+
+    def checkpoint(self, *, truncate):
+        self.checkpoints.append(truncate)
+        super().checkpoint(truncate=truncate)
+
+
+class Keeper:
+    """A housekeeper beside another process, `repository`."""
+
+    def __init__(self, place, repository, options):
+        file = place / "config.ini"
+        file.write_text(f"[sensor:room]\n[storage]\n{options}\n")
+        self.config = load_config(file)
+        self.clock = ManualClock()
+        self.locked = 0
+        self.final = False
+        self.finished = False
+        self.other = repository
+        self.own = Repository(repository.path, self)
+        self.service = HousekeepingService(self.config, self.own, lambda: self.final)
+
+    def waiting(self):
+        """Of no interest."""
+
+    def holding(self):
+        self.locked += 1
+
+    def released(self):
+        """Of no interest."""
+
+    def step(self):
+        return self.service.step(self.clock.now())
+
+    def work(self, most=5000):
+        """Steps until there is nothing more to do at once. Returns how many."""
+        for steps in range(1, most):
+            if self.step() > 0:
+                return steps
+        raise AssertionError(f"still busy after {most} steps")
+
+    def run(self, seconds):
+        for _ in range(round(seconds)):
+            self.clock.advance(1)
+            self.work()
+
+    def finish(self):
+        self.finished = True
+        self.service.finish(self.clock.now())
+
+    def space(self):
+        storage = self.config.storage
+        return self.own.space(Room(storage.max_size, storage.min_free))
+
+
+@pytest.fixture
+def make(place, repository):
+    made = []
+
+    def make_keeper(options="", wal=0):
+        made.append(Keeper(place, repository, options))
+        # The tests' own bulk writing is not to look like a load on the WAL.
+        made[-1].own.wal = wal
+        return made[-1]
+
+    yield make_keeper
+    for keeper in made:
+        if not keeper.finished:
+            keeper.finish()
+
+
+def evictions(repository):
+    """(reason, n, first id, last id) of each event."""
+    query = "SELECT detail, n, first, last FROM event WHERE kind = 'evicted' ORDER BY id"
+    return rows(repository, query)
+
+
+class TestTheWal:
+    @pytest.mark.parametrize(
+        ("size", "checkpoints", "delay"),
+        [
+            (WAL_CHECKPOINT_BYTES - 1, [], STEP_SECONDS),
+            (WAL_CHECKPOINT_BYTES, [False], BUSY_STEP_SECONDS),
+            (WAL_LIMIT_BYTES, [False], BUSY_STEP_SECONDS),
+            (WAL_LIMIT_BYTES + 1, [True], BUSY_STEP_SECONDS),
+        ],
+    )
+    def test_is_checkpointed_from_a_mebibyte_on_and_cut_above_its_limit(
+        self, make, size, checkpoints, delay
+    ) -> None:
+        keeper = make(wal=size)
+        keeper.work()
+        keeper.own.checkpoints.clear()
+        keeper.clock.advance(1)
+        assert keeper.step() == delay
+        assert keeper.own.checkpoints == checkpoints
+
+    def test_that_is_long_is_really_short_afterwards(self, make, repository) -> None:
+        keeper = make(wal=WAL_LIMIT_BYTES + 1)
+        fill(repository, 20_000)
+        assert wal_bytes(repository.path) > 500_000
+        keeper.step()
+        assert wal_bytes(repository.path) < 50_000
+
+    def test_is_emptied_at_the_end(self, make, repository) -> None:
+        keeper = make()
+        fill(repository, 20_000)
+        keeper.finish()
+        assert wal_bytes(repository.path) == 0
+
+
+class TestDeliveredReadings:
+    def test_are_kept_for_keep_sent_from_delivery_on(self, make, repository) -> None:
+        keeper = make("keep_sent = 24h")
+        fill(repository, 10, first_us=NOW_US - int(30 * DAY * 1e6))
+        deliver(repository, 10, now=WALL)
+        keeper.clock.advance(DAY - 1)
+        keeper.work()
+        assert tiles(repository) == [(1, 10, "SENT")]
+        keeper.clock.advance(SWEEP_SECONDS + 1)
+        keeper.work()
+        assert tiles(repository) == [(1, 10, "PURGED")]
+        assert rows(repository, "SELECT count(*) FROM message") == [(0,)]
+
+    def test_count_as_sent_for_ever(self, make, repository) -> None:
+        keeper = make("keep_sent = 0s")
+        fill(repository, 10)
+        deliver(repository, 10, now=WALL)
+        keeper.work()
+        counts = repository.counts()
+        assert (counts.sent, counts.purged) == (10, 10)
+
+    def test_alone_are_touched_by_it(self, make, repository) -> None:
+        keeper = make("keep_sent = 0s")
+        fill(repository, 5, first_us=NOW_US)
+        fail(repository, 1)
+        park(repository, 1)
+        park(repository, 1, status="IN_DOUBT")
+        deliver(repository, 1)
+        keeper.run(2 * SWEEP_SECONDS)
+        assert [status for *_, status in tiles(repository)] == [
+            "FAILED",
+            "DEAD",
+            "IN_DOUBT",
+            "PURGED",
+        ]
+        assert repository.counts().pending == 1
+
+    def test_are_looked_for_once_a_minute(self, make, repository) -> None:
+        keeper = make("keep_sent = 0s")
+        keeper.work()
+        before = keeper.locked
+        for _ in range(round(SWEEP_SECONDS) - 1):
+            keeper.clock.advance(1)
+            keeper.work()
+        assert keeper.locked - before <= SWEEP_SECONDS / 10
+        assert keeper.service._cursor is None
+
+    def test_are_deleted_in_bites_that_let_capture_pass(self, make, repository) -> None:
+        keeper = make("keep_sent = 0s")
+        for _ in range(400):
+            fill(repository, 100)
+            deliver(repository, 100, now=WALL)
+        assert keeper.step() == 0.0
+        assert 0 < repository.counts().purged <= 20_000
+        assert 1 < keeper.work() < 20
+        assert repository.counts().purged == 40_000
+
+
+class TestUndeliveredReadings:
+    def test_older_than_max_age_are_given_up(self, make, repository) -> None:
+        keeper = make("max_age = 1h")
+        fill(repository, 4000, first_us=NOW_US - 3_600_000_000 - 3_000_000_000)
+        keeper.work()
+        assert repository.counts().evicted == 3000
+        assert evictions(repository) == [("older than max_age", 3000, 1, 3000)]
+
+    def test_that_failed_are_given_up_as_well(self, make, repository) -> None:
+        keeper = make("max_age = 1h")
+        fill(repository, 2)
+        fail(repository, 2)
+        keeper.work()
+        assert repository.counts().evicted == 2
+
+    def test_in_a_request_are_not(self, make, repository) -> None:
+        keeper = make("max_age = 1h")
+        fill(repository, 2)
+        repository.claim_fresh("sender", POLICY, 0.0, 2)
+        keeper.work()
+        assert tiles(repository) == [(1, 2, "SENDING")]
+
+    def test_are_kept_for_ever_by_default(self, make, repository) -> None:
+        keeper = make()
+        fill(repository, 10, first_us=0)
+        keeper.clock.advance(3650 * DAY)
+        keeper.work()
+        assert repository.counts().pending == 10
+
+
+class TestMaxSize:
+    def test_is_kept_with_room_to_spare_by_giving_up_the_oldest(self, make, repository) -> None:
+        keeper = make(SMALL)
+        fill(repository, MANY)
+        assert keeper.space().left < 0
+        keeper.work()
+        space = keeper.space()
+        assert space.limit == MAX_SIZE
+        assert MAX_SIZE * 0.6 < space.used < MAX_SIZE
+        counts = repository.counts()
+        assert counts.evicted + counts.pending == MANY
+        assert tiles(repository) == [(1, counts.evicted, "EVICTED")]
+        assert evictions(repository) == [("max_size", counts.evicted, 1, counts.evicted)]
+
+    def test_is_kept_without_the_file_growing_however_much_is_captured(
+        self, make, repository
+    ) -> None:
+        keeper = make(SMALL)
+        for _ in range(20):
+            fill(repository, 30_000)
+            keeper.clock.advance(1)
+            keeper.work()
+        assert keeper.space().file_bytes < 1.5 * MAX_SIZE
+
+    def test_costs_delivered_readings_first(self, make, repository) -> None:
+        keeper = make(SMALL)
+        fill(repository, MANY)
+        for _ in range(MANY // 2000):
+            deliver(repository, 1000, now=WALL)
+        keeper.work()
+        counts = repository.counts()
+        assert counts.evicted == 0
+        assert counts.pending == MANY // 2
+        assert counts.purged > 0
+
+    def test_costs_failed_readings_before_pending_ones(self, make, repository) -> None:
+        keeper = make(SMALL)
+        fill(repository, MANY)
+        fail(repository, 100)
+        keeper.step()
+        assert tiles(repository) == [(1, 100, "EVICTED")]
+
+    def test_never_costs_what_is_being_sent(self, make, repository) -> None:
+        keeper = make(SMALL)
+        fill(repository, MANY)
+        repository.claim_fresh("sender", POLICY, 0.0, 100)
+        keeper.work()
+        assert tiles(repository)[0] == (1, 100, "SENDING")
+        assert repository.counts().evicted > 0
+
+    def test_is_made_in_bites_that_let_capture_pass(self, make, repository) -> None:
+        keeper = make(SMALL)
+        fill(repository, MANY)
+        assert keeper.step() == 0.0
+        assert repository.counts().evicted == 2000
+
+    def test_that_is_not_reached_costs_nothing(self, make, repository) -> None:
+        keeper = make(SMALL)
+        fill(repository, 20_000)
+        assert keeper.work() <= 2
+        assert evictions(repository) == []
+
+
+class TestDropNewest:
+    def test_keeps_what_is_there(self, make, repository) -> None:
+        keeper = make(f"{SMALL}\nwhen_full = drop-newest")
+        fill(repository, MANY)
+        assert keeper.work() <= 2
+        assert repository.counts().pending == MANY
+
+    def test_still_gives_up_what_was_delivered(self, make, repository) -> None:
+        keeper = make(f"{SMALL}\nwhen_full = drop-newest")
+        fill(repository, MANY)
+        deliver(repository, 60_000, now=WALL)
+        keeper.work()
+        assert repository.counts().purged == 60_000
+
+    def test_still_gives_up_what_is_older_than_max_age(self, make, repository) -> None:
+        keeper = make(f"{SMALL}\nwhen_full = drop-newest\nmax_age = 1h")
+        fill(repository, MANY, first_us=NOW_US - 3600 * 1_000_000 - 50_000 * 1_000_000)
+        keeper.work()
+        assert repository.counts().evicted == 50_000
+
+    def test_still_limits_what_waits_for_a_person(self, make, repository) -> None:
+        keeper = make(f"{SMALL}\nwhen_full = drop-newest")
+        fill(repository, MANY)
+        for _ in range(40):
+            park(repository, 1000)
+        keeper.work()
+        assert 0 < repository.counts().dead < 20_000
+
+
+class TestMinFree:
+    def test_is_kept_by_giving_up_the_oldest_inside_the_file(self, make, repository) -> None:
+        keeper = make(DISK_FULL)
+        fill(repository, 150_000)
+        before = keeper.space().file_bytes
+        keeper.work()
+        assert keeper.space().file_bytes == before
+        counts = repository.counts()
+        assert 0 < counts.evicted < 75_000
+        assert {reason for reason, *_ in evictions(repository)} == {"min_free"}
+
+    def test_does_not_cost_all_that_a_small_file_holds(self, make, repository) -> None:
+        keeper = make(DISK_FULL)
+        fill(repository, 10_000)
+        keeper.work()
+        assert keeper.space().file_bytes < 1024 * 1024
+        assert repository.counts().pending >= 6000
+
+
+class TestWhatWaitsForAPerson:
+    @pytest.mark.parametrize("status", ["DEAD", "IN_DOUBT"])
+    def test_takes_a_tenth_of_max_size_at_most_oldest_first(self, make, repository, status) -> None:
+        keeper = make(SMALL)
+        fill(repository, 60_000)
+        for _ in range(40):
+            park(repository, 1000, status=status)
+        keeper.work()
+        counts = repository.counts()
+        parked = counts.dead + counts.in_doubt
+        assert parked * keeper.space().used / (counts.pending + parked) <= 0.1 * MAX_SIZE
+        assert parked >= 8000
+        assert counts.pending == 20_000
+        assert tiles(repository)[0] == (1, 40_000 - parked, "EVICTED")
+        assert evictions(repository)[0][0] == "DEAD and IN_DOUBT over 10% of max_size"
+
+    def test_is_left_alone_below_that(self, make, repository) -> None:
+        keeper = make(SMALL)
+        fill(repository, 5000)
+        park(repository, 5000)
+        keeper.work()
+        assert repository.counts().dead == 5000
+
+
+class TestSamples:
+    def samples(self, repository):
+        return rows(repository, "SELECT at, captured FROM sample ORDER BY at")
+
+    def test_are_taken_every_ten_seconds_while_things_change(self, make, repository) -> None:
+        keeper = make()
+        for _ in range(40):
+            fill(repository, 1)
+            keeper.clock.advance(1)
+            keeper.work()
+        assert [captured for _, captured in self.samples(repository)] == [1, 11, 21, 31]
+
+    def test_are_timed_by_a_clock_that_never_jumps(self, make, repository) -> None:
+        keeper = make()
+        fill(repository, 1)
+        keeper.clock.wall += 86_400
+        keeper.work()
+        assert self.samples(repository) == [(1000.0, 1)]
+
+    def test_of_the_last_minute_are_kept(self, make, repository) -> None:
+        keeper = make()
+        for _ in range(300):
+            fill(repository, 1)
+            keeper.clock.advance(1)
+            keeper.work()
+        assert len(self.samples(repository)) <= 7
+
+    def test_wear_out_no_flash_while_nothing_happens(self, make, repository) -> None:
+        keeper = make()
+        keeper.run(10)
+        before = wal_bytes(repository.path)
+        keeper.run(600)
+        assert wal_bytes(repository.path) == before
+
+
+def test_there_is_one_summary_line_an_hour(make, repository, caplog) -> None:
+    keeper = make()
+    with caplog.at_level(logging.INFO, logger="sensor_node"):
+        keeper.work()
+        assert caplog.records == []
+        fill(repository, 7)
+        for _ in range(3):
+            keeper.clock.advance(3600)
+            keeper.work()
+            keeper.work()
+    lines = [record.getMessage() for record in caplog.records]
+    assert lines == ["summary captured=7 undelivered=7 sent=0 evicted=0 dropped=0"] * 3
+
+
+class TestTheEnd:
+    def test_of_the_appliance_is_noted_as_an_orderly_stop(self, make, repository) -> None:
+        keeper = make()
+        keeper.final = True
+        keeper.finish()
+        assert events(repository, "stopped") == ["in good order"]
+
+    def test_of_this_process_alone_is_not(self, make, repository) -> None:
+        make().finish()
+        assert events(repository, "stopped") == []
+
+    def test_closes_the_database(self, make) -> None:
+        keeper = make()
+        keeper.finish()
+        with pytest.raises(Exception, match="closed"):
+            keeper.own.counts()
+
+
+def test_nothing_is_deleted_because_the_sink_is_down(make, repository) -> None:
+    keeper = make()
+    fill(repository, 1000, first_us=NOW_US)
+    set_sink(repository, state="DOWN", next_probe_at=WALL + 60)
+    keeper.run(120)
+    assert repository.counts().pending == 1000

@@ -1,0 +1,144 @@
+"""One appliance a database: the lock that children share, and a pid file that names one process."""
+
+import fcntl
+import os
+import signal
+
+import pytest
+
+from sensor_node.config import load_config
+from sensor_node.errors import SensorNodeError
+from sensor_node.processes import owner
+from sensor_node.supervision.pidfile import (
+    ApplianceLock,
+    is_appliance,
+    pid_file,
+    remove_pid_file,
+    running_pid,
+    write_pid_file,
+)
+
+
+@pytest.fixture
+def config(tmp_path):
+    (tmp_path / "config.ini").write_text("[sensor:room]\n")
+    config = load_config(tmp_path / "config.ini")
+    config.state_directory.mkdir()
+    return config
+
+
+@pytest.fixture
+def lock(config):
+    """Another open file each time, as another process would have."""
+    made = []
+
+    def open_lock():
+        made.append(ApplianceLock(config))
+        return made[-1]
+
+    yield open_lock
+    for each in made:
+        os.close(each.fd)
+
+
+class TestTheLock:
+    def test_is_for_one_at_a_time(self, lock) -> None:
+        first, second = lock(), lock()
+        assert first.take()
+        assert not second.take()
+        fcntl.flock(first.fd, fcntl.LOCK_UN)
+        assert second.take()
+
+    def test_names_who_has_it(self, lock) -> None:
+        first, second = lock(), lock()
+        assert second.holder() == ""
+        first.take()
+        assert second.holder() == owner.own_identity("supervisor")
+        assert is_appliance(second.holder())
+
+    def test_names_the_new_holder_whole_even_after_a_longer_name(self, lock) -> None:
+        first, second = lock(), lock()
+        os.pwrite(first.fd, b"x" * 150, 0)
+        second.take()
+        assert first.holder() == owner.own_identity("supervisor")
+
+    def test_is_not_free_while_a_child_of_the_holder_lives(self, lock) -> None:
+        first, second = lock(), lock()
+        first.take()
+        pid = os.fork()
+        if pid == 0:
+            signal.pause()
+        nothing = os.open(os.devnull, os.O_RDONLY)
+        os.dup2(nothing, first.fd)  # the supervisor itself is gone
+        os.close(nothing)
+        assert not second.take()
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+        assert second.take()
+
+    def test_counts_even_if_the_disk_is_too_full_to_name_the_holder(
+        self, lock, monkeypatch
+    ) -> None:
+        def full(*_):
+            raise OSError(28, "No space left on device")
+
+        monkeypatch.setattr(os, "pwrite", full)
+        assert lock().take()
+        assert not lock().take()
+
+    def test_that_cannot_be_opened_is_told_in_one_line(self, config) -> None:
+        config.state_directory.rmdir()
+        with pytest.raises(SensorNodeError, match="cannot be opened: No such file"):
+            ApplianceLock(config)
+
+    def test_outlives_its_appliance_as_a_file(self, lock) -> None:
+        first = lock()
+        first.take()
+        assert first.file.exists()
+
+
+class TestThePidFile:
+    def test_has_the_pid_on_its_first_line(self, config) -> None:
+        write_pid_file(config)
+        assert pid_file(config).read_text().splitlines()[0] == str(os.getpid())
+
+    def test_leads_to_the_process_that_wrote_it(self, config) -> None:
+        assert running_pid(config) is None
+        write_pid_file(config)
+        assert running_pid(config) == os.getpid()
+        remove_pid_file(config)
+        assert running_pid(config) is None
+
+    def test_leads_nowhere_once_the_process_is_gone_and_its_pid_anothers(self, config) -> None:
+        write_pid_file(config)
+        identity = owner.own_identity("supervisor")
+        role, boot, pid, ticks = identity.split(":")
+        for other in (
+            f"{role}:{boot}:{pid}:{int(ticks) + 1}",
+            f"{role}:another-boot:{pid}:{ticks}",
+            f"{role}:{boot}:{2**22 + 1}:{ticks}",
+        ):
+            pid_file(config).write_text(f"{pid}\n{other}\n")
+            assert running_pid(config) is None, other
+
+    @pytest.mark.parametrize(
+        "content", [b"", b"\n", b"812", b"812\n", b"a b c d", b"x\ny\n", b"\xff\xfe\xff", b"1\na:b"]
+    )
+    def test_that_is_garbage_leads_nowhere(self, config, content) -> None:
+        pid_file(config).write_bytes(content)
+        assert running_pid(config) is None
+
+    def test_can_be_removed_twice(self, config) -> None:
+        write_pid_file(config)
+        remove_pid_file(config)
+        remove_pid_file(config)
+
+    def test_that_cannot_be_written_is_told_in_one_line(self, config) -> None:
+        pid_file(config).mkdir()
+        with pytest.raises(SensorNodeError, match=r"sensor-node\.pid: cannot be written"):
+            write_pid_file(config)
+
+
+@pytest.mark.parametrize("text", ["", "a", "a:b:c", "a:b:c:d:e", "supervisor:other-boot:1:1"])
+def test_what_is_no_living_process_is_no_appliance(text) -> None:
+    assert not is_appliance(text)

@@ -1,0 +1,579 @@
+"""P1, P2, P3 of capture: a reading is committed, or kept, or counted with its reason and range."""
+
+import contextlib
+import math
+import os
+
+import pytest
+from clocks import WALL, ManualClock
+from storage_fixtures import WHO, audit, events, rows
+
+from sensor_node.config import load_config
+from sensor_node.errors import SourceError, StorageUnavailable
+from sensor_node.model import Reading
+from sensor_node.processes import sensor_service
+from sensor_node.processes.sensor_service import (
+    GROUP_COMMIT_SECONDS,
+    IDLE_SECONDS,
+    READINGS_A_COMMIT,
+    SensorService,
+    Start,
+    commit_interval,
+)
+from sensor_node.storage.checkpoint import WAL_EMERGENCY_BYTES
+from sensor_node.storage.repository import SensorDataSQLRepository
+
+MOCK = "[sensor:room]\nrate = {}\n"
+HOST = "[sensor:load]\nsource = host\nrate = {}\n"
+# Then there is no room for readings, whatever the disk.
+FULL = "[storage]\nmin_free = 1024GiB\n"
+DISK_FULL = StorageUnavailable("disk full", "telemetry.db: database or disk is full")
+
+
+class RealSource:
+    """Stands for any sensor that cannot be asked afterwards."""
+
+    makes_up_late_ticks = False
+    value = 20.0
+
+    def read(self, first_tick, timestamps_us):
+        if self.value is None:
+            raise SourceError("no such file")
+        return [Reading("load", self.value, timestamps_us[0])]
+
+    def close(self):
+        """Nothing is held."""
+
+
+class Repository(SensorDataSQLRepository):
+    """The real one; counts its transactions, and can be told to fail."""
+
+    def __init__(self, path, node):
+        self.node = node
+        super().__init__(path, node, power_safe=True)
+
+    def capture(self, readings, dropped, now, room):
+        self.node.fail_if_told("capture")
+        self.node.sizes.append(len(readings))
+        return super().capture(readings, dropped, now, room)
+
+    def begin_run(self, who, now, *, resumed):
+        self.node.fail_if_told("begin_run")
+        return super().begin_run(who, now, resumed=resumed)
+
+    def wal_bytes(self):
+        return self.node.wal_bytes or super().wal_bytes()
+
+    def checkpoint(self, *, truncate):
+        self.node.checkpoints.append(truncate)
+        super().checkpoint(truncate=truncate)
+
+
+class Node:
+    """A generator whose threads do not run: the test takes their turns."""
+
+    def __init__(self, place, text, *, resumed=False, run_started=0.0, clock=None):
+        file = place / "config.ini"
+        file.write_text(text)
+        self.config = load_config(file)
+        self.config.state_directory.mkdir(exist_ok=True)
+        self.clock = clock or ManualClock()
+        self.failing = {}
+        self.sizes = []
+        self.checkpoints = []
+        self.wal_bytes = 0
+        self.wakes = 0
+        self.locked = 0
+        self.finished = False
+        start = Start(WHO, run_started, resumed)
+        self.service = SensorService(self.config, start, self.open, self.clock, self.wake)
+
+    def open(self):
+        self.fail_if_told("open")
+        return Repository(self.config.storage.path, self)
+
+    def fail_if_told(self, what):
+        if what in self.failing:
+            raise self.failing[what]
+
+    def wake(self):
+        self.wakes += 1
+
+    # The watch of the write lock: how often it was taken.
+
+    def waiting(self):
+        """Of no interest."""
+
+    def holding(self):
+        self.locked += 1
+
+    def released(self):
+        """Of no interest."""
+
+    # Turning the handle
+
+    def sample(self):
+        for sampler in self.service._samplers:
+            before = None
+            while sampler.turn(self.clock.now()) == 0.0 and before != self.waiting_readings():
+                before = self.waiting_readings()
+
+    def waiting_readings(self):
+        return sum(map(len, self.service._buffer.oldest(10**9)))
+
+    def step(self):
+        return self.service.step(self.clock.now())
+
+    def run(self, seconds, every=0.125):
+        """The two threads side by side; a database that fails is tried again."""
+        steps = round(seconds / every)
+        for _ in range(steps):
+            self.clock.advance(every)
+            self.sample()
+            with contextlib.suppress(StorageUnavailable):
+                self.step()
+
+    def finish(self):
+        self.finished = True
+        self.service.finish(self.clock.now())
+
+    # What came of it
+
+    @property
+    def path(self):
+        return self.config.storage.path
+
+    def stored(self):
+        return [value for (value,) in rows(self, "SELECT timestamp_us FROM message ORDER BY id")]
+
+    def dropped(self):
+        return dict(rows(self, "SELECT reason, n FROM dropped"))
+
+    def drop_ranges(self):
+        """(reason, n, first, last) of the events, in seconds since the clock was made."""
+        query = "SELECT detail, n, first, last FROM event WHERE kind = 'dropped' ORDER BY id"
+        return [
+            (detail, n, first / 1e6 - WALL, last / 1e6 - WALL)
+            for detail, n, first, last in rows(self, query)
+        ]
+
+
+@pytest.fixture
+def make(place, monkeypatch):
+    """Nodes in one place, one after the other; P3 holds at the end."""
+    nodes = []
+
+    def make_node(text, **how):
+        nodes.append(Node(place, text, **how))
+        return nodes[-1]
+
+    real = sensor_service.open_source
+    monkeypatch.setattr(
+        sensor_service,
+        "open_source",
+        lambda sensor, directory: (
+            real(sensor, directory) if sensor.source == "mock" else RealSource()
+        ),
+    )
+    yield make_node
+    for node in nodes:
+        node.failing.clear()
+        if not node.finished:
+            node.finish()
+    assert audit(nodes[-1]) == []
+
+
+class TestCommits:
+    def test_each_reading_is_its_own_up_to_ten_a_second(self, make) -> None:
+        node = make(MOCK.format(10))
+        node.sample()
+        assert node.step() == IDLE_SECONDS
+        before = node.locked
+        for _ in range(50):
+            node.clock.advance(0.1)
+            node.sample()
+            node.step()
+        assert node.sizes == [1] * 51
+        assert node.locked - before == 50
+
+    def test_the_writer_is_woken_for_each_reading(self, make) -> None:
+        node = make(MOCK.format(10))
+        node.sample()
+        assert node.wakes == 1
+
+    def test_there_are_ten_a_second_above(self, make) -> None:
+        node = make(MOCK.format(1000))
+        node.step()
+        before = node.locked
+        node.run(5, every=GROUP_COMMIT_SECONDS)
+        assert node.wakes == 0
+        assert node.locked - before == 50
+        assert min(node.sizes[1:]) >= 99
+
+    def test_between_them_a_step_does_nothing_and_says_how_long(self, make) -> None:
+        node = make(MOCK.format(1000))
+        assert node.step() == GROUP_COMMIT_SECONDS
+        node.clock.advance(0.04)
+        node.sample()
+        before = node.locked
+        assert node.step() == pytest.approx(GROUP_COMMIT_SECONDS - 0.04)
+        assert node.locked == before
+
+    def test_commit_interval_sets_how_far_they_are_apart(self, make) -> None:
+        node = make(MOCK.format(1) + "[storage]\ncommit_interval = 10s\n")
+        node.step()
+        node.run(60, every=1.0)
+        assert node.sizes == [11, 10, 10, 10, 10, 10]
+
+    def test_a_long_commit_interval_does_not_let_the_buffer_overflow(self, make) -> None:
+        node = make(MOCK.format(2000) + "[storage]\ncommit_interval = 60s\n")
+        node.step()
+        node.run(100, every=1.0)
+        assert len(node.sizes) > 1
+        node.finish()
+        assert node.dropped() == {}
+        assert sum(node.sizes) == 200_001
+
+    @pytest.mark.parametrize(
+        ("text", "seconds"),
+        [
+            (MOCK.format(1), 0.0),
+            (MOCK.format(10), 0.0),
+            (MOCK.format(5) + HOST.format(5), 0.0),
+            (MOCK.format(5) + HOST.format(6), GROUP_COMMIT_SECONDS),
+            (MOCK.format(1000) + "[storage]\ncommit_interval = 0s\n", 0.0),
+            (MOCK.format(1) + "[storage]\ncommit_interval = 500ms\n", 0.5),
+        ],
+    )
+    def test_are_by_the_rate_of_all_sensors_unless_told_otherwise(
+        self, place, text, seconds
+    ) -> None:
+        (place / "config.ini").write_text(text)
+        assert commit_interval(load_config(place / "config.ini")) == seconds
+
+    def test_are_of_bounded_size_and_go_on_at_once(self, make) -> None:
+        node = make(MOCK.format(10_000))
+        node.step()
+        node.clock.advance(5)
+        node.sample()
+        assert node.step() == 0.0
+        assert READINGS_A_COMMIT <= node.sizes[-1] < READINGS_A_COMMIT + 5000
+        while node.step() == 0.0:
+            pass
+        assert sum(node.sizes) == 50_001
+
+    def test_nothing_to_commit_takes_no_lock(self, make) -> None:
+        node = make(MOCK.format(0.01))
+        node.sample()
+        node.step()
+        before = node.locked
+        for _ in range(20):
+            node.clock.advance(1)
+            node.sample()
+            node.step()
+        assert node.locked == before
+
+    def test_readings_arrive_in_order_with_their_ticks_times(self, make) -> None:
+        node = make(MOCK.format(4))
+        node.sample()
+        node.run(10)
+        assert node.stored() == [int(WALL * 1e6) + 250_000 * k for k in range(41)]
+
+
+class TestADatabaseThatCannotBeUsed:
+    def test_keeps_readings_until_their_commit(self, make) -> None:
+        node = make(MOCK.format(5))
+        node.sample()
+        node.step()
+        node.failing["capture"] = DISK_FULL
+        node.run(30)
+        node.failing.clear()
+        while node.step() == 0.0:
+            pass
+        assert node.stored() == [int(WALL * 1e6) + 200_000 * k for k in range(151)]
+        assert node.dropped() == {}
+
+    def test_is_told_to_the_loop_each_time(self, make) -> None:
+        node = make(MOCK.format(1))
+        node.step()
+        node.failing["capture"] = DISK_FULL
+        node.clock.advance(1)
+        node.sample()
+        for _ in range(3):
+            with pytest.raises(StorageUnavailable):
+                node.step()
+
+    @pytest.mark.parametrize("reason", ["disk full", "read-only", "I/O error"])
+    def test_that_lasts_drops_with_its_reason_and_range_what_does_not_fit(
+        self, make, reason
+    ) -> None:
+        node = make(HOST.format(8))
+        node.sample()
+        node.step()
+        node.failing["capture"] = StorageUnavailable(reason, "telemetry.db")
+        node.run(300)
+        node.failing.clear()
+        while node.step() == 0.0:
+            pass
+        [(said, n, first, last)] = node.drop_ranges()
+        assert (said, n) == (reason, node.dropped()[reason])
+        assert len(node.stored()) + n == 2401
+        # A minute's worth and more was kept; what came after it was not.
+        assert first == pytest.approx(len(node.stored()) / 8)
+        assert first >= 60
+        assert last == 300.0
+
+    def test_that_is_well_again_is_not_blamed_for_what_is_dropped_later(self, make) -> None:
+        node = make(HOST.format(10))
+        node.failing["capture"] = DISK_FULL
+        node.run(1)
+        node.failing.clear()
+        node.step()
+        assert node.service._buffer.trouble == ""
+
+    def test_from_the_start_delays_no_reading(self, make) -> None:
+        node = make(MOCK.format(1))
+        node.failing["open"] = DISK_FULL
+        node.run(30, every=1.0)
+        node.failing.clear()
+        node.step()
+        assert len(node.stored()) == 31
+        assert events(node)[0][0] == "started"
+
+    def test_to_begin_with_leaves_no_file_open_at_each_try(self, make) -> None:
+        node = make(MOCK.format(1))
+        node.failing["begin_run"] = DISK_FULL
+        before = len(os.listdir("/proc/self/fd"))
+        node.run(30, every=1.0)
+        assert len(os.listdir("/proc/self/fd")) == before
+
+    def test_by_a_real_full_disk_loses_nothing_and_stores_nothing_twice(self, make) -> None:
+        node = make(MOCK.format(500))
+        node.sample()
+        node.step()
+        connection = node.service._repository._database.connection
+        (pages,) = connection.execute("PRAGMA page_count").fetchone()
+        connection.execute(f"PRAGMA max_page_count = {pages + 10}")
+        node.run(5)
+        with pytest.raises(StorageUnavailable, match="disk full"):
+            node.step()
+        connection.execute("PRAGMA max_page_count = 1000000")
+        node.run(1)
+        assert node.stored() == [int(WALL * 1e6) + 2000 * k for k in range(3001)]
+
+
+class TestNoRoom:
+    def test_is_counted_with_reason_and_range(self, make) -> None:
+        node = make(MOCK.format(2) + FULL)
+        node.sample()
+        node.run(10)
+        assert node.stored() == []
+        assert node.dropped()["no room"] >= 20
+        assert {said for said, *_ in node.drop_ranges()} == {"no room"}
+
+    def test_is_counted_to_the_last_reading_before_a_stop(self, make) -> None:
+        node = make(MOCK.format(2) + FULL)
+        node.step()
+        node.clock.advance(10)
+        node.sample()
+        node.finish()
+        assert node.dropped() == {"no room": 21}
+        assert node.drop_ranges() == [("no room", 21, 0.0, 10.0)]
+
+    def test_is_counted_soon_and_not_with_the_next_reading(self, make) -> None:
+        node = make(MOCK.format(1) + FULL)
+        node.sample()
+        assert node.step() == 0.0
+        assert node.step() > 0.0
+        assert node.dropped() == {"no room": 1}
+
+
+class TestTicksThatWereMissed:
+    def test_by_a_simulated_sensor_are_made_up_for_a_minute(self, make) -> None:
+        node = make(MOCK.format(2))
+        node.clock.advance(100)
+        node.sample()
+        node.step()
+        assert len(node.stored()) == 120
+        node.step()
+        assert node.drop_ranges() == [("late", 81, 0.0, 40.0)]
+
+    def test_by_a_real_sensor_are_dropped(self, make) -> None:
+        node = make(HOST.format(2))
+        node.clock.advance(100)
+        node.sample()
+        node.step()
+        assert len(node.stored()) == 1
+        assert node.drop_ranges() == [("late", 200, 0.0, 99.5)]
+
+    def test_while_the_machine_was_suspended_are_counted_as_asleep(self, make) -> None:
+        node = make(MOCK.format(2))
+        node.sample()
+        node.clock.suspend(3600)
+        node.sample()
+        node.step()
+        assert node.drop_ranges() == [("asleep", 7200, 0.0, 3600.0)]
+        assert events(node, "clock step") == []
+
+    @pytest.mark.parametrize("value", [math.nan, math.inf])
+    def test_because_the_value_was_no_number_are_counted(self, make, monkeypatch, value) -> None:
+        monkeypatch.setattr(RealSource, "value", value)
+        node = make(HOST.format(1))
+        node.sample()
+        node.step()
+        assert node.dropped() == {"sensor load gave nan or infinity": 1}
+
+    def test_because_the_sensor_failed_are_counted(self, make, monkeypatch) -> None:
+        monkeypatch.setattr(RealSource, "value", None)
+        node = make(HOST.format(1))
+        node.sample()
+        node.step()
+        assert node.dropped() == {"sensor load failed": 1}
+
+
+class TestAGeneratorThatReplacesAKilledOne:
+    def killed(self, make, text=MOCK):
+        """A generator that was killed right after a commit; its clock goes on."""
+        node = make(text.format(2))
+        node.sample()
+        node.step()
+        node.service._repository.close()
+        node.finished = True
+        return node.clock
+
+    def test_counts_the_ticks_that_were_missed_in_between(self, make) -> None:
+        clock = self.killed(make)
+        clock.advance(10)
+        node = make(MOCK.format(2), resumed=True, run_started=1000.0, clock=clock)
+        node.sample()
+        node.step()
+        assert node.drop_ranges() == [("not running", 19, 0.0, 10.0)]
+        assert [stored / 1e6 - WALL for stored in node.stored()] == [0.0, 10.0]
+
+    def test_counts_none_if_it_was_quick(self, make) -> None:
+        clock = self.killed(make)
+        clock.advance(0.5)
+        node = make(MOCK.format(2), resumed=True, run_started=1000.0, clock=clock)
+        node.step()
+        assert node.dropped() == {}
+
+    def test_counts_none_from_before_this_run(self, make) -> None:
+        clock = self.killed(make)
+        clock.advance(100)
+        node = make(MOCK.format(2), resumed=True, run_started=1095.0, clock=clock)
+        node.step()
+        assert node.dropped() == {"not running": 9}
+
+    def test_counts_no_more_than_the_run_is_long_if_the_clock_was_set_forward(self, make) -> None:
+        clock = self.killed(make)
+        clock.advance(10)
+        clock.wall += 86_400
+        node = make(MOCK.format(2), resumed=True, run_started=1000.0, clock=clock)
+        node.step()
+        assert node.dropped() == {"not running": 19}
+
+    def test_counts_nothing_if_the_clock_was_set_back(self, make) -> None:
+        clock = self.killed(make)
+        clock.advance(10)
+        clock.wall -= 86_400
+        node = make(MOCK.format(2), resumed=True, run_started=1000.0, clock=clock)
+        node.step()
+        assert node.dropped() == {}
+
+    def test_after_a_stop_of_the_whole_appliance_it_is_an_event_only(self, make) -> None:
+        clock = self.killed(make)
+        clock.advance(10)
+        node = make(MOCK.format(2), clock=clock)
+        node.step()
+        assert node.dropped() == {}
+        assert events(node, "not running") == ["no capture for 10.0 s"]
+
+
+class TestTheClock:
+    @pytest.mark.parametrize(("step", "said"), [(3600, "+3600.0 s"), (-1.5, "-1.5 s")])
+    def test_that_steps_is_an_event_once(self, make, step, said) -> None:
+        node = make(MOCK.format(1))
+        node.step()
+        node.clock.wall += step
+        for _ in range(3):
+            node.clock.advance(1)
+            node.step()
+        assert events(node, "clock step") == [said]
+
+    def test_that_is_slewed_is_none(self, make) -> None:
+        node = make(MOCK.format(1))
+        node.step()
+        node.clock.wall += 0.9
+        node.step()
+        assert events(node, "clock step") == []
+
+    def test_that_steps_while_the_database_cannot_be_used_is_noted_later(self, make) -> None:
+        node = make(MOCK.format(1))
+        node.failing["open"] = DISK_FULL
+        node.run(2, every=1.0)
+        node.clock.wall += 60
+        node.run(2, every=1.0)
+        node.failing.clear()
+        node.step()
+        assert events(node, "clock step") == ["+60.0 s"]
+
+
+class TestTheWal:
+    def test_is_checkpointed_when_the_housekeeper_seems_not_to(self, make) -> None:
+        node = make(MOCK.format(1))
+        node.wal_bytes = WAL_EMERGENCY_BYTES
+        node.step()
+        assert node.checkpoints == [True]
+
+    def test_is_left_to_the_housekeeper_otherwise(self, make) -> None:
+        node = make(MOCK.format(1))
+        node.wal_bytes = WAL_EMERGENCY_BYTES - 1
+        node.step()
+        assert node.checkpoints == []
+
+
+class TestTheEnd:
+    def test_commits_all_that_was_sampled_and_closes(self, make) -> None:
+        node = make(MOCK.format(10_000))
+        node.step()
+        node.clock.advance(5)
+        node.sample()
+        node.finish()
+        assert len(node.stored()) == 50_001
+        with pytest.raises(Exception, match="closed"):
+            node.service._repository.counts()
+
+    def test_before_the_first_step_still_stores_what_was_sampled(self, make) -> None:
+        node = make(MOCK.format(1))
+        node.sample()
+        node.finish()
+        assert len(node.stored()) == 1
+
+    def test_is_no_orderly_stop_of_the_appliance(self, make) -> None:
+        node = make(MOCK.format(1))
+        node.step()
+        node.finish()
+        assert events(node, "stopped") == []
+
+    def test_says_if_readings_could_not_be_stored(self, make) -> None:
+        node = make(MOCK.format(1))
+        node.step()
+        node.clock.advance(1)
+        node.sample()
+        node.failing["capture"] = DISK_FULL
+        with pytest.raises(StorageUnavailable):
+            node.finish()
+        node.service._repository.close()
+
+
+def test_a_command_may_hang_so_each_has_a_thread_of_its_own(make) -> None:
+    command = "[sensor:{}]\nsource = command\ncommand = sleep 1000\n"
+    node = make(MOCK.format(1) + HOST.format(1) + command.format("a") + command.format("b"))
+    assert len(node.service._samplers) == 3
+
+
+def test_a_source_that_is_sampled_by_the_real_thread_is_committed_by_steps(make) -> None:
+    node = make(MOCK.format(1))
+    node.service.start_sampling()
+    node.finish()
+    assert len(node.stored()) <= 1

@@ -1,0 +1,102 @@
+"""What the supervisor writes down about its children, others read whole or not at all."""
+
+import json
+from dataclasses import replace
+
+import pytest
+
+from sensor_node.config import load_config
+from sensor_node.supervision.states import (
+    ChildReport,
+    ChildState,
+    Report,
+    read_report,
+    report_file,
+    write_report,
+)
+
+CHILD = ChildReport(
+    name="sender-1",
+    role="sender",
+    pid=812,
+    owner="sender:boot:812:4711",
+    state=ChildState.RUNNING.value,
+    since=1_795_419_878.5,
+    restarts=3,
+    trouble="disk full",
+)
+REPORT = Report(
+    pid=811,
+    version="0.1.0",
+    config="/etc/sensor-node/config.ini",
+    since=1_795_419_878.0,
+    ready=True,
+    reloads=2,
+    problem="",
+    processes=[CHILD, replace(CHILD, name="retrier", role="retrier", pid=None)],
+)
+
+
+@pytest.fixture
+def config(tmp_path):
+    (tmp_path / "config.ini").write_text("[sensor:room]\n")
+    config = load_config(tmp_path / "config.ini")
+    config.runtime_directory.mkdir()
+    return config
+
+
+def test_a_report_is_read_as_it_was_written(config) -> None:
+    assert read_report(config) is None
+    assert write_report(config, REPORT)
+    assert read_report(config) == REPORT
+
+
+def test_a_report_replaces_the_one_before_and_leaves_nothing_beside_it(config) -> None:
+    write_report(config, REPORT)
+    write_report(config, replace(REPORT, processes=[]))
+    assert read_report(config).processes == []
+    assert [file.name for file in config.runtime_directory.iterdir()] == ["processes.json"]
+
+
+def test_a_reader_never_sees_half_a_report(config, monkeypatch) -> None:
+    write_report(config, REPORT)
+    seen = []
+    dumps = json.dumps
+
+    def look_meanwhile(value):
+        seen.append(read_report(config))
+        return dumps(value)
+
+    monkeypatch.setattr(json, "dumps", look_meanwhile)
+    write_report(config, replace(REPORT, pid=1))
+    assert seen == [REPORT]
+
+
+def test_a_full_disk_does_not_end_the_supervisor(config) -> None:
+    write_report(config, REPORT)
+    report_file(config).with_suffix(".new").mkdir()  # nothing can be written there
+    assert not write_report(config, replace(REPORT, pid=1))
+    assert read_report(config) == REPORT
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"{", b"null", b"[]", b"{}", b'{"processes": 1}', b'{"processes": [{}]}', b"\xff", b"1"],
+)
+def test_garbage_is_no_report(config, content) -> None:
+    report_file(config).write_bytes(content)
+    assert read_report(config) is None
+
+
+def test_a_report_of_another_version_is_none(config) -> None:
+    write_report(config, REPORT)
+    values = json.loads(report_file(config).read_text())
+    report_file(config).write_text(json.dumps({**values, "mood": "good"}))
+    assert read_report(config) is None
+    del values["reloads"]
+    report_file(config).write_text(json.dumps(values))
+    assert read_report(config) is None
+
+
+def test_the_states_of_a_child_are_those_that_status_shows() -> None:
+    assert list(ChildState) == ["STARTING", "RUNNING", "BACKOFF", "STOPPING", "STOPPED"]
