@@ -9,4 +9,4 @@ CONFIG = 78  # EX_CONFIG of sysexits.h; systemd does not restart on it
 RUNNING = 0
 DEAD_BUT_PID_FILE = 1
 STOPPED = 3
-UNKNOWN = 4
+UNKNOWN = 4  # also where the configuration or the database cannot be read

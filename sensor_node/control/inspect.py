@@ -4,7 +4,6 @@ import contextlib
 import json
 from collections.abc import Iterator
 from dataclasses import asdict
-from sqlite3 import Connection
 
 from sensor_node.config import Config
 from sensor_node.control import exits
@@ -12,7 +11,7 @@ from sensor_node.control.times import local, span, utc, utc_us
 from sensor_node.errors import SensorNodeError
 from sensor_node.model import MessageStatus
 from sensor_node.storage import events, ledger, lookup, streams
-from sensor_node.storage.connection import open_reader, translated
+from sensor_node.storage.connection import Connection, open_reader, translated
 from sensor_node.storage.events import EventRow
 from sensor_node.storage.lookup import MessageRow
 

@@ -6,6 +6,7 @@ import os
 import sys
 import time
 from pathlib import Path
+from typing import NoReturn
 
 from sensor_node import __version__
 from sensor_node.clock import SystemClock
@@ -31,14 +32,21 @@ audit     recount every row: is every reading accounted for?
 sink      run a small deduplicating sink, for trying things out
 new-stream  give later readings new ids, after restoring a backup
 """
+# SQLite counts to 9223372036854775807.
+MOST_DIGITS = 18
+EARLIEST = -9e12  # wall seconds, which SQLite keeps as microseconds
 HELP = dict(line.split(maxsplit=1) for line in COMMANDS.strip().splitlines())
 
 
 def main() -> None:
     """The console script."""
-    arguments = _parser().parse_args()
+    # What cannot be written in this locale is shown as it can.
+    for stream in filter(None, (sys.stdout, sys.stderr)):
+        stream.reconfigure(errors="backslashreplace")
+    arguments = _arguments()
     try:
         status = _run(arguments)
+        print(end="", flush=True)
     except ConfigError as error:
         for line in error.lines:
             print(f"sensor-node-ctl: {line}", file=sys.stderr)
@@ -46,20 +54,42 @@ def main() -> None:
     except SensorNodeError as error:
         print(f"sensor-node-ctl: {error}", file=sys.stderr)
         status = exits.FAILED
-    except PermissionError as error:
-        print(f"sensor-node-ctl: {error.filename}: {error.strerror}; try as root", file=sys.stderr)
-        status = exits.UNKNOWN if arguments.command == "status" else exits.FAILED
     except BrokenPipeError:
         # The reader of our output, such as head, has seen enough.
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         status = exits.OK
+    except OSError as error:
+        if arguments.command == "run":
+            raise  # of the supervisor's own, the journal shows more than a line
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # it may be the output that is full
+        mend = "; try as root" if isinstance(error, PermissionError) else ""
+        where = error.filename or "output"
+        print(f"sensor-node-ctl: {where}: {error.strerror}{mend}", file=sys.stderr)
+        status = exits.UNKNOWN if arguments.command == "status" else exits.FAILED
     except KeyboardInterrupt:
         status = 130
     sys.exit(status)
 
 
+class _Parser(argparse.ArgumentParser):
+    """Says in one line what is wrong, as all else here does."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(exits.USAGE, f"{self.prog}: {message}; see {self.prog} --help\n")
+
+
+def _arguments() -> argparse.Namespace:
+    parser = _parser()
+    arguments = parser.parse_args()
+    if arguments.command == "requeue":
+        all_of_a_status = arguments.dead or arguments.in_doubt
+        if bool(all_of_a_status) == bool(arguments.ids):
+            parser.error("requeue: name message ids, or --dead, or --in-doubt")
+    return arguments
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="sensor-node-ctl", description="Controls Sensor Node, a store-and-forward agent."
     )
     parser.add_argument("-c", metavar="FILE", dest="config", help="configuration file")
@@ -96,7 +126,7 @@ def _seconds(text: str) -> float:
 
 
 def _count(text: str) -> int:
-    if not text.isdecimal() or int(text) == 0:
+    if not text.isdecimal() or len(text) > MOST_DIGITS or int(text) == 0:
         raise argparse.ArgumentTypeError(f"{text!r}: want a whole number above 0")
     return int(text)
 
@@ -142,8 +172,11 @@ def _status(config: Config, *, as_json: bool) -> int:
         print(json.dumps(found))
     else:
         print(status_text.render(found, colour=sys.stdout.isatty()))
-    by_state = {"dead": exits.DEAD_BUT_PID_FILE, "stopped": exits.STOPPED}
-    return by_state.get(found["state"], exits.RUNNING)
+    if found["state"] == "dead":
+        return exits.DEAD_BUT_PID_FILE
+    if found["database_error"]:
+        return exits.UNKNOWN
+    return exits.STOPPED if found["state"] == "stopped" else exits.RUNNING
 
 
 def _check(config: Config, *, with_values: bool) -> int:
@@ -162,8 +195,6 @@ def _change(arguments: argparse.Namespace, config: Config) -> int:
     if arguments.command == "new-stream":
         return change.new_stream(config, now)
     statuses = ["DEAD"] * arguments.dead + ["IN_DOUBT"] * arguments.in_doubt
-    if bool(statuses) == bool(arguments.ids):
-        raise SensorNodeError("requeue: name message ids, or --dead, or --in-doubt")
     if statuses:
         return change.requeue_all(config, statuses, now)
     return change.requeue_ids(config, arguments.ids, now)
@@ -176,7 +207,9 @@ def _inspect(arguments: argparse.Namespace, config: Config) -> int:
         return inspect.audit(config)
     if arguments.command == "show":
         return inspect.show(config, arguments.id, as_json=arguments.json)
-    since = 0.0 if arguments.since is None else time.time() - arguments.since
+    since = EARLIEST
+    if arguments.since is not None:
+        since = max(EARLIEST, time.time() - arguments.since)
     if arguments.command == "history":
         return inspect.history(config, since, as_json=arguments.json)
     status, limit = arguments.status, arguments.limit

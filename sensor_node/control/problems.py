@@ -10,8 +10,6 @@ NEARLY_FULL = 0.9
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """`mend` is empty where `what` says it already."""
-
     what: str
     mend: str
 
@@ -44,21 +42,42 @@ _STORAGE_MENDS = {
     "disk full": "free some space; readings wait in memory for about a minute",
     "read-only": "remount the file system for writing; the card may be dying",
     "I/O error": "look at the kernel's log; the card may be dying",
+    "no permission": "try as root, or look at the file's owner and mode",
+    "locked by another program": "end that program's transaction, such as a sqlite3 shell's",
+    "cannot be opened": "look at the directory, its owner and mode",
     "damaged": "stop; move the database away, keep it, and start anew",
 }
 
 
 def _of_database(found: dict[str, Any]) -> list[Problem]:
     if found["database_error"]:
-        return [Problem(found["database_error"], "")]
-    storage = found["storage"]
-    if storage and storage["warning"]:
-        return [Problem(storage["warning"], "move [storage] path to a disk")]
-    if not storage or storage["used_bytes"] < NEARLY_FULL * storage["limit_bytes"]:
+        return [_unreadable(found["database_error"])]
+    storage, counts = found["storage"], found["counts"]
+    if not storage:
         return []
-    used, limit = amount(storage["used_bytes"]), amount(storage["limit_bytes"])
-    mend = "raise [storage] max_size, free disk space, or mend the sink"
-    return [Problem(f"the database is nearly full: {used} of {limit}", mend)]
+    problems = []
+    if storage["warning"]:
+        problems.append(Problem(storage["warning"], "move [storage] path to a disk"))
+    if _at_stake(storage["used_bytes"], counts) >= NEARLY_FULL * storage["limit_bytes"]:
+        used, limit = amount(storage["used_bytes"]), amount(storage["limit_bytes"])
+        mend = "raise [storage] max_size, free disk space, or mend the sink"
+        problems.append(Problem(f"the database is nearly full: {used} of {limit}", mend))
+    return problems
+
+
+def _at_stake(used: float, counts: dict[str, int]) -> float:
+    """Bytes without those of delivered readings, which make room when it is needed."""
+    delivered = counts["sent"] - counts["purged"]
+    rows = counts["captured"] - counts["purged"] - counts["evicted"]
+    return used * (rows - delivered) / rows if rows else used
+
+
+def _unreadable(error: str) -> Problem:
+    """The error names its mend after a semicolon, or begins with a reason that has one."""
+    what, semicolon, mend = error.rpartition("; ")
+    if semicolon:
+        return Problem(what, mend)
+    return Problem(error, _STORAGE_MENDS.get(error.partition(":")[0], "see the log"))
 
 
 def _of_sink(found: dict[str, Any]) -> list[Problem]:
@@ -66,6 +85,8 @@ def _of_sink(found: dict[str, Any]) -> list[Problem]:
     if not sink or sink["state"] == "UP":
         return []
     wait = f"it is tried again in {span(sink['next_probe_seconds'])}"
+    if found["state"] in ("stopped", "dead"):
+        wait = "it is tried again after sensor-node-ctl start"
     return [Problem(f"the sink is DOWN: {sink['reason']}", sink["mend"] or wait)]
 
 

@@ -1,7 +1,6 @@
 """Everything that `status` knows, as one value: the JSON of `status --json`."""
 
 import contextlib
-import sqlite3
 from dataclasses import asdict
 from typing import Any
 
@@ -16,16 +15,15 @@ from sensor_node.errors import SensorNodeError
 from sensor_node.model import Counts
 from sensor_node.storage import ledger, lookup, runs, sink_row
 from sensor_node.storage.checkpoint import wal_bytes
-from sensor_node.storage.connection import open_reader, translated
+from sensor_node.storage.connection import Connection, open_reader, sqlite_facts, translated
 from sensor_node.storage.filesystem import complaint
 from sensor_node.storage.room import Room, measure
 from sensor_node.supervision.pidfile import pid_file, running_pid
 from sensor_node.supervision.states import ChildReport, Report, read_report
 
-# The WAL-reset bug: https://www.sqlite.org/wal.html#walresetbug. The write lock avoids it.
-WAL_RESET_BUG = ((3, 7, 0), (3, 51, 2))
 # Rates need a little time between two looks.
 LEAST_RATE_SECONDS = 1.0
+NO_RATES: dict[str, float | None] = {"captured": None, "delivered": None}
 
 
 def take(config: Config, now: Moment) -> dict[str, Any]:
@@ -38,11 +36,14 @@ def take(config: Config, now: Moment) -> dict[str, Any]:
         "version": __version__,
         "state": state,
         "since": utc(report.since) if report else None,
+        "uptime_seconds": max(0.0, now.wall - report.since) if report else None,
         "config": str(config.file),
         "processes": [_process(child) for child in report.processes] if report else [],
         "reload_problem": report.problem if report else "",
     }
     found |= _of_database(config, now)
+    if pid is None and found["rates"]:
+        found |= {"rates": NO_RATES, "drain_eta_seconds": None}
     found["problems"] = [asdict(problem) for problem in problems.find(found)]
     return found
 
@@ -97,10 +98,10 @@ def _of_database(config: Config, now: Moment) -> dict[str, Any]:
 
 def _without_database(error: str) -> dict[str, Any]:
     keys = ("sink", "counts", "oldest_undelivered_seconds", "rates", "drain_eta_seconds", "storage")
-    return {**dict.fromkeys(keys), "sqlite": _sqlite(), "database_error": error}
+    return {**dict.fromkeys(keys), "sqlite": sqlite_facts(), "database_error": error}
 
 
-def _read(connection: sqlite3.Connection, config: Config, now: Moment) -> dict[str, Any]:
+def _read(connection: Connection, config: Config, now: Moment) -> dict[str, Any]:
     path = config.storage.path
     counts = ledger.counts(connection)
     sink = sink_row.read(connection)
@@ -130,16 +131,16 @@ def _read(connection: sqlite3.Connection, config: Config, now: Moment) -> dict[s
             "limit_bytes": space.limit,
             "disk_free_bytes": space.disk_free,
         },
-        "sqlite": _sqlite(),
+        "sqlite": sqlite_facts(),
         "database_error": "",
     }
 
 
-def _rates(connection: sqlite3.Connection, counts: Counts, now: float) -> dict[str, float | None]:
+def _rates(connection: Connection, counts: Counts, now: float) -> dict[str, float | None]:
     """Readings a second over the last minute or so; null just after the start."""
     found = runs.samples(connection, now)
     if not found or now - found[0][0] < LEAST_RATE_SECONDS:
-        return {"captured": None, "delivered": None}
+        return NO_RATES
     at, captured, sent = found[0]
     seconds = now - at
     return {
@@ -154,11 +155,3 @@ def _drain_eta(counts: Counts, rates: dict[str, float | None]) -> float | None:
         return 0.0
     gain = (rates["delivered"] or 0.0) - (rates["captured"] or 0.0)
     return round(counts.undelivered / gain, 1) if gain > 0 else None
-
-
-def _sqlite() -> dict[str, Any]:
-    first, last = WAL_RESET_BUG
-    return {
-        "version": sqlite3.sqlite_version,
-        "wal_reset_bug": first <= sqlite3.sqlite_version_info <= last,
-    }

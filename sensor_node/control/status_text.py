@@ -25,18 +25,20 @@ def render(found: dict[str, Any], *, colour: bool) -> str:
     paint = _paint if colour else _plain
     lines = []
     for problem in found["problems"]:
-        lines.append(paint(f"! {problem['what']}", RED))
-        lines += [f"    {problem['mend']}"] if problem["mend"] else []
+        lines += [paint(f"! {problem['what']}", RED), f"    {problem['mend']}"]
     if lines:
         lines.append("")
     good = found["state"] == "running"
     lines.append(_row("node", found["node"]))
-    lines.append(_row("state", paint(found["state"], GREEN if good else YELLOW)))
+    state = paint(found["state"], GREEN if good else YELLOW)
+    uptime = found["uptime_seconds"]
+    lines.append(_row("state", state if uptime is None else f"{state} for {span(uptime)}"))
     if found["processes"]:
         parts = [f"{one['name']} {one['pid'] or one['state']}" for one in found["processes"]]
         lines.append(_row("processes", ", ".join(parts)))
     if found["counts"]:
         lines += _of_database(found)
+    lines.append(_row("sqlite", found["sqlite"]["version"]))
     return "\n".join(lines)
 
 

@@ -1,6 +1,10 @@
 """Moments and durations as people and programs read them."""
 
-from datetime import UTC, datetime
+import contextlib
+from datetime import UTC, datetime, timedelta
+
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+SPANS = (("d", 86400, "h", 3600), ("h", 3600, "m", 60), ("m", 60, "s", 1))
 
 
 def utc(wall: float | None) -> str | None:
@@ -12,23 +16,25 @@ def utc(wall: float | None) -> str | None:
 
 def utc_us(timestamp_us: int) -> str:
     """For JSON, with microseconds."""
-    return datetime.fromtimestamp(timestamp_us / 1e6, UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+    moment = EPOCH + timedelta(microseconds=timestamp_us)
+    return moment.replace(tzinfo=None).isoformat(timespec="microseconds") + "Z"
 
 
 def local(wall: float) -> str:
-    """For people: local time with its offset."""
-    return datetime.fromtimestamp(wall).astimezone().strftime("%Y-%m-%d %H:%M:%S%z")
+    """For people: local time with its offset, or UTC in the first and last year that there is."""
+    moment = EPOCH + timedelta(seconds=wall)
+    with contextlib.suppress(OverflowError, ValueError):
+        moment = moment.astimezone()
+    return moment.strftime("%Y-%m-%d %H:%M:%S%z")
 
 
 def span(seconds: float) -> str:
     """Two units at most: 45s, 3m 5s, 2h 10m, 4d 3h."""
     whole = max(0, round(seconds))
-    for unit, size, part, part_size in (("d", 86400, "h", 3600), ("h", 3600, "m", 60)):
+    for unit, size, part, part_size in SPANS:
         if whole >= size:
             rest = whole % size // part_size
             return f"{whole // size}{unit} {rest}{part}" if rest else f"{whole // size}{unit}"
-    if whole >= 60:
-        return f"{whole // 60}m {whole % 60}s"
     return f"{whole}s"
 
 

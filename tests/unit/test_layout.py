@@ -1,0 +1,221 @@
+"""Who may import whom, so that what must not touch cannot; and files that one can still read."""
+
+import ast
+import subprocess
+import sys
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PACKAGE = "sensor_node"
+# control → supervision → processes → {sensors, delivery} → storage → values
+RANKS = {
+    "control": 5,
+    "supervision": 4,
+    "processes": 3,
+    "sensors": 2,
+    "delivery": 2,
+    "storage": 1,
+    "values": 0,
+}
+MOST_LINES_OF_A_FILE = 350
+MOST_LINES_OF_A_FUNCTION = 45
+HTTP_LIBRARIES = {"requests", "urllib3", "http.client"}
+
+
+def module_name(file):
+    parts = file.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+FILES = {module_name(file): file for file in sorted((ROOT / PACKAGE).rglob("*.py"))}
+TREES = {name: ast.parse(file.read_text()) for name, file in FILES.items()}
+
+
+def package_of(module):
+    """control, storage, …; `values` for the modules at the top; None for others' modules."""
+    parts = module.split(".")
+    if parts[0] != PACKAGE:
+        return None
+    is_package = len(parts) > 1 and FILES.get(f"{PACKAGE}.{parts[1]}", Path()).stem == "__init__"
+    return parts[1] if is_package else "values"
+
+
+def is_type_checking(node):
+    return isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
+
+
+def statements(tree, *, lazy):
+    """Every statement that runs: with `lazy` also those in functions; types only never."""
+    pending = list(tree.body)
+    while pending:
+        node = pending.pop()
+        if is_type_checking(node):
+            continue
+        yield node
+        if lazy or not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            pending += ast.iter_child_nodes(node)
+
+
+@cache
+def imports_of(module, *, lazy):
+    """The modules that a module of ours imports, whole dotted names."""
+    found = set()
+    for node in statements(TREES[module], lazy=lazy):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{module}: relative import"
+            found.add(node.module)
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
+    # `from package import name` may mean a module or something in one.
+    return {name for name in found if not name.startswith(PACKAGE) or name in FILES}
+
+
+def reach_of(module, *, lazy):
+    """All that is imported with a module, directly or not, ours and others'."""
+    reached, pending = set(), [module]
+    while pending:
+        name = pending.pop()
+        if name not in reached:
+            reached.add(name)
+            if name in FILES:
+                pending += imports_of(name, lazy=lazy)
+                pending += [parent for parent in parents(name) if parent in FILES]
+    return reached
+
+
+def parents(module):
+    parts = module.split(".")
+    return [".".join(parts[:length]) for length in range(1, len(parts))]
+
+
+def test_the_parser_sees_imports_wherever_they_are() -> None:
+    worker = "sensor_node.supervision.worker"
+    assert "sensor_node.storage.repository" in imports_of(worker, lazy=True)
+    assert "sensor_node.storage.repository" not in imports_of(worker, lazy=False)
+    assert "requests" in reach_of(worker, lazy=True)
+    assert len(FILES) > 60
+
+
+class TestTheArrows:
+    @pytest.mark.parametrize("module", FILES)
+    def test_point_only_down(self, module) -> None:
+        package = package_of(module)
+        if package == "sink" or module == f"{PACKAGE}.__main__":
+            return
+        for name in imports_of(module, lazy=True):
+            other = package_of(name)
+            if other in (None, package) or (package == "control" and other == "sink"):
+                continue
+            assert other in RANKS, f"{module} imports {name}"
+            assert RANKS[other] < RANKS[package], f"{module} imports {name}"
+
+    def test_leave_out_the_development_sink(self) -> None:
+        """It shares values with the rest, and nothing but a command shares anything with it."""
+        for module in FILES:
+            packages = {package_of(name) for name in imports_of(module, lazy=True)}
+            if package_of(module) == "sink":
+                assert packages <= {None, "values", "sink"}, module
+            elif package_of(module) != "control":
+                assert "sink" not in packages, module
+
+    def test_lead_from_capture_to_no_http_however_far_one_follows_them(self) -> None:
+        reached = reach_of("sensor_node.processes.sensor_service", lazy=True)
+        assert not {name for name in reached if package_of(name) == "delivery"}
+        assert not reached & HTTP_LIBRARIES
+
+    def test_do_not_join_the_http_client_and_the_repository(self) -> None:
+        client = reach_of("sensor_node.delivery.client", lazy=True)
+        assert not {name for name in client if package_of(name) == "storage"}
+        repository = reach_of("sensor_node.storage.repository", lazy=True)
+        assert not {name for name in repository if package_of(name) == "delivery"}
+
+    @pytest.mark.parametrize(
+        "module", [name for name in FILES if package_of(name) == "supervision"]
+    )
+    def test_lead_from_the_supervisor_to_neither_database_nor_network(self, module) -> None:
+        """What its children need is imported after the fork."""
+        reached = reach_of(module, lazy=False)
+        assert not {name for name in reached if package_of(name) in ("storage", "delivery")}
+        assert not reached & ({"sqlite3"} | HTTP_LIBRARIES)
+
+
+class TestLibraries:
+    def test_only_storage_and_the_development_sink_speak_sql(self) -> None:
+        users = {package_of(name) for name in FILES if "sqlite3" in imports_of(name, lazy=True)}
+        assert users == {"storage", "sink"}
+
+    def test_only_delivery_speaks_http_to_the_sink(self) -> None:
+        for name in FILES:
+            roots = {imported.split(".")[0] for imported in imports_of(name, lazy=True)}
+            if roots & {"requests", "urllib3"} or "http.client" in imports_of(name, lazy=True):
+                assert package_of(name) == "delivery", name
+
+    def test_requests_exceptions_are_caught_in_one_place(self) -> None:
+        catchers = [
+            name
+            for name, tree in TREES.items()
+            for node in ast.walk(tree)
+            if isinstance(node, ast.ExceptHandler)
+            and node.type is not None
+            and "RequestException" in ast.unparse(node.type)
+        ]
+        assert catchers == ["sensor_node.delivery.client"]
+
+    def test_backoff_is_known_to_one_module(self) -> None:
+        users = [name for name in FILES if "backoff" in imports_of(name, lazy=True)]
+        assert users == ["sensor_node.schedule"]
+
+
+class TestAProcessThatHasImportedWhatItNeeds:
+    """The same once more, by what is really loaded."""
+
+    def loaded(self, *modules):
+        program = f"import sys, {', '.join(modules)}; print(*sys.modules)"
+        command = [sys.executable, "-c", program]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60, cwd=ROOT)
+        assert done.returncode == 0, done.stderr
+        return set(done.stdout.split())
+
+    def test_has_no_database_and_no_network_in_the_supervisor(self) -> None:
+        loaded = self.loaded("sensor_node.supervision.appliance")
+        assert "sensor_node.supervision.worker" in loaded
+        assert not loaded & ({"sqlite3", "psutil"} | HTTP_LIBRARIES)
+
+    def test_has_no_http_in_the_generator(self) -> None:
+        loaded = self.loaded(
+            "sensor_node.supervision.appliance",
+            "sensor_node.processes.sensor_service",
+            "sensor_node.sensors.host",
+        )
+        assert "sqlite3" in loaded
+        assert not loaded & HTTP_LIBRARIES
+
+    def test_has_no_http_in_the_housekeeper(self) -> None:
+        assert not self.loaded("sensor_node.processes.housekeeping_service") & HTTP_LIBRARIES
+
+    def test_has_only_what_the_command_line_itself_needs(self) -> None:
+        loaded = self.loaded("sensor_node.control.main")
+        assert not loaded & ({"sqlite3", "psutil", "multiprocessing"} | HTTP_LIBRARIES)
+
+
+class TestTheSize:
+    @pytest.mark.parametrize("module", FILES)
+    def test_of_a_file_is_what_one_reads_in_one_go(self, module) -> None:
+        assert len(FILES[module].read_text().splitlines()) <= MOST_LINES_OF_A_FILE
+
+    @pytest.mark.parametrize("module", FILES)
+    def test_of_a_function_is_what_one_sees_at_once(self, module) -> None:
+        for node in ast.walk(TREES[module]):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                lines = (node.end_lineno or 0) - node.lineno + 1
+                assert lines <= MOST_LINES_OF_A_FUNCTION, f"{module}.{node.name}: {lines} lines"
+
+    @pytest.mark.parametrize("module", FILES)
+    def test_of_its_job_is_one_line(self, module) -> None:
+        docstring = ast.get_docstring(TREES[module])
+        assert docstring, module
+        assert docstring.splitlines()[0].endswith((".", ":"))

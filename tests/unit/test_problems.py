@@ -1,0 +1,188 @@
+"""P7: whatever is wrong is said with its mend, the worst first; all well says nothing."""
+
+import pytest
+
+from sensor_node.control.problems import find
+from sensor_node.errors import STORAGE_REASONS
+
+MIB = 1024 * 1024
+COUNTS = {
+    "captured": 1000,
+    "pending": 0,
+    "in_flight": 0,
+    "failed": 0,
+    "sent": 1000,
+    "dead": 0,
+    "in_doubt": 0,
+    "evicted": 0,
+    "dropped": 0,
+    "purged": 0,
+}
+PROCESS = {"name": "sender-1", "state": "RUNNING", "restarts": 0, "trouble": ""}
+SINK = {"state": "UP", "reason": "", "mend": "", "next_probe_seconds": None}
+DOWN = {"state": "DOWN", "reason": "connection refused", "mend": "", "next_probe_seconds": 130.0}
+STORAGE = {"warning": "", "used_bytes": 10 * MIB, "limit_bytes": 256 * MIB}
+WELL = {
+    "state": "running",
+    "reload_problem": "",
+    "processes": [PROCESS],
+    "database_error": "",
+    "storage": STORAGE,
+    "counts": COUNTS,
+    "sink": SINK,
+}
+# Nothing is known but that there is no database.
+NOTHING = {
+    **WELL,
+    "state": "stopped",
+    "processes": [],
+    **dict.fromkeys(("storage", "counts", "sink")),
+}
+
+
+def problems(**changes):
+    return [(problem.what, problem.mend) for problem in find({**WELL, **changes})]
+
+
+def process(**changes):
+    return {"processes": [{**PROCESS, **changes}]}
+
+
+def counts(**changes):
+    return {"counts": {**COUNTS, **changes}}
+
+
+def full(share, **changed_counts):
+    used = int(share * STORAGE["limit_bytes"])
+    return {"storage": {**STORAGE, "used_bytes": used}, **counts(**changed_counts)}
+
+
+def test_all_well_is_no_problem() -> None:
+    assert problems() == []
+    assert find(NOTHING) == []
+
+
+def test_readings_that_are_on_their_way_or_were_given_up_are_none() -> None:
+    assert problems(**counts(pending=500, failed=3, in_flight=100, evicted=5, dropped=7)) == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "what", "mend"),
+    [
+        ({"state": "dead"}, "the supervisor died", "sensor-node-ctl start"),
+        (
+            {"reload_problem": "config.ini: [log] level = 'x'"},
+            "the last reload was refused: config.ini: [log] level = 'x'",
+            "correct it; then sensor-node-ctl reload",
+        ),
+        (
+            process(state="BACKOFF", restarts=4),
+            "sender-1 has died 4 times",
+            "it is started again by itself; the log says why it ends",
+        ),
+        (
+            process(trouble="disk full"),
+            "sender-1 cannot use the database: disk full",
+            "free some space; readings wait in memory for about a minute",
+        ),
+        (
+            {"sink": DOWN},
+            "the sink is DOWN: connection refused",
+            "it is tried again in 2m 10s",
+        ),
+        (
+            {"sink": {**DOWN, "reason": "401 Unauthorized", "mend": "check [sink] token_file"}},
+            "the sink is DOWN: 401 Unauthorized",
+            "check [sink] token_file",
+        ),
+        (
+            {"sink": DOWN, "state": "stopped"},
+            "the sink is DOWN: connection refused",
+            "it is tried again after sensor-node-ctl start",
+        ),
+        (
+            counts(dead=3),
+            "the sink refuses 3 messages (DEAD)",
+            "sensor-node-ctl messages --status DEAD; then requeue --dead",
+        ),
+        (
+            counts(in_doubt=2),
+            "the fate of 2 messages is unknown",
+            "find out whether the sink has them; if not: sensor-node-ctl requeue --in-doubt",
+        ),
+        (
+            {"storage": {**STORAGE, "warning": "/run/x.db: is in memory (tmpfs)"}},
+            "/run/x.db: is in memory (tmpfs)",
+            "move [storage] path to a disk",
+        ),
+        (
+            {"database_error": "/x.db: is not a SQLite database; move it away"},
+            "/x.db: is not a SQLite database",
+            "move it away",
+        ),
+        (
+            {"database_error": "no permission: /x.db: unable to open database file"},
+            "no permission: /x.db: unable to open database file",
+            "try as root, or look at the file's owner and mode",
+        ),
+    ],
+)
+def test_each_problem_comes_with_its_mend(changes, what, mend) -> None:
+    assert problems(**changes) == [(what, mend)]
+
+
+@pytest.mark.parametrize("reason", STORAGE_REASONS)
+def test_every_trouble_with_the_database_has_a_mend_of_its_own(reason) -> None:
+    [(_, while_running)] = problems(**process(trouble=reason))
+    [(_, while_looking)] = problems(database_error=f"{reason}: /x.db: what SQLite says")
+    assert while_running == while_looking
+    assert "log has" not in while_running
+    assert "see the log" not in while_looking
+
+
+class TestANearlyFullDatabase:
+    def test_is_a_problem_before_it_is_full(self) -> None:
+        undelivered = {"captured": 1000, "sent": 0, "pending": 1000}
+        assert problems(**full(0.89, **undelivered)) == []
+        [(what, mend)] = problems(**full(0.91, **undelivered))
+        assert what == "the database is nearly full: 233.0 MiB of 256.0 MiB"
+        assert "max_size" in mend
+
+    def test_of_delivered_readings_is_none_as_they_make_room(self) -> None:
+        assert problems(**full(0.99, captured=1000, sent=900, pending=100)) == []
+
+    def test_of_readings_that_were_purged_long_ago_is_none_either(self) -> None:
+        mostly_undelivered = {"captured": 10_000, "sent": 9050, "purged": 9000, "pending": 950}
+        assert len(problems(**full(0.99, **mostly_undelivered))) == 1
+
+    def test_without_a_single_reading_is_one_for_the_disk_is_full(self) -> None:
+        assert len(problems(**full(1.0, captured=0, sent=0))) == 1
+
+    def test_in_memory_is_two(self) -> None:
+        changes = full(0.99, captured=1000, sent=0, pending=1000)
+        changes["storage"]["warning"] = "/run/x.db: is in memory (tmpfs)"
+        assert len(problems(**changes)) == 2
+
+
+def test_the_worst_comes_first() -> None:
+    found = problems(
+        state="dead",
+        **process(trouble="disk full"),
+        **full(1.0, captured=1000, sent=0, pending=900, dead=1, in_doubt=1),
+        sink=DOWN,
+    )
+    begins = [
+        "the supervisor",
+        "sender-1",
+        "the database",
+        "the sink is",
+        "the sink ref",
+        "the fate",
+    ]
+    assert all(what.startswith(begin) for (what, _), begin in zip(found, begins, strict=True)), (
+        found
+    )
+
+
+def test_a_process_that_is_dead_is_not_also_blamed_for_its_last_trouble() -> None:
+    assert len(problems(**process(state="BACKOFF", restarts=1, trouble="disk full"))) == 1

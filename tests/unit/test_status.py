@@ -1,0 +1,454 @@
+"""P7: `status` knows everything there is to know, on its worst day too, and shows it in order."""
+
+import json
+import os
+import shutil
+import sqlite3
+import subprocess
+import sys
+from dataclasses import replace
+
+import pytest
+from clocks import WALL, ManualClock
+from storage_fixtures import (
+    DELIVERED,
+    POLICY,
+    RULES,
+    WHO,
+    fail,
+    fill,
+    park,
+    set_sink,
+)
+
+from sensor_node.config import load_config
+from sensor_node.control import snapshot, status_text
+from sensor_node.control.snapshot import buffered
+from sensor_node.processes import owner
+from sensor_node.storage.repository import SensorDataSQLRepository
+from sensor_node.supervision.pidfile import pid_file, write_pid_file
+from sensor_node.supervision.states import ChildReport, Report, write_report
+
+NOW_US = int(WALL * 1e6)
+# An interface: keys are added, never renamed or taken away. From the design, section 7.
+KEYS = {
+    "": {
+        "node",
+        "version",
+        "state",
+        "since",
+        "processes",
+        "sink",
+        "counts",
+        "oldest_undelivered_seconds",
+        "rates",
+        "drain_eta_seconds",
+        "storage",
+        "sqlite",
+        "problems",
+    },
+    "sink": {"url", "state", "since", "reason", "next_probe_at"},
+    "counts": {
+        "captured",
+        "pending",
+        "in_flight",
+        "failed",
+        "sent",
+        "dead",
+        "in_doubt",
+        "evicted",
+        "dropped",
+        "purged",
+    },
+    "rates": {"captured", "delivered"},
+    "storage": {"path", "database_bytes", "wal_bytes", "limit_bytes", "disk_free_bytes"},
+    "sqlite": {"version", "wal_reset_bug"},
+}
+PROCESS_KEYS = {"role", "pid", "state", "since", "restarts", "rss_bytes"}
+
+
+class Node:
+    """A node in a directory: its configuration, perhaps a database, perhaps a supervisor."""
+
+    def __init__(self, directory):
+        self.directory = directory
+        self.file = directory / "config.ini"
+        self.file.write_text("[node]\nid = edge-01\n[sensor:room]\n[storage]\nmin_free = 0\n")
+        self.config = load_config(self.file)
+        self.clock = ManualClock()
+        self.repository = None
+
+    def make_database(self):
+        self.config.state_directory.mkdir(exist_ok=True)
+        self.repository = SensorDataSQLRepository(self.config.storage.path)
+        self.repository.begin_run(WHO, WALL, resumed=False)
+        return self.repository
+
+    def run(self, **changes):
+        """As if this process were the supervisor."""
+        self.config.state_directory.mkdir(exist_ok=True)
+        write_pid_file(self.config)
+        child = ChildReport(
+            name="generator",
+            role="generator",
+            pid=os.getpid(),
+            owner=owner.own_identity("generator"),
+            state="RUNNING",
+            since=WALL - 60,
+            restarts=1,
+            trouble="",
+        )
+        idle = replace(child, name="sender-1", role="sender", pid=None, state="BACKOFF")
+        report = Report(
+            pid=os.getpid(),
+            version="0.1.0",
+            config=str(self.file),
+            since=WALL - 3660,
+            ready=True,
+            reloads=0,
+            problem="",
+            processes=[child, idle],
+        )
+        write_report(self.config, replace(report, **changes))
+
+    def status(self):
+        return snapshot.take(self.config, self.clock.now())
+
+    def text(self, *, colour=False):
+        return status_text.render(self.status(), colour=colour)
+
+    def ctl(self, *words, **options):
+        command = [sys.executable, "-m", "sensor_node", "-c", str(self.file), *words]
+        return subprocess.run(command, capture_output=True, text=True, timeout=60, **options)
+
+
+@pytest.fixture
+def node(tmp_path):
+    node = Node(tmp_path)
+    yield node
+    if node.repository:
+        node.repository.close()
+
+
+@pytest.fixture
+def busy(node):
+    """A running node with some of everything."""
+    repository = node.make_database()
+    repository.sample(990.0)
+    fill(repository, 20, first_us=NOW_US - 100_000_000)
+    claim = repository.claim_fresh("sender", POLICY, WALL, 5)
+    assert repository.settle(claim, DELIVERED, RULES, WALL)
+    fail(repository, 4, due_at=WALL + 60)
+    park(repository, 2)
+    park(repository, 1, status="IN_DOUBT")
+    repository.claim_fresh("sender", POLICY, WALL, 3)
+    set_sink(repository, state="DOWN", since=WALL - 30, reason="503 Busy", next_probe_at=WALL + 90)
+    node.run()
+    return node
+
+
+class TestTheJson:
+    def test_has_every_key_of_the_interface(self, busy) -> None:
+        found = busy.status()
+        for part, keys in KEYS.items():
+            assert keys <= set(found[part] if part else found), part
+        for process in found["processes"]:
+            assert set(process) >= PROCESS_KEYS
+        for problem in found["problems"]:
+            assert set(problem) == {"what", "mend"}
+
+    def test_is_json(self, busy) -> None:
+        found = busy.status()
+        assert json.loads(json.dumps(found)) == found
+
+    def test_tells_the_node_and_since_when_it_runs(self, busy) -> None:
+        found = busy.status()
+        assert (found["node"], found["state"]) == ("edge-01", "running")
+        assert found["since"] == "2026-11-23T06:43:38Z"
+        assert found["uptime_seconds"] == 3660
+
+    def test_tells_the_processes(self, busy) -> None:
+        generator, sender = busy.status()["processes"]
+        assert (generator["role"], generator["pid"], generator["restarts"]) == (
+            "generator",
+            os.getpid(),
+            1,
+        )
+        assert generator["rss_bytes"] > 1_000_000
+        assert (sender["state"], sender["pid"], sender["rss_bytes"]) == ("BACKOFF", None, None)
+
+    def test_tells_the_sink(self, busy) -> None:
+        sink = busy.status()["sink"]
+        assert (sink["state"], sink["reason"]) == ("DOWN", "503 Busy")
+        assert sink["next_probe_at"] == "2026-11-23T07:46:08Z"
+        assert sink["since"] == "2026-11-23T07:44:08Z"
+
+    def test_tells_the_counts_and_they_add_up(self, busy) -> None:
+        counts = busy.status()["counts"]
+        assert counts == {
+            "captured": 20,
+            "pending": 5,
+            "in_flight": 3,
+            "failed": 4,
+            "sent": 5,
+            "dead": 2,
+            "in_doubt": 1,
+            "evicted": 0,
+            "dropped": 0,
+            "purged": 0,
+        }
+
+    def test_tells_how_far_behind_it_is(self, busy) -> None:
+        # The oldest that is undelivered was the sixth to be captured, one a second.
+        assert busy.status()["oldest_undelivered_seconds"] == pytest.approx(95)
+
+    def test_tells_rates_of_the_last_minute_and_when_the_backlog_is_gone(self, node) -> None:
+        repository = node.make_database()
+        node.run()
+        repository.sample(node.clock.boottime)
+        fill(repository, 100)
+        claim = repository.claim_fresh("sender", POLICY, WALL, 80)
+        assert repository.settle(claim, DELIVERED, RULES, WALL)
+        node.clock.advance(20)
+        assert node.status()["rates"] == {"captured": 5.0, "delivered": 4.0}
+        assert node.status()["drain_eta_seconds"] is None
+
+    def test_tells_a_drain_time_only_while_it_drains(self, node) -> None:
+        repository = node.make_database()
+        node.run()
+        fill(repository, 100)
+        repository.sample(node.clock.boottime)
+        claim = repository.claim_fresh("sender", POLICY, WALL, 50)
+        assert repository.settle(claim, DELIVERED, RULES, WALL)
+        node.clock.advance(10)
+        assert node.status()["drain_eta_seconds"] == 10.0
+        claim = repository.claim_fresh("sender", POLICY, WALL, 50)
+        assert repository.settle(claim, DELIVERED, RULES, WALL)
+        assert node.status()["drain_eta_seconds"] == 0.0
+
+    def test_tells_no_rates_just_after_the_start(self, node) -> None:
+        node.make_database()
+        node.run()
+        assert node.status()["rates"] == {"captured": None, "delivered": None}
+
+    def test_tells_no_rates_of_a_run_that_is_over(self, busy) -> None:
+        pid_file(busy.config).unlink()
+        found = busy.status()
+        assert found["rates"] == {"captured": None, "delivered": None}
+        assert found["drain_eta_seconds"] is None
+
+    def test_tells_how_much_disk_there_is(self, busy) -> None:
+        storage = busy.status()["storage"]
+        assert storage["database_bytes"] > 10_000
+        assert storage["limit_bytes"] == 256 * 1024**2
+        assert storage["disk_free_bytes"] > 0
+        assert storage["wal_bytes"] > 0
+
+    def test_tells_which_sqlite_this_is(self, node) -> None:
+        assert node.status()["sqlite"]["version"] == sqlite3.sqlite_version
+
+
+class TestTheState:
+    def test_is_stopped_where_there_is_no_pid_file(self, node) -> None:
+        assert node.status()["state"] == "stopped"
+
+    def test_is_dead_where_a_pid_file_names_nobody(self, node) -> None:
+        node.run()
+        pid_file(node.config).write_text("812\nsupervisor:another-boot:812:1\n")
+        found = node.status()
+        assert (found["state"], found["processes"]) == ("dead", [])
+        assert found["problems"][0]["what"] == "the supervisor died"
+
+    def test_is_starting_until_every_process_is_ready(self, node) -> None:
+        node.run(ready=False)
+        assert node.status()["state"] == "starting"
+
+    def test_tells_of_a_reload_that_was_refused(self, node) -> None:
+        node.run(problem="config.ini: [log] level = 'x'", processes=[])
+        [problem] = node.status()["problems"]
+        assert problem["what"] == "the last reload was refused: config.ini: [log] level = 'x'"
+
+
+class TestTheText:
+    def test_begins_with_what_is_wrong_and_its_mend(self, busy) -> None:
+        lines = busy.text().splitlines()
+        assert lines[0] == "! sender-1 has died 1 times"
+        assert lines[1].startswith("    it is started again")
+        assert lines[2] == "! the sink is DOWN: 503 Busy"
+        assert lines[lines.index("") + 1] == "node       edge-01"
+
+    def test_begins_with_the_node_if_nothing_is_wrong(self, node) -> None:
+        node.make_database()
+        assert node.text().splitlines()[0] == "node       edge-01"
+
+    def test_is_aligned(self, busy) -> None:
+        lines = busy.text().split("\n\n")[1].splitlines()
+        assert len(lines) > 10
+        for line in lines:
+            assert line[10] == " ", line
+            assert line[11] != " ", line
+        meanings = [line.index("(") for line in lines if line.endswith(")") and "waiting" in line]
+        assert len(set(meanings)) <= 2
+
+    def test_tells_what_the_json_tells(self, busy) -> None:
+        text = busy.text()
+        for said in (
+            "state      running for 1h 1m",
+            f"processes  generator {os.getpid()}, sender-1 BACKOFF",
+            "sink       http://127.0.0.1:8470/telemetry is DOWN",
+            "pending    5",
+            "in flight  3",
+            "dead       2",
+            "in doubt   1",
+            "behind     1m 35s",
+            "rates      2/s captured, 0.5/s delivered",
+            "sqlite     3.",
+        ):
+            assert said in text, said
+
+    def test_is_silent_about_what_there_is_none_of(self, node) -> None:
+        node.make_database()
+        text = node.text()
+        for name in ("failed", "dead", "in doubt", "evicted", "dropped"):
+            assert f"\n{name} " not in text
+
+    def test_groups_large_numbers(self, node) -> None:
+        repository = node.make_database()
+        fill(repository, 12_345)
+        assert "pending    12,345" in node.text()
+
+    def test_is_coloured_only_if_asked(self, busy) -> None:
+        assert "\x1b" not in busy.text()
+        coloured = busy.text(colour=True)
+        assert coloured.startswith("\x1b[31m! ")
+        plain = coloured
+        for code in (31, 32, 33, 0):
+            plain = plain.replace(f"\x1b[{code}m", "")
+        assert plain == busy.text()
+
+    def test_is_coloured_on_a_terminal_and_plain_in_a_pipe(self, node) -> None:
+        terminal, its_end = os.openpty()
+        command = [sys.executable, "-m", "sensor_node", "-c", str(node.file), "status"]
+        subprocess.run(command, stdout=its_end, timeout=60)
+        os.close(its_end)
+        assert b"\x1b[33mstopped" in os.read(terminal, 65_536)
+        os.close(terminal)
+        assert "\x1b" not in node.ctl("status").stdout
+
+
+class TestOnABadDay:
+    """Whatever state the database is in: an answer, an exit status, and no traceback."""
+
+    def asked(self, node, **options):
+        done = node.ctl("status", "--json", **options)
+        assert done.stderr == ""
+        return done.returncode, json.loads(done.stdout)
+
+    def test_there_is_no_database(self, node) -> None:
+        code, found = self.asked(node)
+        assert code == 3
+        assert found["problems"] == []
+        assert set(found) >= KEYS[""]
+        assert found["sqlite"]["version"]
+
+    @pytest.mark.parametrize(
+        "content", [b"garbage" * 1000, b"x", b"", b"SQLite format 3\0" + b"\xff" * 5000]
+    )
+    def test_it_is_garbage(self, node, content) -> None:
+        node.config.state_directory.mkdir()
+        node.config.storage.path.write_bytes(content)
+        code, found = self.asked(node)
+        assert code == 4
+        [problem] = found["problems"]
+        assert str(node.config.storage.path) in problem["what"]
+        assert problem["mend"]
+        assert set(found) >= KEYS[""]
+
+    def test_it_is_another_programs(self, node) -> None:
+        node.config.state_directory.mkdir()
+        with sqlite3.connect(node.config.storage.path) as other:
+            other.execute("CREATE TABLE theirs(x)")
+        other.close()
+        code, found = self.asked(node)
+        assert code == 4
+        assert "another program's" in found["problems"][0]["what"]
+
+    def test_it_is_from_a_later_version(self, node) -> None:
+        repository = node.make_database()
+        repository._database.connection.execute("PRAGMA user_version = 99")
+        code, found = self.asked(node)
+        assert code == 4
+        assert "schema 99" in found["problems"][0]["what"]
+
+    def test_it_is_cut_off(self, node) -> None:
+        fill(node.make_database(), 5000)
+        node.repository.close()
+        node.repository = None
+        with node.config.storage.path.open("r+b") as file:
+            file.truncate(20_000)
+        code, found = self.asked(node)
+        assert code in (3, 4)
+        assert set(found) >= KEYS[""]
+
+    def test_it_is_a_directory(self, node) -> None:
+        node.config.storage.path.mkdir(parents=True)
+        code, found = self.asked(node)
+        assert code == 4
+        assert found["problems"][0]["mend"]
+
+    def test_its_directory_is_read_only(self, node) -> None:
+        fill(node.make_database(), 7)
+        node.repository.close()
+        node.repository = None
+        node.config.state_directory.chmod(0o555)
+        node.config.storage.path.chmod(0o444)
+        try:
+            done = unprivileged(node, "status", "--json")
+        finally:
+            node.config.state_directory.chmod(0o755)
+        assert (done.returncode, done.stderr) == (3, "")
+        assert json.loads(done.stdout)["counts"]["captured"] == 7
+
+    def test_its_directory_is_closed_to_this_user(self, node) -> None:
+        node.make_database()
+        node.run()
+        node.config.state_directory.chmod(0o000)
+        try:
+            done = unprivileged(node, "status")
+        finally:
+            node.config.state_directory.chmod(0o755)
+        assert done.returncode == 4
+        assert done.stdout == ""
+        assert done.stderr.count("\n") == 1
+        assert "Permission denied; try as root" in done.stderr
+
+    def test_a_reader_holds_nobody_up(self, node) -> None:
+        """Asked in the middle of another process's transaction."""
+        repository = node.make_database()
+        with repository._transaction() as connection:
+            connection.execute("DELETE FROM memo")
+            code, _ = self.asked(node)
+        assert code == 3
+
+
+def unprivileged(node, *words):
+    """Root is asked as root without its powers, so that modes count."""
+    command = [sys.executable, "-m", "sensor_node", "-c", str(node.file), *words]
+    if os.geteuid() == 0:
+        setpriv = shutil.which("setpriv")
+        if not setpriv:
+            pytest.skip("root, and no setpriv")
+        command = [setpriv, "--bounding-set", "-all", "--inh-caps", "-all", "--", *command]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60)
+
+
+class TestWhatStopSays:
+    def test_is_how_much_waits_for_the_next_start(self, busy) -> None:
+        assert buffered(busy.config) == "12 readings are buffered and go out after the next start"
+
+    def test_is_that_nothing_does(self, node) -> None:
+        node.make_database()
+        assert buffered(node.config) == "everything captured is delivered"
+
+    def test_is_that_nobody_knows(self, node) -> None:
+        assert buffered(node.config).startswith("what is buffered is unknown: cannot be opened")
