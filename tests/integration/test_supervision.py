@@ -1,0 +1,112 @@
+"""The supervisor: brings the dead back, ends everything in order, and is alone on its database."""
+
+import os
+import signal
+import socket
+import time
+
+from crash import proc
+from crash.node import Node, assert_nothing_lost, await_hanging, running
+from sinks import SinkProcess, hang, ok
+from waiting import wait_until
+
+WORKERS = ("generator", "sender-1", "retrier", "housekeeper")
+
+
+def test_whatever_dies_is_back_soon_and_history_says_how_it_died(tmp_path):
+    with running(tmp_path, process={"senders": 1}) as (node, sink):
+        before = node.pids()
+        for name in WORKERS:
+            os.kill(before[name], signal.SIGKILL)
+        for name in WORKERS:
+            node.await_running(name, instead_of=before[name])
+        assert node.pids()["supervisor"] == before["supervisor"]
+        processes = node.status()["processes"]
+        assert {one["name"]: one["restarts"] for one in processes} == dict.fromkeys(WORKERS, 1)
+        assert_nothing_lost(node, sink)
+        deaths = {event["detail"] for event in node.events("process died")}
+        assert deaths == {f"{name} was killed by SIGKILL" for name in WORKERS}
+
+
+def test_stop_ends_capture_first_and_lets_the_request_in_hand_finish(tmp_path):
+    options = {"senders": 1, "stop_timeout": "60s"}
+    with running(tmp_path, process=options) as (node, sink):
+        node.await_delivered(5)
+        sink.behave(hang(store="before"))
+        await_hanging(sink)
+        pids = node.pids()
+        with node.background("stop") as stopping:
+            wait_until(lambda: not proc.is_alive(pids["generator"]), what="capture has ended")
+            later = ("sender-1", "housekeeper", "supervisor")
+            assert all(proc.is_alive(pids[name]) for name in later)
+            sink.behave(ok())
+            sink.release()
+            said, _ = stopping.communicate(timeout=60)
+        assert (stopping.returncode, said[:7]) == (0, "stopped")
+        assert node.processes() == []
+        assert node.run("status", status=3).stdout
+        assert node.one("SELECT count(*) FROM batch WHERE status = 'SENDING'") == 0
+        assert node.wire_ids("status = 'SENT'") == sink.stored_ids()
+        assert sink.repeated_ids() == set()
+        assert node.history()[-1]["kind"] == "stopped"
+        assert node.run("audit").returncode == 0
+        assert node.run("stop").stdout == "not running\n"
+
+
+def test_stop_kills_what_does_not_end_in_time_and_says_what_is_left(tmp_path):
+    with running(tmp_path, process={"senders": 1, "stop_timeout": "1s"}) as (node, sink):
+        sink.behave(hang(store="no"))
+        await_hanging(sink)
+        started = time.monotonic()
+        said = node.stop()
+        assert time.monotonic() - started < 10
+        assert node.processes() == []
+        assert f"{node.captured() - sink.count()} readings are buffered" in said
+        assert "process_killed name=sender-1 it did not stop in time" in node.log()
+        sink.behave(ok())
+        node.start()
+        assert_nothing_lost(node, sink)
+
+
+def test_a_second_appliance_on_the_same_database_is_refused_and_told_the_pid(tmp_path):
+    with running(tmp_path) as (node, sink), Node(tmp_path / "second") as second:
+        second.configure(storage={"path": node.database})
+        pids = node.pids()
+        for command in ("run", "start"):
+            said = second.run(command, status=1).stderr
+            assert f"in use by the appliance with pid {pids['supervisor']}" in said
+        assert node.run("start").stdout == f"already running (pid {pids['supervisor']})\n"
+        assert node.pids() == pids
+        assert second.processes() == []
+        assert_nothing_lost(node, sink)
+
+
+def test_systemd_is_told_of_readiness_reloading_and_stopping(tmp_path):
+    with (
+        SinkProcess(tmp_path) as sink,
+        Node(tmp_path / "node", sink={"url": sink.url}, log={"level": "info"}) as node,
+        socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd,
+    ):
+        systemd.bind(str(tmp_path / "notify"))
+        systemd.settimeout(60)
+
+        def told(line: str) -> list[str]:
+            """The message with that line, the next that is not about feeding the watchdog."""
+            while line not in (lines := systemd.recv(4096).decode().split("\n")):
+                assert lines == ["WATCHDOG=1"], lines
+            return lines
+
+        environment = {"NOTIFY_SOCKET": str(tmp_path / "notify"), "WATCHDOG_USEC": "1500000"}
+        with node.background("run", **environment) as supervisor:
+            assert f"MAINPID={supervisor.pid}" in told("READY=1")
+            assert told("WATCHDOG=1")
+            assert node.status()["state"] == "running"
+            before = time.monotonic_ns() // 1000
+            os.kill(supervisor.pid, signal.SIGHUP)
+            (moment,) = (line for line in told("RELOADING=1") if line.startswith("MONOTONIC_USEC="))
+            assert before <= int(moment.partition("=")[2]) <= time.monotonic_ns() // 1000
+            told("READY=1")
+            os.kill(supervisor.pid, signal.SIGTERM)
+            told("STOPPING=1")
+            assert supervisor.wait(60) == 0
+        assert node.processes() == []
