@@ -4,7 +4,9 @@ import sqlite3
 from dataclasses import dataclass
 
 MOST_EVENTS = 10_000
-# The same thing again within this time is one event that goes on.
+# These come in floods; the same one again within this time is one event that goes on. Of all
+# others, such as starts, stops and outages, each has its own row: their order has a meaning.
+MERGED_KINDS = frozenset(("dropped", "evicted", "process died", "reclaimed", "requeued"))
 MERGE_SECONDS = 600.0
 MERGE_DEPTH = 20
 
@@ -48,10 +50,10 @@ def record(
     first: int | None = None,
     last: int | None = None,
 ) -> None:
-    """Add an event, or let the same one of a moment ago go on."""
+    """Add an event, or let the same one of a moment ago go on, if it is of a kind that does."""
     row = {"now": now, "kind": kind, "detail": detail, "n": n, "first": first, "last": last}
     again = {**row, "since": now - MERGE_SECONDS, "depth": MERGE_DEPTH}
-    if connection.execute(MERGE, again).fetchone() is None:
+    if kind not in MERGED_KINDS or connection.execute(MERGE, again).fetchone() is None:
         connection.execute(INSERT, row)
         connection.execute(TRIM, {"most": MOST_EVENTS})
 

@@ -107,3 +107,20 @@ def test_samples_of_another_boot_are_forgotten_at_the_start_but_not_by_a_replace
     assert samples(repository)
     begin(repository)
     assert samples(repository) == []
+
+
+def test_an_unclean_stop_is_noticed_however_soon_after_an_orderly_one(repository):
+    begin(repository, NOW)
+    repository.end_run(NOW + 1)
+    begin(repository, NOW + 2)
+    before = kinds(repository).count("unclean stop")
+    begin(repository, NOW + 3)  # the run before was killed
+    assert kinds(repository).count("unclean stop") == before + 1
+
+
+def test_orderly_restarts_have_a_line_each_and_are_never_called_unclean(repository):
+    repository.end_run(NOW)
+    for second in range(1, 7, 2):
+        begin(repository, NOW + second)
+        repository.end_run(NOW + second + 1)
+    assert kinds(repository) == ["started", "stopped"] * 4
