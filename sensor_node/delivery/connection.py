@@ -32,9 +32,14 @@ class Line:
         self.dialer = Dialer(guard)
         self.progress = Progress()
         self.connection: HTTPConnection | None = None
+        self.answer: http.client.HTTPResponse | None = None
 
     def hang_up(self) -> None:
         """Close the connection; the next request opens another and finds nothing stray in it."""
+        if self.answer is not None:
+            # It shares the socket; Python 3.11 leaves a proxy's refusal of CONNECT open.
+            self.answer.close()
+            self.answer = None
         if self.connection is not None:
             self.connection.close()
 
@@ -56,6 +61,7 @@ class Answer(http.client.HTTPResponse):
         super().__init__(*args, **kwargs)
         self.fp = WholeLines(self.fp.detach())
         self._line = line
+        line.answer = self
 
     def _read_status(self) -> tuple[str, int, str]:
         # Private, but the only step that answers to requests and to CONNECT have in common.

@@ -29,7 +29,7 @@ FORMATS = (SINK, replace(SINK, format="json-lines"))
 
 # SQLite keeps no sign of zero.
 values = st.floats(allow_nan=False, allow_infinity=False).map(lambda value: value or 0.0)
-names = st.text(st.characters(exclude_categories=["Cs"]), max_size=40)
+names = st.text(max_size=40)  # without surrogates, which no UTF-8 holds
 timestamps = st.integers(-62_135_596_800_000_000, 253_402_300_799_999_999)
 odd_names = st.sampled_from(
     [

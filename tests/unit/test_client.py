@@ -2,6 +2,7 @@
 
 import base64
 import contextlib
+import gc
 import gzip
 import os
 import socket
@@ -10,6 +11,7 @@ import subprocess
 import threading
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -204,6 +206,12 @@ def server_tls(pems, name="sink", client=None):
         context.load_verify_locations(pems / f"{client}.pem")
         context.verify_mode = ssl.CERT_REQUIRED
     return context
+
+
+def open_sockets_to(port):
+    """Inodes of the sockets that a process holds, by /proc/net/tcp; those of none have inode 0."""
+    rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+    return [row[9] for row in rows if int(row[2].split(":")[1], 16) == port and row[9] != "0"]
 
 
 def unused_port():
@@ -836,6 +844,19 @@ def test_a_proxy_that_refuses_to_connect_has_surely_not_delivered(connect, pems,
     assert str(status) in outcome.detail
     assert ("proxy" in outcome.mend) is (verdict is Verdict.MISCONFIGURED)
     assert not outcome.answered
+
+
+def test_refusals_of_a_proxy_leave_no_descriptor_open(connect, pems):
+    refusal = b"HTTP/1.1 502 No\r\nContent-Length: 0\r\n\r\n"
+    with RawSink(*[keep_answering(refusal)] * 5) as proxy:
+        client = connect("https://sink.example/", proxy=proxy.url, ca_file=str(pems / "sink.pem"))
+        gc.disable()  # the collector would close what is forgotten, some time
+        try:
+            for _ in range(5):
+                client.post(b"[A]", KEY)
+            assert open_sockets_to(proxy.port) == []
+        finally:
+            gc.enable()
 
 
 def test_a_proxy_that_is_away_is_named(connect):
