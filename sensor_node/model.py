@@ -118,19 +118,6 @@ class SinkStatus(enum.StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class SinkState:
-    """The one row about the sink. Times are wall seconds; `epoch` rises with each UP or DOWN."""
-
-    state: SinkStatus
-    epoch: int
-    since: float
-    reason: str
-    mend: str
-    next_probe_at: float
-    failures: int
-
-
-@dataclass(frozen=True, slots=True)
 class Counts:
     """The ledger: `captured` is always the sum of pending to evicted.
 
@@ -152,15 +139,6 @@ class Counts:
     def undelivered(self) -> int:
         """Still to be sent: what an outage builds up and a good day drains."""
         return self.pending + self.in_flight + self.failed
-
-
-@dataclass(frozen=True, slots=True)
-class Event:
-    """Something worth remembering: `at` wall seconds, `kind` a constant, `detail` for people."""
-
-    at: float
-    kind: str
-    detail: str
 
 
 Readings = Sequence[Reading]

@@ -7,7 +7,7 @@ from sensor_node.config import Config
 from sensor_node.control import exits
 from sensor_node.control.inspect import snapshot
 from sensor_node.errors import SensorNodeError
-from sensor_node.storage import lookup, streams
+from sensor_node.storage import streams
 from sensor_node.storage.repository import SensorDataSQLRepository
 
 
@@ -32,11 +32,7 @@ def requeue_all(config: Config, statuses: list[str], now: Moment) -> int:
     with _existing(config) as repository:
         for status in statuses:
             after = 0
-            while True:
-                with snapshot(config) as connection:
-                    tile = lookup.next_parked(connection, status, after)
-                if tile is None:
-                    break
+            while tile := repository.next_parked(status, after):
                 count += repository.requeue(tile[0], tile[1], now.wall)
                 after = tile[0]
     print(f"requeued {count} messages")

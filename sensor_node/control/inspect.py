@@ -11,7 +11,7 @@ from sensor_node.control.times import local, span, utc, utc_us
 from sensor_node.errors import SensorNodeError
 from sensor_node.model import MessageStatus
 from sensor_node.storage import events, ledger, lookup, streams
-from sensor_node.storage.connection import Connection, open_reader, translated
+from sensor_node.storage.connection import Connection, reading
 from sensor_node.storage.events import EventRow
 from sensor_node.storage.lookup import MessageRow
 
@@ -22,8 +22,7 @@ def snapshot(config: Config) -> Iterator[Connection]:
     path = config.storage.path
     if not path.exists():
         raise SensorNodeError(f"{path}: there is no database yet; sensor-node-ctl start makes it")
-    with contextlib.closing(open_reader(path)) as connection, translated(path):
-        connection.execute("BEGIN")
+    with reading(path) as connection:
         yield connection
 
 

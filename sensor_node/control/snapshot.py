@@ -1,6 +1,5 @@
 """Everything that `status` knows, as one value: the JSON of `status --json`."""
 
-import contextlib
 from dataclasses import asdict
 from typing import Any
 
@@ -15,7 +14,7 @@ from sensor_node.errors import SensorNodeError
 from sensor_node.model import Counts
 from sensor_node.storage import ledger, lookup, runs, sink_row
 from sensor_node.storage.checkpoint import wal_bytes
-from sensor_node.storage.connection import Connection, open_reader, sqlite_facts, translated
+from sensor_node.storage.connection import Connection, reading, sqlite_facts
 from sensor_node.storage.filesystem import complaint
 from sensor_node.storage.room import Room, measure
 from sensor_node.supervision.pidfile import pid_file, running_pid
@@ -51,11 +50,10 @@ def take(config: Config, now: Moment) -> dict[str, Any]:
 def buffered(config: Config) -> str:
     """One phrase about what is still to be delivered."""
     try:
-        connection = open_reader(config.storage.path)
+        with reading(config.storage.path) as connection:
+            counts = ledger.counts(connection)
     except SensorNodeError as error:
         return f"what is buffered is unknown: {error}"
-    with contextlib.closing(connection):
-        counts = ledger.counts(connection)
     if not counts.undelivered:
         return "everything captured is delivered"
     return f"{counts.undelivered} readings are buffered and go out after the next start"
@@ -89,8 +87,7 @@ def _of_database(config: Config, now: Moment) -> dict[str, Any]:
     if not path.exists():
         return _without_database("")
     try:
-        with contextlib.closing(open_reader(path)) as connection, translated(path):
-            connection.execute("BEGIN")
+        with reading(path) as connection:
             return _read(connection, config, now)
     except SensorNodeError as error:
         return _without_database(str(error))

@@ -80,6 +80,9 @@ class Courier:
         self._claim = self._settle = None
 
     def close(self) -> None:
+        """Finish what is still in hand, then hang up."""
+        if self.in_hand:
+            self.resume()
         self._client.close()
 
     def _send(self, claim: Claim) -> Settle:

@@ -49,9 +49,6 @@ class DeliveryService:
         return 0.0
 
     def finish(self, now: Moment) -> None:
-        """The request in hand is over when this is called; its outcome may still be unsettled."""
-        if self._courier.in_hand:
-            self._courier.resume()
         self._courier.close()
         self._repository.close()
 

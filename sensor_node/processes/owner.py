@@ -7,12 +7,16 @@ boot: it does not move with the wall clock, and no two processes share it and th
 import os
 from pathlib import Path
 
-PROC = Path("/proc")
+from sensor_node.proc import PROC, START_TICKS, STATE, boot_id, stat_fields
 
 
 def own_identity(role: str, proc: Path = PROC) -> str:
     """The owner text of this process."""
-    pid = os.getpid()
+    return identity_of(role, os.getpid(), proc)
+
+
+def identity_of(role: str, pid: int, proc: Path = PROC) -> str:
+    """The owner text of a process that lives."""
     return f"{role}:{boot_id(proc)}:{pid}:{start_ticks(pid, proc)}"
 
 
@@ -22,26 +26,12 @@ def is_alive(owner: str, proc: Path = PROC) -> bool:
     return boot == boot_id(proc) and start_ticks(int(pid), proc) == int(ticks)
 
 
-def boot_id(proc: Path = PROC) -> str:
-    return (proc / "sys/kernel/random/boot_id").read_text().strip()
-
-
 def start_ticks(pid: int, proc: Path = PROC) -> int | None:
     """Start time in ticks since boot; None where there is no such process, or only its zombie."""
-    fields = _stat(pid, proc)
-    return int(fields[19]) if fields and fields[0] not in ("Z", "X") else None
+    fields = stat_fields(pid, proc)
+    return int(fields[START_TICKS]) if fields and fields[STATE] not in ("Z", "X") else None
 
 
 def is_stopped(pid: int, proc: Path = PROC) -> bool:
     """Whether SIGSTOP, or a debugger, keeps the process from going on."""
-    return _stat(pid, proc)[:1] in (["T"], ["t"])
-
-
-def _stat(pid: int, proc: Path) -> list[str]:
-    """The fields of /proc/PID/stat from the third on, the state; none if there is no process."""
-    try:
-        stat = (proc / str(pid) / "stat").read_text(errors="replace")
-    except (FileNotFoundError, ProcessLookupError):
-        return []
-    # The name, in parentheses, may contain anything.
-    return stat[stat.rindex(")") + 2 :].split()
+    return stat_fields(pid, proc)[:1] in (["T"], ["t"])

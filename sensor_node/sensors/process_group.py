@@ -8,6 +8,8 @@ import signal
 from pathlib import Path
 from urllib.parse import quote
 
+from sensor_node.proc import START_TICKS, boot_id, stat_fields
+
 # In the environment of all that a run starts, so that a later start knows it again.
 TOKEN_VARIABLE = "SENSOR_NODE_COMMAND"  # noqa: S105 - a name, not a secret
 LONGEST_QUOTED_NAME = 200
@@ -29,7 +31,7 @@ class GroupRecord:
         """In case this process is killed before the group is."""
         # Where it cannot be written, the death signal still ends the leader.
         with contextlib.suppress(OSError):
-            words = f"{pgid} {_start_ticks(pgid)} {_boot_id()} {self._token}"
+            words = f"{pgid} {_start_ticks(pgid)} {boot_id()} {self._token}"
             self._file.write_text(words)
 
     def clear(self) -> None:
@@ -57,9 +59,9 @@ def _end_old_group(record: Path) -> None:
     has the token in its environment.
     """
     try:
-        pgid_text, ticks, boot_id, token = record.read_text().split()
+        pgid_text, ticks, boot, token = record.read_text().split()
         pgid = int(pgid_text)
-        same_boot = boot_id == _boot_id()
+        same_boot = boot == boot_id()
     except (OSError, ValueError):
         return
     if same_boot and (_start_ticks(pgid) == ticks or _has_token(pgid, token)):
@@ -83,13 +85,9 @@ def _environment(process: Path) -> list[bytes]:
 
 
 def _start_ticks(pid: int) -> str | None:
-    """When it started, in clock ticks since boot: proc(5), field 22; None: no such process."""
+    """When it started, in clock ticks since boot, also of a zombie; None: no such process."""
     try:
-        stat = Path(f"/proc/{pid}/stat").read_text(errors="replace")
+        fields = stat_fields(pid)
     except OSError:
         return None
-    return stat.rpartition(")")[2].split()[19]
-
-
-def _boot_id() -> str:
-    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    return fields[START_TICKS] if fields else None

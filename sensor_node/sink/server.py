@@ -14,7 +14,6 @@ from typing import Any
 
 from sensor_node.errors import SensorNodeError
 
-DEFAULT_PORT = 8470
 MAX_BYTES = 16 * 1024 * 1024  # of a body, packed or unpacked: 16 times the agent's largest
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 FIELDS = {"id": str, "node": str, "name": str, "value": float, "timestamp": str}

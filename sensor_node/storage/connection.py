@@ -140,6 +140,14 @@ def open_reader(path: Path) -> sqlite3.Connection:
         return _read_only(path, "mode=ro&immutable=1")
 
 
+@contextlib.contextmanager
+def reading(path: Path) -> Iterator[sqlite3.Connection]:
+    """One consistent view of the database, for commands. Raises as open_reader() does."""
+    with contextlib.closing(open_reader(path)) as connection, translated(path):
+        connection.execute("BEGIN")
+        yield connection
+
+
 def _read_only(path: Path, how: str) -> sqlite3.Connection:
     connection = sqlite3.connect(f"{path.as_uri()}?{how}", uri=True, isolation_level=None)
     try:

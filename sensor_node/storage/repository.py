@@ -245,6 +245,11 @@ class SensorDataSQLRepository:
                 events.record(connection, now, "requeued", "", n=n, first=first_id, last=last)
             return n
 
+    def next_parked(self, status: str, after: int) -> tuple[int, int] | None:
+        """First and last id of the next DEAD or IN_DOUBT batch above the id `after`."""
+        with self._snapshot() as connection:
+            return lookup.next_parked(connection, status, after)
+
     # Housekeeping
 
     def space(self, room: Room) -> Space:

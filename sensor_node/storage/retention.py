@@ -10,8 +10,8 @@ from typing import NamedTuple
 from sensor_node.storage import events, tiles
 
 TILES_A_BITE = 200
+MESSAGES_A_BITE = 5000
 
-# SENT tiles from `after` on. `settled_before`: NULL for all, when room is needed.
 NEXT_TILES = """
 SELECT first_id, last_id, status, settled_at FROM batch
 WHERE first_id > :after ORDER BY first_id LIMIT :limit
@@ -53,7 +53,7 @@ class Purged(NamedTuple):
 def purge(
     connection: sqlite3.Connection, after: int, settled_before: float | None, now: float
 ) -> Purged:
-    """SENT -> PURGED for the tiles after the id `after` that were settled long enough ago."""
+    """SENT -> PURGED for tiles after the id `after` that were settled by then (None: any time)."""
     rows = connection.execute(NEXT_TILES, {"after": after, "limit": TILES_A_BITE}).fetchall()
     messages = 0
     for first, last, status, settled_at in rows:
@@ -61,7 +61,7 @@ def purge(
             _discard(connection, first, last, "PURGED", now)
             messages += last - first + 1
             after = first
-            if messages >= 5000:
+            if messages >= MESSAGES_A_BITE:
                 return Purged(messages, after)
         after = first
     return Purged(messages, after if len(rows) == TILES_A_BITE else None)

@@ -5,13 +5,12 @@ import sqlite3
 from dataclasses import dataclass
 
 from sensor_node.model import Counts
-from sensor_node.storage import events, sink_row, streams, tiles
+from sensor_node.storage import events, retention, sink_row, streams, tiles
 
 GET_MEMO = "SELECT value FROM memo WHERE name = :name"
 PUT_MEMO = "INSERT OR REPLACE INTO memo(name, value) VALUES (:name, :value)"
-LAST_TIMESTAMP = "SELECT timestamp_us FROM message WHERE id = :id"
 LAST_RUN_EVENT = """
-SELECT kind, until FROM event WHERE kind IN ('started', 'stopped') ORDER BY id DESC LIMIT 1
+SELECT kind FROM event WHERE kind IN ('started', 'stopped') ORDER BY id DESC LIMIT 1
 """
 FORGET_SAMPLES = "DELETE FROM sample"
 ADD_SAMPLE = "INSERT OR REPLACE INTO sample(at, captured, sent) VALUES (:at, :captured, :sent)"
@@ -42,8 +41,7 @@ def begin(
 
     Returns the time of the last reading before, in microseconds, if it is still there.
     """
-    row = connection.execute(LAST_TIMESTAMP, {"id": tiles.captured(connection)}).fetchone()
-    last_us = int(row[0]) if row else None
+    last_us = retention.captured_at_us(connection, tiles.captured(connection))
     if not resumed and last_us is not None:
         _note_gap(connection, last_us, now)
     last = connection.execute(LAST_RUN_EVENT).fetchone()

@@ -92,7 +92,7 @@ class Child:
         self._started, self._since = time.monotonic(), time.time()
         self.state, self.kill_at, self.aborted_at = ChildState.STARTING, None, None
         pid = self._process.pid
-        self._owner = f"{self.role}:{owner.boot_id()}:{pid}:{owner.start_ticks(pid or 0)}"
+        self._owner = owner.identity_of(self.role, pid or 0)
 
     def look(self) -> bool:
         """Whether the child has become RUNNING since the last look."""
