@@ -10,9 +10,8 @@ from typing import Any, NamedTuple
 
 from sensor_node.config_schema import MAX_NAME_BYTES, SECTIONS, Option, options_of
 from sensor_node.errors import ConfigError
+from sensor_node.places import directories, drop_in_directory
 
-SYSTEM_DIRECTORY = Path("/etc/sensor-node")
-LOCAL_STATE = "sensor-node-data"
 SENSOR_PREFIX = "sensor:"
 _NEEDS = {"username": "password_file", "password_file": "username", "key_file": "cert_file"}
 _TWICE = (configparser.DuplicateSectionError, configparser.DuplicateOptionError)
@@ -136,16 +135,6 @@ class Config:
     effective: tuple[Effective, ...]
 
 
-def find_config(argument: str | None) -> Path:
-    """`-c`, else $SENSOR_NODE_CONFIG, else the system's, else ./config.ini."""
-    if argument:
-        return Path(argument)
-    if named := os.environ.get("SENSOR_NODE_CONFIG"):
-        return Path(named)
-    system = SYSTEM_DIRECTORY / "config.ini"
-    return system if system.exists() else Path("config.ini")
-
-
 def load_config(file: Path) -> Config:
     """Read `file` and the drop-ins beside it. Raises ConfigError with a line for each mistake."""
     file = Path(os.path.abspath(file))
@@ -156,20 +145,6 @@ def load_config(file: Path) -> Config:
         raise ConfigError(*reader.errors)
     assert config is not None
     return config
-
-
-def drop_in_directory(file: Path) -> Path:
-    """config.d beside config.ini."""
-    return file.with_suffix(".d")
-
-
-def directories(file: Path) -> tuple[Path, Path]:
-    """The state and the runtime directory that belong to a configuration file."""
-    if file.parent == SYSTEM_DIRECTORY:
-        name = "sensor-node" if file.stem == "config" else f"sensor-node-{file.stem}"
-        return Path("/var/lib") / name, Path("/run") / name
-    local = file.parent / LOCAL_STATE
-    return local, local
 
 
 class _Text(NamedTuple):
@@ -194,7 +169,7 @@ class _Reader:
             # glob() would take a directory that it may not read for an empty one.
             found = sorted(directory.iterdir()) if directory.exists() else []
         except OSError as error:
-            self.errors.append(f"{directory}: cannot be read: {error.strerror}")
+            self.errors.append(f"{directory}: cannot be read: {_reason(error)}")
         for drop_in in found:
             if drop_in.suffix == ".ini":
                 self._read(drop_in)
@@ -203,8 +178,7 @@ class _Reader:
         try:
             text = file.read_text(encoding="utf-8-sig")
         except (OSError, UnicodeDecodeError) as error:
-            reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
-            self.errors.append(f"{file}: cannot be read: {reason}")
+            self.errors.append(f"{file}: cannot be read: {_reason(error)}")
             return
         # Parsing ends at a name that comes twice: then once more, for all other mistakes.
         for strict in (True, False):
@@ -343,6 +317,13 @@ class _Reader:
                     text, file = texts.get(option.name, (option.default, ""))
                     rows.append(Effective(section, option.name, text, str(file)))
         return rows
+
+
+def _reason(error: OSError | UnicodeDecodeError) -> str:
+    if isinstance(error, UnicodeDecodeError):
+        return "it is not UTF-8 text"
+    mend = "; try as root" if isinstance(error, PermissionError) else ""
+    return f"{error.strerror}{mend}"
 
 
 def _nearest(name: str, known: list[str]) -> str:

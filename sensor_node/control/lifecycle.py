@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from sensor_node.config import Config
@@ -59,13 +60,24 @@ def stop(config: Config) -> int:
     return exits.OK
 
 
-def reload(config: Config) -> int:
+def restart(config: Config) -> int:
+    """Stop, then start."""
+    stop(config)
+    return start(config)
+
+
+def hang_up(pid: int) -> None:
+    """The supervisor's sign to take its configuration again."""
+    os.kill(pid, signal.SIGHUP)
+
+
+def reload(config: Config, tell: Callable[[int], None] = hang_up) -> int:
     """Have the supervisor take the configuration, which is good, and wait for its children."""
     pid = running_pid(config)
     before = read_report(config)
     if pid is None or before is None:
         raise SensorNodeError("not running; start it with: sensor-node-ctl start")
-    os.kill(pid, signal.SIGHUP)
+    tell(pid)
     deadline = time.monotonic() + config.process.stop_timeout + RELOAD_SECONDS
     while time.monotonic() < deadline:
         report = read_report(config)
@@ -103,22 +115,21 @@ def _await_ready(process: subprocess.Popen[bytes], channel: socket.socket, confi
         ended = process.poll()
         channel.settimeout(POLL_SECONDS)
         try:
-            lines = channel.recv(65536).decode().split("\n")
+            lines = channel.recv(65536).decode().splitlines()
+            fields = dict(line.partition("=")[::2] for line in lines)
         except TimeoutError:
             if ended is None:
                 continue
             reason = said or f"it ended; see {log_file(config)}"
             kind = ConfigError if ended == exits.CONFIG else SensorNodeError
             raise kind(reason) from None
-        for line in lines:
-            name, _, value = line.partition("=")
-            if name == "READY":
-                print(f"started (pid {process.pid}); see: sensor-node-ctl status")
-                return exits.OK
-            if name == "EXTEND_TIMEOUT_USEC":
-                deadline = time.monotonic() + int(value) / 1e6
-            if name == "STATUS":
-                said = value
+        if "READY" in fields:
+            print(f"started (pid {process.pid}); see: sensor-node-ctl status")
+            return exits.OK
+        said = fields.get("STATUS", said)
+        if "EXTEND_TIMEOUT_USEC" in fields:
+            deadline = time.monotonic() + int(fields["EXTEND_TIMEOUT_USEC"]) / 1e6
+            print(said, flush=True)
     raise SensorNodeError(f"not ready in time, but still trying; see {log_file(config)}")
 
 

@@ -10,11 +10,12 @@ from typing import NoReturn
 
 from sensor_node import __version__
 from sensor_node.clock import SystemClock
-from sensor_node.config import Config, find_config, load_config
+from sensor_node.config import Config, load_config
 from sensor_node.config_schema import parse_duration
 from sensor_node.control import exits
 from sensor_node.errors import ConfigError, SensorNodeError
 from sensor_node.model import MessageStatus
+from sensor_node.places import find_config
 
 COMMANDS = """
 start     start in the background; return when every process is ready
@@ -48,6 +49,8 @@ def main() -> None:
         status = _run(arguments)
         print(end="", flush=True)
     except ConfigError as error:
+        if arguments.command == "run":
+            _tell_systemd(error)
         for line in error.lines:
             print(f"sensor-node-ctl: {line}", file=sys.stderr)
         status = exits.UNKNOWN if arguments.command == "status" else exits.CONFIG
@@ -63,12 +66,19 @@ def main() -> None:
             raise  # of the supervisor's own, the journal shows more than a line
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # it may be the output that is full
         mend = "; try as root" if isinstance(error, PermissionError) else ""
-        where = error.filename or "output"
+        where = error.filename or (arguments.command if mend else "output")
         print(f"sensor-node-ctl: {where}: {error.strerror}{mend}", file=sys.stderr)
         status = exits.UNKNOWN if arguments.command == "status" else exits.FAILED
     except KeyboardInterrupt:
         status = 130
     sys.exit(status)
+
+
+def _tell_systemd(error: ConfigError) -> None:
+    """So that the reason is in `systemctl status` even where the journal is not kept."""
+    from sensor_node.supervision.systemd import Notifier
+
+    Notifier().send(f"STATUS={error}")
 
 
 class _Parser(argparse.ArgumentParser):
@@ -154,14 +164,22 @@ def _lifecycle(command: str, config: Config) -> int:
         from sensor_node.supervision import appliance
 
         return appliance.run(config)
-    from sensor_node.control import lifecycle
+    from sensor_node.control import lifecycle, systemctl
 
-    if command == "restart":
-        lifecycle.stop(config)
-        return lifecycle.start(config)
-    return {"start": lifecycle.start, "stop": lifecycle.stop, "reload": lifecycle.reload}[command](
-        config
-    )
+    by_systemd = {
+        "start": systemctl.start,
+        "stop": systemctl.stop,
+        "restart": systemctl.restart,
+        "reload": systemctl.reload,
+    }
+    by_ourselves = {
+        "start": lifecycle.start,
+        "stop": lifecycle.stop,
+        "restart": lifecycle.restart,
+        "reload": lifecycle.reload,
+    }
+    unit = systemctl.unit_of(config)
+    return by_systemd[command](config, unit) if unit else by_ourselves[command](config)
 
 
 def _status(config: Config, *, as_json: bool) -> int:
@@ -180,11 +198,15 @@ def _status(config: Config, *, as_json: bool) -> int:
 
 
 def _check(config: Config, *, with_values: bool) -> int:
+    from sensor_node.control import problems
+
     for row in config.effective if with_values else ():
         where = row.file or "default"
         print(f"[{row.section}] {row.option} = {row.value}  # {where}")
     if not with_values:
         print(f"{config.file}: good, {len(config.sensors)} sensors")
+        for note in problems.notes(config):
+            print(f"note: {note}")
     return exits.OK
 
 

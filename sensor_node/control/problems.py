@@ -1,8 +1,11 @@
 """What is wrong, and what to do about it: rules over the values of a status snapshot."""
 
+import ipaddress
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import urlsplit
 
+from sensor_node.config import Config
 from sensor_node.control.times import amount, span
 
 NEARLY_FULL = 0.9
@@ -17,6 +20,22 @@ class Problem:
 def find(found: dict[str, Any]) -> list[Problem]:
     """The worst first."""
     return [*_of_processes(found), *_of_database(found), *_of_sink(found), *_of_messages(found)]
+
+
+def notes(config: Config) -> list[str]:
+    """What is no problem, but had better be meant."""
+    simulated = [sensor.name for sensor in config.sensors if sensor.source == "mock"]
+    host = urlsplit(config.sink.url).hostname or ""
+    if not simulated or _is_local(host):
+        return []
+    return [f"simulated readings ({', '.join(simulated)}) go to {host}"]
+
+
+def _is_local(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost" or host.endswith(".localhost")
 
 
 def _of_processes(found: dict[str, Any]) -> list[Problem]:

@@ -43,6 +43,7 @@ def take(config: Config, now: Moment) -> dict[str, Any]:
     found |= _of_database(config, now)
     if pid is None and found["rates"]:
         found |= {"rates": NO_RATES, "drain_eta_seconds": None}
+    found["notes"] = problems.notes(config)
     found["problems"] = [asdict(problem) for problem in problems.find(found)]
     return found
 

@@ -39,6 +39,7 @@ def render(found: dict[str, Any], *, colour: bool) -> str:
     if found["counts"]:
         lines += _of_database(found)
     lines.append(_row("sqlite", found["sqlite"]["version"]))
+    lines += [_row("note", note) for note in found["notes"]]
     return "\n".join(lines)
 
 

@@ -37,9 +37,9 @@ class WriteLock:
     """A context manager; not re-entrant, and of use to one thread only."""
 
     def __init__(self, database: Path, watch: LockWatch) -> None:
-        self._turnstile = _open(database.with_name(database.name + ".turnstile"))
+        self._turnstile = _open(database.with_name(database.name + ".turnstile"), database)
         try:
-            self._room = _open(database.with_name(database.name + ".writer"))
+            self._room = _open(database.with_name(database.name + ".writer"), database)
         except OSError:
             os.close(self._turnstile)
             raise
@@ -71,5 +71,14 @@ class WriteLock:
         self._turnstile = self._room = -1
 
 
-def _open(file: Path) -> int:
-    return os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o660)
+def _open(file: Path, database: Path) -> int:
+    flags = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW
+    try:
+        descriptor = os.open(file, flags | os.O_CREAT | os.O_EXCL, 0o660)
+    except FileExistsError:
+        return os.open(file, flags)
+    if os.geteuid() == 0:
+        # Made by a command of root's: the service needs it too. SQLite does so with its own files.
+        owner = (database if database.exists() else database.parent).stat()
+        os.fchown(descriptor, owner.st_uid, owner.st_gid)
+    return descriptor

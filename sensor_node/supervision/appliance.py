@@ -62,7 +62,10 @@ def _take(lock: ApplianceLock, config: Config, notifier: Notifier) -> None:
             f"{config.storage.path}: is in use by the appliance with pid {holder.split(':')[2]}"
         )
     timeout = config.process.stop_timeout
-    notifier.send(f"EXTEND_TIMEOUT_USEC={int((timeout + 5) * 1e6)}")
+    notifier.send(
+        f"EXTEND_TIMEOUT_USEC={int((timeout + 5) * 1e6)}",
+        f"STATUS=waiting for processes of the last run: {_survivors(config)}",
+    )
     deadline = time.monotonic() + timeout
     while not lock.take():
         if time.monotonic() >= deadline:

@@ -19,6 +19,8 @@ FORK = multiprocessing.get_context("fork")
 # A child that lived this long is started again at once.
 SOUND_LIFE_SECONDS = 10.0
 MOST_NEWS = 20
+# Opening the database usually takes some milliseconds.
+LONG_WAIT_SECONDS = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,6 +143,15 @@ class Child:
     def signal(self, number: int) -> None:
         if self._process is not None and self._process.exitcode is None and self._process.pid:
             os.kill(self._process.pid, number)
+
+    def waits_for_database(self, now: float) -> bool:
+        """Whether it cannot open the database yet: a migration, or a lock that another has."""
+        since = self.slot.signs().waiting_since
+        return (
+            self.state is ChildState.STARTING
+            and since is not None
+            and now - since >= LONG_WAIT_SECONDS
+        )
 
     def is_stopped(self) -> bool:
         return self.pid is not None and owner.is_stopped(self.pid)

@@ -29,6 +29,9 @@ STARTING_TURN_SECONDS = 0.02
 OVERSLEPT_SECONDS = 3.0
 GENERATOR_STOP_SECONDS = 5.0
 HOUSEKEEPER_STOP_SECONDS = 5.0
+# For the time between asking and killing, all processes together.
+STOP_MARGIN_SECONDS = 5.0
+WAITS_FOR_DATABASE = "waiting for the database: its tables are made anew, or somebody writes to it"
 
 
 class Supervisor:
@@ -45,6 +48,7 @@ class Supervisor:
         self._run_started, self._since = time.monotonic(), time.time()
         self._last_turn = self._run_started
         self._ready = False
+        self._all_well = True
         self._reloading = False
         self._reloads = 0
         self._problem = ""
@@ -179,6 +183,7 @@ class Supervisor:
         return [fd for fd in present if fd not in kept and _is_open(fd)]
 
     def _end_hangs(self, now: float) -> None:
+        self._all_well = True
         for child in self._children:
             if child.pid is None:
                 continue
@@ -188,6 +193,7 @@ class Supervisor:
                 continue
             limit = hangs.step_limit(child.role, self._config.sink.timeout)
             verdict = hangs.judge(child.slot.signs(), now, limit, child.is_stopped)
+            self._all_well &= verdict is hangs.Verdict.WELL
             if verdict in (hangs.Verdict.HOLDS_LOCK, hangs.Verdict.BLOCKS_LOCK):
                 LOGGER.error("process_killed name=%s it %s", child.name, verdict.value)
                 child.signal(signal.SIGKILL)
@@ -207,7 +213,10 @@ class Supervisor:
             LOGGER.info("ready processes=%d", len(self._children))
             self._ready, self._reloading = True, False
             self._notifier.send("READY=1", f"MAINPID={os.getpid()}", "STATUS=running")
-        self._notifier.feed_watchdog(now)
+        if not self._ready and any(child.waits_for_database(now) for child in self._children):
+            self._notifier.ask_for_time(now, WAITS_FOR_DATABASE)
+        if self._all_well:
+            self._notifier.feed_watchdog(now)
         report = self._report()
         if report != self._reported and write_report(self._config, report):
             self._reported = report
@@ -226,7 +235,9 @@ class Supervisor:
 
     def _stop_all(self) -> None:
         """Capture first, so that nothing new comes; who notes the orderly stop last."""
-        self._notifier.send("STOPPING=1")
+        seconds = GENERATOR_STOP_SECONDS + HOUSEKEEPER_STOP_SECONDS + STOP_MARGIN_SECONDS
+        seconds += self._config.process.stop_timeout
+        self._notifier.send("STOPPING=1", f"EXTEND_TIMEOUT_USEC={int(seconds * 1e6)}")
         LOGGER.info("stopping")
         for roles in (("generator",), ("sender", "retrier"), ("housekeeper",)):
             group = [child for child in self._children if child.role in roles and child.pid]

@@ -5,6 +5,9 @@ import os
 import socket
 import time
 
+# Asked for again while it is needed.
+MORE_SECONDS = 30.0
+
 
 class Notifier:
     """Sends to $NOTIFY_SOCKET, if there is one; nobody listening is no error."""
@@ -15,7 +18,7 @@ class Notifier:
         microseconds = int(os.environ.pop("WATCHDOG_USEC", "0") or 0)
         os.environ.pop("WATCHDOG_PID", None)
         self._watchdog_seconds = microseconds / 1e6 / 3
-        self._fed_at = 0.0
+        self._fed_at = self._asked_at = -MORE_SECONDS
 
     def send(self, *lines: str) -> None:
         if not self._address:
@@ -27,6 +30,12 @@ class Notifier:
         ):
             channel.setblocking(False)
             channel.sendto("\n".join(lines).encode(), address)
+
+    def ask_for_time(self, now: float, why: str) -> None:
+        """Starting takes longer than expected; `now` is monotonic seconds."""
+        if now - self._asked_at >= MORE_SECONDS / 3:
+            self._asked_at = now
+            self.send(f"EXTEND_TIMEOUT_USEC={int(MORE_SECONDS * 1e6)}", f"STATUS={why}")
 
     def reloading(self) -> None:
         self.send("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}")

@@ -1,5 +1,6 @@
 """The supervisor: brings the dead back, ends everything in order, and is alone on its database."""
 
+import contextlib
 import os
 import signal
 import socket
@@ -79,6 +80,29 @@ def test_a_second_appliance_on_the_same_database_is_refused_and_told_the_pid(tmp
         assert node.pids() == pids
         assert second.processes() == []
         assert_nothing_lost(node, sink)
+
+
+def test_a_start_that_waits_for_the_database_is_given_more_time(tmp_path):
+    with (
+        Node(tmp_path / "node", log={"level": "info"}) as node,
+        socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd,
+    ):
+        systemd.bind(str(tmp_path / "notify"))
+        systemd.settimeout(60)
+        node.start()
+        node.stop()
+        with contextlib.ExitStack() as migration:
+            migration.enter_context(node.locked())
+            notify = {"NOTIFY_SOCKET": str(tmp_path / "notify")}
+            with node.background("run", **notify) as supervisor:
+                said = systemd.recv(4096).decode()
+                assert said.startswith("EXTEND_TIMEOUT_USEC=")
+                assert "waiting for the database" in said
+                migration.close()
+                while "READY=1" not in said:
+                    said = systemd.recv(4096).decode()
+                os.kill(supervisor.pid, signal.SIGTERM)
+                assert supervisor.wait(60) == 0
 
 
 def test_systemd_is_told_of_readiness_reloading_and_stopping(tmp_path):

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from sensor_node import config as config_module
-from sensor_node.config import directories, find_config, load_config
+from sensor_node.config import load_config
 from sensor_node.config_schema import SECTIONS, options_of
 from sensor_node.errors import ConfigError
+from sensor_node.places import directories, find_config
 
 SHIPPED = Path(__file__).parents[2] / "config.ini"
 SENSOR = "[sensor:room]\n"
@@ -316,7 +316,7 @@ class TestWhereThingsAre:
 
     def test_then_comes_the_systems_file_and_then_one_here(self, tmp_path, monkeypatch) -> None:
         monkeypatch.delenv("SENSOR_NODE_CONFIG", raising=False)
-        monkeypatch.setattr(config_module, "SYSTEM_DIRECTORY", tmp_path)
+        monkeypatch.setattr("sensor_node.places.SYSTEM_DIRECTORY", tmp_path)
         assert find_config(None) == Path("config.ini")
         (tmp_path / "config.ini").touch()
         assert find_config(None) == tmp_path / "config.ini"

@@ -2,7 +2,8 @@
 
 import pytest
 
-from sensor_node.control.problems import find
+from sensor_node.config import load_config
+from sensor_node.control.problems import find, notes
 from sensor_node.errors import STORAGE_REASONS
 
 MIB = 1024 * 1024
@@ -186,3 +187,25 @@ def test_the_worst_comes_first() -> None:
 
 def test_a_process_that_is_dead_is_not_also_blamed_for_its_last_trouble() -> None:
     assert len(problems(**process(state="BACKOFF", restarts=1, trouble="disk full"))) == 1
+
+
+def noted(directory, url, source="mock"):
+    file = directory / "config.ini"
+    file.write_text(f"[sensor:room]\nsource = {source}\n[sink]\nurl = {url}\n")
+    return notes(load_config(file))
+
+
+@pytest.mark.parametrize("host", ["sink.example", "192.0.2.1", "[2001:db8::1]:8470"])
+def test_simulated_readings_that_leave_this_machine_are_noted(tmp_path, host) -> None:
+    name = host.removeprefix("[").partition("]")[0]
+    said = f"simulated readings (room) go to {name}"
+    assert noted(tmp_path, f"http://{host}/telemetry") == [said]
+
+
+@pytest.mark.parametrize("host", ["localhost", "127.0.0.1:8470", "127.1.2.3", "[::1]:8470"])
+def test_but_not_those_that_stay(tmp_path, host) -> None:
+    assert noted(tmp_path, f"http://{host}/telemetry") == []
+
+
+def test_and_not_real_ones(tmp_path) -> None:
+    assert noted(tmp_path, "http://sink.example/", source="host") == []

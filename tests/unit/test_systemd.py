@@ -79,6 +79,13 @@ def test_the_watchdog_is_fed_three_times_a_period(channel, monkeypatch) -> None:
     assert heard(channel) == ["WATCHDOG=1"] * 9
 
 
+def test_more_time_is_asked_for_again_while_it_is_needed_but_not_at_each_turn(channel) -> None:
+    notifier = Notifier()
+    for second in range(25):
+        notifier.ask_for_time(float(second), "busy")
+    assert heard(channel) == ["EXTEND_TIMEOUT_USEC=30000000\nSTATUS=busy"] * 3
+
+
 @pytest.mark.parametrize("period", [None, "", "0"])
 def test_a_watchdog_that_is_not_there_is_not_fed(channel, monkeypatch, period) -> None:
     if period is None:

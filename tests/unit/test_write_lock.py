@@ -33,6 +33,14 @@ lock.close()
 """
 
 
+def owners(monkeypatch):
+    """Whom the files that are made now are given to."""
+    given = []
+    monkeypatch.setattr("os.geteuid", lambda: 0)
+    monkeypatch.setattr("os.fchown", lambda descriptor, *owner: given.append(owner))
+    return given
+
+
 class Watch:
     def __init__(self):
         self.seen = []
@@ -174,3 +182,21 @@ def test_closing_the_lock_twice_leaves_the_files_of_others_open(database):
         lock.close()
         for other in others:
             os.fstat(other.fileno())
+
+
+def test_files_that_root_makes_are_its_whose_the_database_is(database, monkeypatch) -> None:
+    given = owners(monkeypatch)
+    database.touch()
+    owner = (database.stat().st_uid, database.stat().st_gid)
+    WriteLock(database, Unwatched()).close()
+    assert given == [owner, owner]
+    WriteLock(database, Unwatched()).close()
+    assert given == [owner, owner], "files that are there stay whose they are"
+
+
+def test_a_link_in_the_place_of_a_lock_file_is_not_followed(database, tmp_path) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.touch()
+    database.with_name("telemetry.db.writer").symlink_to(elsewhere)
+    with pytest.raises(OSError, match="symbolic link"):
+        WriteLock(database, Unwatched())

@@ -1,0 +1,84 @@
+"""start, stop, restart and reload where systemd looks after the appliance."""
+
+import os
+import subprocess
+from pathlib import Path
+
+from sensor_node.config import Config
+from sensor_node.control import exits, lifecycle
+from sensor_node.control.snapshot import buffered
+from sensor_node.errors import ConfigError, SensorNodeError
+from sensor_node.places import SYSTEM_DIRECTORY
+from sensor_node.supervision.pidfile import running_pid
+
+# There if systemd is what this machine was booted with: sd_booted(3).
+BOOTED = Path("/run/systemd/system")
+
+
+def unit_of(config: Config) -> str | None:
+    """The unit that runs the appliance of this configuration, if there is one on this machine."""
+    if config.file.parent != SYSTEM_DIRECTORY or not BOOTED.is_dir():
+        return None
+    name = config.file.stem
+    unit = "sensor-node.service" if name == "config" else f"sensor-node@{name}.service"
+    return unit if _property(unit, "LoadState") == "loaded" else None
+
+
+def start(config: Config, unit: str) -> int:
+    """Returns when every process is ready, as lifecycle.start() does."""
+    if pid := running_pid(config):
+        print(f"already running (pid {pid})")
+        return exits.OK
+    return _begin(config, unit, "start")
+
+
+def restart(config: Config, unit: str) -> int:
+    """One job of systemd's, so that nothing comes between stop and start."""
+    return _begin(config, unit, "restart")
+
+
+def stop(config: Config, unit: str) -> int:
+    """Also ends the attempts to start again of a unit that fails."""
+    was_running = running_pid(config) is not None
+    _systemctl("stop", unit)
+    if not was_running:
+        print("not running")
+        return exits.OK
+    if pid := running_pid(config):
+        raise SensorNodeError(f"still running, but not by {unit}; to stop it: kill {pid}")
+    print(f"stopped; {buffered(config)}")
+    return exits.OK
+
+
+def reload(config: Config, unit: str) -> int:
+    return lifecycle.reload(config, lambda pid: _systemctl("reload", unit))
+
+
+def _begin(config: Config, unit: str, verb: str) -> int:
+    try:
+        _systemctl(verb, unit)
+    except SensorNodeError:
+        reason = _property(unit, "StatusText")
+        if not reason:
+            raise
+        status = _property(unit, "ExecMainStatus")
+        kind = ConfigError if status == str(exits.CONFIG) else SensorNodeError
+        raise kind(reason) from None
+    print(f"started (pid {_property(unit, 'MainPID')}); see: sensor-node-ctl status")
+    if _property(unit, "UnitFileState") not in ("enabled", "enabled-runtime"):
+        print(f"it is not started at boot; for that: systemctl enable {unit}")
+    return exits.OK
+
+
+def _systemctl(verb: str, unit: str) -> None:
+    if os.geteuid() != 0:
+        raise SensorNodeError(f"{verb} needs root; for example: sudo systemctl {verb} {unit}")
+    done = subprocess.run(["systemctl", verb, unit], stderr=subprocess.PIPE, text=True)
+    if done.returncode:
+        raise SensorNodeError(" ".join(done.stderr.split()) or f"systemctl {verb} {unit} failed")
+
+
+def _property(unit: str, name: str) -> str:
+    """Empty where systemctl cannot tell."""
+    command = ["systemctl", "show", "--value", f"--property={name}", unit]
+    return subprocess.run(command, capture_output=True, text=True).stdout.strip()
