@@ -3,7 +3,9 @@
 import configparser
 import difflib
 import os
+import re
 import socket
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -147,6 +149,19 @@ def load_config(file: Path) -> Config:
     return config
 
 
+def config_of(file: Path, settings: Iterable[Effective]) -> Config:
+    """The configuration that has these settings, whatever the file says by now."""
+    reader = _Reader(file)
+    for row in settings:
+        texts = reader.texts.setdefault(row.section, {})
+        if row.file:
+            texts[row.option] = _Text(row.value, Path(row.file))
+    config = reader.build()
+    if config is None:
+        raise ConfigError(*reader.errors)
+    return config
+
+
 class _Text(NamedTuple):
     """What a file says an option is."""
 
@@ -264,6 +279,7 @@ class _Reader:
     def _refuse(self, section: str, name: str, wanted: str) -> None:
         kind = "sensor" if section.startswith(SENSOR_PREFIX) else section
         text, file = self._text(section, options_of(kind)[name])
+        text = re.sub(r"//[^/@]*@", "//***@", text)  # a password in a URL is not for the log
         self.errors.append(f"{file}: [{section}] {name} = {text!r}: want {wanted}")
 
     def _sensor(self, section: str) -> dict[str, Any]:

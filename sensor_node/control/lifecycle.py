@@ -29,7 +29,7 @@ POLL_SECONDS = 0.05
 
 def start(config: Config) -> int:
     """Start in the background and return when every process is ready."""
-    if pid := running_pid(config):
+    if pid := running_pid(config.runtime_directory):
         print(f"already running (pid {pid})")
         return exits.OK
     make_directories(config)
@@ -45,7 +45,7 @@ def start(config: Config) -> int:
 
 def stop(config: Config) -> int:
     """Stop gracefully, then by force; say what is left for the next start."""
-    pid = running_pid(config)
+    pid = running_pid(config.runtime_directory)
     if pid is None:
         print("not running")
         return exits.OK
@@ -73,14 +73,14 @@ def hang_up(pid: int) -> None:
 
 def reload(config: Config, tell: Callable[[int], None] = hang_up) -> int:
     """Have the supervisor take the configuration, which is good, and wait for its children."""
-    pid = running_pid(config)
-    before = read_report(config)
+    pid = running_pid(config.runtime_directory)
+    before = read_report(config.runtime_directory)
     if pid is None or before is None:
         raise SensorNodeError("not running; start it with: sensor-node-ctl start")
     tell(pid)
     deadline = time.monotonic() + config.process.stop_timeout + RELOAD_SECONDS
     while time.monotonic() < deadline:
-        report = read_report(config)
+        report = read_report(config.runtime_directory)
         if report and report.reloads > before.reloads:
             if report.problem:
                 raise SensorNodeError(report.problem)
@@ -129,7 +129,7 @@ def _await_ready(process: subprocess.Popen[bytes], channel: socket.socket, confi
         said = fields.get("STATUS", said)
         if "EXTEND_TIMEOUT_USEC" in fields:
             deadline = time.monotonic() + int(fields["EXTEND_TIMEOUT_USEC"]) / 1e6
-            print(said, flush=True)
+            print(f"sensor-node-ctl: {said}", file=sys.stderr, flush=True)
     raise SensorNodeError(f"not ready in time, but still trying; see {log_file(config)}")
 
 
@@ -142,7 +142,7 @@ def _open_pid(pid: int) -> int | None:
 
 
 def _kill_all(config: Config, supervisor: int) -> None:
-    report = read_report(config)
+    report = read_report(config.runtime_directory)
     signal.pidfd_send_signal(supervisor, signal.SIGKILL)
     for child in report.processes if report else []:
         if child.pid and is_appliance(child.owner):

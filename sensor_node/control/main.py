@@ -147,13 +147,18 @@ def _run(arguments: argparse.Namespace) -> int:
         from sensor_node.sink.server import serve
 
         return serve(arguments.host, arguments.port, arguments.db)
-    config = load_config(find_config(arguments.config))
-    if arguments.command in ("start", "stop", "restart", "reload", "run"):
+    file = find_config(arguments.config)
+    if arguments.command in ("start", "restart", "reload", "run"):
+        return _lifecycle(arguments.command, load_config(file))
+    if arguments.command == "check":
+        return _check(load_config(file), with_values=arguments.print)
+    from sensor_node.control import in_force
+
+    config = in_force.configuration(file)
+    if arguments.command == "stop":
         return _lifecycle(arguments.command, config)
     if arguments.command == "status":
         return _status(config, as_json=arguments.json)
-    if arguments.command == "check":
-        return _check(config, with_values=arguments.print)
     if arguments.command in ("requeue", "new-stream"):
         return _change(arguments, config)
     return _inspect(arguments, config)

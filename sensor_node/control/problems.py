@@ -2,6 +2,7 @@
 
 import ipaddress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -9,6 +10,8 @@ from sensor_node.config import Config
 from sensor_node.control.times import amount, span
 
 NEARLY_FULL = 0.9
+# Room is made in bites: just after one, what is full looks a little less so.
+FULL = 0.95
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,11 +27,15 @@ def find(found: dict[str, Any]) -> list[Problem]:
 
 def notes(config: Config) -> list[str]:
     """What is no problem, but had better be meant."""
+    found = []
     simulated = [sensor.name for sensor in config.sensors if sensor.source == "mock"]
     host = urlsplit(config.sink.url).hostname or ""
-    if not simulated or _is_local(host):
-        return []
-    return [f"simulated readings ({', '.join(simulated)}) go to {host}"]
+    if simulated and not _is_local(host):
+        found.append(f"simulated readings ({', '.join(simulated)}) go to {host}")
+    # A credential of systemd's is there only for the service.
+    files = [file for file in config.sink.secret_files if "${" not in file]
+    found += [f"{file}: there is no such file" for file in files if not Path(file).exists()]
+    return found
 
 
 def _is_local(host: str) -> bool:
@@ -45,15 +52,22 @@ def _of_processes(found: dict[str, Any]) -> list[Problem]:
     if found["reload_problem"]:
         what = f"the last reload was refused: {found['reload_problem']}"
         problems.append(Problem(what, "correct it; then sensor-node-ctl reload"))
+    elif found["config_problem"]:
+        mend = "correct it; until then the node goes by what it read before"
+        problems.append(Problem(found["config_problem"], mend))
     for process in found["processes"]:
         name = process["name"]
         if process["state"] == "BACKOFF":
             mend = "it is started again by itself; the log says why it ends"
             problems.append(Problem(f"{name} has died {process['restarts']} times", mend))
-        elif process["trouble"]:
-            mend = _STORAGE_MENDS.get(process["trouble"], "the log has the details")
-            what = f"{name} cannot use the database: {process['trouble']}"
-            problems.append(Problem(what, mend))
+    troubled: dict[str, list[str]] = {}
+    for process in found["processes"]:
+        if process["trouble"] and process["state"] != "BACKOFF":
+            troubled.setdefault(process["trouble"], []).append(process["name"])
+    for trouble, names in troubled.items():
+        mend = _STORAGE_MENDS.get(trouble, "the log has the details")
+        what = f"the database cannot be used: {trouble} ({', '.join(names)})"
+        problems.append(Problem(what, mend))
     return problems
 
 
@@ -77,11 +91,27 @@ def _of_database(found: dict[str, Any]) -> list[Problem]:
     problems = []
     if storage["warning"]:
         problems.append(Problem(storage["warning"], "move [storage] path to a disk"))
-    if _at_stake(storage["used_bytes"], counts) >= NEARLY_FULL * storage["limit_bytes"]:
-        used, limit = amount(storage["used_bytes"]), amount(storage["limit_bytes"])
-        mend = "raise [storage] max_size, free disk space, or mend the sink"
-        problems.append(Problem(f"the database is nearly full: {used} of {limit}", mend))
+    problems += _of_room(storage, counts)
     return problems
+
+
+def _of_room(storage: dict[str, Any], counts: dict[str, int]) -> list[Problem]:
+    at_stake, brim = _at_stake(storage["used_bytes"], counts), storage["limit_bytes"]
+    drops_oldest = storage["when_full"] == "drop-oldest"
+    if drops_oldest:
+        brim -= storage["spare_bytes"]
+    if at_stake < NEARLY_FULL * brim:
+        return []
+    what = "nearly full"
+    if drops_oldest and at_stake >= FULL * brim:
+        what = "full, the oldest readings give way"
+    elif at_stake >= brim:
+        what = "full, new readings are not stored"
+    sizes = f"{amount(storage['used_bytes'])} of {amount(storage['limit_bytes'])}"
+    mend = "free disk space, or lower [storage] min_free"
+    if storage["limited_by"] == "max_size":
+        mend = "mend the sink, or raise [storage] max_size"
+    return [Problem(f"the database is {what}: {sizes}", mend)]
 
 
 def _at_stake(used: float, counts: dict[str, int]) -> float:

@@ -8,7 +8,7 @@ import psutil
 from sensor_node import __version__
 from sensor_node.clock import Moment
 from sensor_node.config import Config
-from sensor_node.control import problems
+from sensor_node.control import in_force, problems
 from sensor_node.control.times import utc
 from sensor_node.errors import SensorNodeError
 from sensor_node.model import Counts
@@ -27,9 +27,10 @@ NO_RATES: dict[str, float | None] = {"captured": None, "delivered": None}
 
 def take(config: Config, now: Moment) -> dict[str, Any]:
     """The appliance as it is; keys are only ever added."""
-    pid = running_pid(config)
-    report = read_report(config) if pid else None
+    pid = running_pid(config.runtime_directory)
+    report = read_report(config.runtime_directory) if pid else None
     state = _state(config, pid, report)
+    mistake, changed = in_force.drift(config) if pid else ("", False)
     found: dict[str, Any] = {
         "node": config.node_id,
         "version": __version__,
@@ -39,11 +40,15 @@ def take(config: Config, now: Moment) -> dict[str, Any]:
         "config": str(config.file),
         "processes": [_process(child) for child in report.processes] if report else [],
         "reload_problem": report.problem if report else "",
+        "config_problem": mistake,
+        "config_changed": changed,
     }
     found |= _of_database(config, now)
     if pid is None and found["rates"]:
         found |= {"rates": NO_RATES, "drain_eta_seconds": None}
     found["notes"] = problems.notes(config)
+    if changed:
+        found["notes"].append(f"{config.file} or a drop-in has changed: sensor-node-ctl reload")
     found["problems"] = [asdict(problem) for problem in problems.find(found)]
     return found
 
@@ -62,7 +67,7 @@ def buffered(config: Config) -> str:
 
 def _state(config: Config, pid: int | None, report: Report | None) -> str:
     if pid is None:
-        return "dead" if pid_file(config).exists() else "stopped"
+        return "dead" if pid_file(config.runtime_directory).exists() else "stopped"
     return "running" if report and report.ready else "starting"
 
 
@@ -127,6 +132,9 @@ def _read(connection: Connection, config: Config, now: Moment) -> dict[str, Any]
             "used_bytes": space.used,
             "wal_bytes": wal_bytes(path),
             "limit_bytes": space.limit,
+            "limited_by": "max_size" if space.limit >= config.storage.max_size else "min_free",
+            "spare_bytes": int(space.spare),
+            "when_full": config.storage.when_full,
             "disk_free_bytes": space.disk_free,
         },
         "sqlite": sqlite_facts(),

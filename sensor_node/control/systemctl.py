@@ -26,7 +26,7 @@ def unit_of(config: Config) -> str | None:
 
 def start(config: Config, unit: str) -> int:
     """Returns when every process is ready, as lifecycle.start() does."""
-    if pid := running_pid(config):
+    if pid := running_pid(config.runtime_directory):
         print(f"already running (pid {pid})")
         return exits.OK
     return _begin(config, unit, "start")
@@ -39,12 +39,12 @@ def restart(config: Config, unit: str) -> int:
 
 def stop(config: Config, unit: str) -> int:
     """Also ends the attempts to start again of a unit that fails."""
-    was_running = running_pid(config) is not None
+    was_running = running_pid(config.runtime_directory) is not None
     _systemctl("stop", unit)
     if not was_running:
         print("not running")
         return exits.OK
-    if pid := running_pid(config):
+    if pid := running_pid(config.runtime_directory):
         raise SensorNodeError(f"still running, but not by {unit}; to stop it: kill {pid}")
     print(f"stopped; {buffered(config)}")
     return exits.OK

@@ -52,6 +52,8 @@ def _explained(causes: tuple[BaseException, ...], sink: SinkConfig) -> tuple[Ver
     if cause := _first(causes, socket.gaierror):
         host = urlsplit(sink.proxy or sink.url).hostname
         return Verdict.TRY_LATER, f"name not found: {host}{_resolver_trouble(cause)}", ""
+    if _first(causes, ssl.SSLEOFError):
+        return Verdict.TRY_LATER, "TLS failed: the other side closed the connection", mends.TLS
     if cause := _first(causes, ssl.SSLError):
         reason = str(getattr(cause, "reason", None) or type(cause).__name__)
         return Verdict.TRY_LATER, f"TLS failed: {reason.replace('_', ' ').lower()}", mends.TLS

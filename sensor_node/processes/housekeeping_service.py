@@ -15,11 +15,6 @@ BUSY_STEP_SECONDS = 0.1
 SWEEP_SECONDS = 60.0
 SAMPLE_SECONDS = 10.0
 SUMMARY_SECONDS = 3600.0
-# Room is made before it is needed, so that capture never waits for it.
-SPARE_SHARE = 0.05
-SPARE_BYTES = 1024 * 1024
-# Where the disk is full, a small file is all there is: most of it is for readings.
-MOST_SPARE_SHARE = 0.25
 # DEAD and IN_DOUBT messages wait for a person, but not at the cost of all others.
 PARKED_SHARE = 0.1
 
@@ -53,7 +48,7 @@ class HousekeepingService:
             self._repository.sample(now.boottime)
         self._summarise(now)
         space = self._repository.space(self._room)
-        if space.left < self._spare(space) and self._make_room(space, now):
+        if space.left < space.spare and self._make_room(space, now):
             return 0.0
         if self._retain(now) or self._limit_parked(space, now):
             return 0.0
@@ -71,9 +66,6 @@ class HousekeepingService:
         if size >= WAL_CHECKPOINT_BYTES:
             self._repository.checkpoint(truncate=size > WAL_LIMIT_BYTES)
         return size >= WAL_CHECKPOINT_BYTES
-
-    def _spare(self, space: Space) -> float:
-        return min(max(SPARE_BYTES, space.limit * SPARE_SHARE), space.limit * MOST_SPARE_SHARE)
 
     def _make_room(self, space: Space, now: Moment) -> bool:
         """Delivered readings first, then what `when_full` says. Returns whether any was made."""

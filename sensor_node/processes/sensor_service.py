@@ -138,7 +138,7 @@ class SensorService:
         return self._repository
 
     def _drop_missed(self, last_us: int) -> None:
-        """The ticks between the last reading of our predecessor and our first."""
+        """The ticks between what our predecessor accounted for and our first reading."""
         gap = self._started.wall - last_us / 1e6
         gap = min(gap, self._started.monotonic - self._start.run_started)
         for sensor in self._sensors:

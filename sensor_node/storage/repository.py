@@ -96,7 +96,7 @@ class SensorDataSQLRepository:
     def begin_run(self, who: runs.Identity, now: float, *, resumed: bool) -> int | None:
         """Note the start, the gap before it and what has changed; choose the stream of ids.
 
-        Returns when the last reading before was captured, in microseconds, if it is still there.
+        Returns up to when readings are accounted for, stored or dropped, in microseconds.
         """
         with self._transaction() as connection:
             return runs.begin(connection, who, now, resumed=resumed)

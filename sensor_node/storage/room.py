@@ -7,6 +7,11 @@ from pathlib import Path
 
 from sensor_node.storage.checkpoint import WAL_LIMIT_BYTES, wal_bytes
 
+SPARE_SHARE = 0.05
+SPARE_BYTES = 1024 * 1024
+# Where the disk is full, a small file is all there is: most of it is for readings.
+MOST_SPARE_SHARE = 0.25
+
 
 @dataclass(frozen=True, slots=True)
 class Room:
@@ -33,6 +38,11 @@ class Space:
     def left(self) -> int:
         """What eviction can add to."""
         return self.limit - self.used
+
+    @property
+    def spare(self) -> float:
+        """What is kept free: room is made before it is needed, so that capture never waits."""
+        return min(max(SPARE_BYTES, self.limit * SPARE_SHARE), self.limit * MOST_SPARE_SHARE)
 
     @property
     def accepts_readings(self) -> bool:

@@ -12,6 +12,7 @@ PUT_MEMO = "INSERT OR REPLACE INTO memo(name, value) VALUES (:name, :value)"
 LAST_RUN_EVENT = """
 SELECT kind FROM event WHERE kind IN ('started', 'stopped') ORDER BY id DESC LIMIT 1
 """
+LAST_DROP = "SELECT max(last) FROM event WHERE kind = 'dropped' AND last <= :now_us"
 FORGET_SAMPLES = "DELETE FROM sample"
 ADD_SAMPLE = "INSERT OR REPLACE INTO sample(at, captured, sent) VALUES (:at, :captured, :sent)"
 LAST_SAMPLE = "SELECT captured, sent FROM sample ORDER BY at DESC LIMIT 1"
@@ -39,9 +40,10 @@ def begin(
 ) -> int | None:
     """Called by the generator before its first commit; `resumed` by one that replaces another.
 
-    Returns the time of the last reading before, in microseconds, if it is still there.
+    Returns up to when readings are accounted for, stored or dropped, in microseconds; None where
+    nobody knows any more.
     """
-    last_us = retention.captured_at_us(connection, tiles.captured(connection))
+    last_us = _accounted_us(connection, now)
     if not resumed and last_us is not None:
         _note_gap(connection, last_us, now)
     last = connection.execute(LAST_RUN_EVENT).fetchone()
@@ -73,6 +75,16 @@ def sample(connection: sqlite3.Connection, at: float, counts: Counts) -> None:
 def samples(connection: sqlite3.Connection, now: float) -> list[tuple[float, int, int]]:
     """Moment (CLOCK_BOOTTIME), captured and sent, oldest first."""
     return connection.execute(SAMPLES, {"now": now}).fetchall()
+
+
+def _accounted_us(connection: sqlite3.Connection, now: float) -> int | None:
+    """The time of the last reading, or of the last that is counted as dropped.
+
+    A drop in the future was counted by a clock that has been set back since.
+    """
+    stored_us = retention.captured_at_us(connection, tiles.captured(connection))
+    (dropped_us,) = connection.execute(LAST_DROP, {"now_us": int(now * 1e6)}).fetchone()
+    return max((us for us in (stored_us, dropped_us) if us is not None), default=None)
 
 
 def _note_gap(connection: sqlite3.Connection, last_us: int, now: float) -> None:

@@ -24,7 +24,7 @@ UPDATE sink SET next_send_at = :seconds +
 """
 # A claim that comes so much later than it was allowed to costs nothing of the rate: processes
 # look for work a few times a second only.
-LATE_SECONDS = 1.0
+LATE_SECONDS = 0.25
 
 
 def read(connection: sqlite3.Connection) -> SinkRecord:

@@ -48,8 +48,11 @@ def make_directories(config: Config) -> None:
         if not os.access(directory, os.W_OK | os.X_OK):
             raise ConfigError(f"{directory}: cannot be written; see its owner and mount options")
     database = config.storage.path
+    if database.exists() and not database.is_file():
+        raise ConfigError(f"{database}: is no file; set another [storage] path")
     if database.exists() and not os.access(database, os.R_OK | os.W_OK):
-        raise ConfigError(f"{database}: is read-only for this user; see its owner and mode")
+        cannot = "written" if os.access(database, os.R_OK) else "read"
+        raise ConfigError(f"{database}: cannot be {cannot} by this user; see its owner and mode")
 
 
 def _take(lock: ApplianceLock, config: Config, notifier: Notifier) -> None:
@@ -77,7 +80,7 @@ def _take(lock: ApplianceLock, config: Config, notifier: Notifier) -> None:
 
 
 def _survivors(config: Config) -> str:
-    report = read_report(config)
+    report = read_report(config.runtime_directory)
     children = report.processes if report else []
     living = [f"{child.name} (pid {child.pid})" for child in children if is_appliance(child.owner)]
     return ", ".join(living) or "unknown"

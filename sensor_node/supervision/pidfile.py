@@ -46,8 +46,8 @@ class ApplianceLock:
         return os.pread(self.fd, HOLDER_BYTES, 0).decode(errors="replace").rstrip()
 
 
-def pid_file(config: Config) -> Path:
-    return config.runtime_directory / "sensor-node.pid"
+def pid_file(runtime_directory: Path) -> Path:
+    return runtime_directory / "sensor-node.pid"
 
 
 def write_pid_file(config: Config) -> None:
@@ -55,7 +55,7 @@ def write_pid_file(config: Config) -> None:
 
     Raises SensorNodeError: an appliance that nobody can find or stop had better not start.
     """
-    file, identity = pid_file(config), owner.own_identity("supervisor")
+    file, identity = pid_file(config.runtime_directory), owner.own_identity("supervisor")
     try:
         file.write_text(f"{os.getpid()}\n{identity}\n")
     except OSError as error:
@@ -64,13 +64,13 @@ def write_pid_file(config: Config) -> None:
 
 def remove_pid_file(config: Config) -> None:
     with contextlib.suppress(FileNotFoundError):
-        pid_file(config).unlink()
+        pid_file(config.runtime_directory).unlink()
 
 
-def running_pid(config: Config) -> int | None:
+def running_pid(runtime_directory: Path) -> int | None:
     """The supervisor's pid, if the pid file names a living one."""
     try:
-        pid, identity = pid_file(config).read_text().split()
+        pid, identity = pid_file(runtime_directory).read_text().split()
     except (FileNotFoundError, NotADirectoryError, ValueError):
         return None
     return int(pid) if is_appliance(identity) else None

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from sensor_node.config import Config
+from sensor_node.config import Config, Effective
 
 
 class ChildState(enum.StrEnum):
@@ -33,7 +33,10 @@ class ChildReport:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """The appliance. `reloads` counts the configurations taken; `problem` is of the last reload."""
+    """The appliance. `reloads` counts the configurations taken; `problem` is of the last reload.
+
+    `settings`: what it goes by, whatever its files say by now.
+    """
 
     pid: int
     version: str
@@ -43,10 +46,11 @@ class Report:
     reloads: int
     problem: str
     processes: list[ChildReport]
+    settings: list[Effective]
 
 
-def report_file(config: Config) -> Path:
-    return config.runtime_directory / "processes.json"
+def report_file(runtime_directory: Path) -> Path:
+    return runtime_directory / "processes.json"
 
 
 def write_report(config: Config, report: Report) -> bool:
@@ -54,7 +58,7 @@ def write_report(config: Config, report: Report) -> bool:
 
     False where it cannot be written: a full disk must not end the supervisor.
     """
-    file = report_file(config)
+    file = report_file(config.runtime_directory)
     temporary = file.with_suffix(".new")
     try:
         temporary.write_text(json.dumps(asdict(report)))
@@ -64,12 +68,13 @@ def write_report(config: Config, report: Report) -> bool:
     return True
 
 
-def read_report(config: Config) -> Report | None:
+def read_report(runtime_directory: Path) -> Report | None:
     """None where there is none, or one of another version."""
     try:
-        values: dict[str, Any] = json.loads(report_file(config).read_text())
+        values: dict[str, Any] = json.loads(report_file(runtime_directory).read_text())
         children = [ChildReport(**child) for child in values.pop("processes")]
-        return Report(**values, processes=children)
+        settings = [Effective(*row) for row in values.pop("settings")]
+        return Report(**values, processes=children, settings=settings)
     except (FileNotFoundError, NotADirectoryError):
         return None
     except (ValueError, TypeError, KeyError, AttributeError):

@@ -139,7 +139,7 @@ class Supervisor:
         try:
             config = load_config(self._config.file)
             if config.storage.path != self._config.storage.path:
-                raise ConfigError("[storage] path: a new one needs sensor-node-ctl restart")
+                raise ConfigError("[storage] path cannot change but by sensor-node-ctl restart")
         except ConfigError as error:
             self._problem = str(error)
             for line in error.lines:
@@ -231,6 +231,7 @@ class Supervisor:
             reloads=self._reloads,
             problem=self._problem,
             processes=[child.report() for child in self._children],
+            settings=list(self._config.effective),
         )
 
     def _stop_all(self) -> None:

@@ -78,16 +78,17 @@ def test_start_waits_for_the_orphans_of_a_killed_supervisor(tmp_path):
         await_hanging(sink)
         pids = node.pids()
         node.kill("supervisor")
-        wait_until(lambda: not proc.is_alive(pids["generator"]), what="the generator has ended")
-        assert proc.is_alive(pids["sender-1"])
+        orphan = pids["sender-1"]
+        wait_until(lambda: node.processes() == [orphan], what="all others have ended")
         sink.behave(ok())
         with node.background("start") as starting:
-            wait_until(lambda: len(node.processes()) > 2, what="the new supervisor is there")
+            said = starting.stdout.readline()
+            assert said.endswith(f"processes of the last run: sender-1 (pid {orphan})\n")
             assert starting.poll() is None
             sink.release()
             said, _ = starting.communicate(timeout=60)
         assert (starting.returncode, said[:7]) == (0, "started")
-        assert not proc.is_alive(pids["sender-1"])
+        assert not proc.is_alive(orphan)
         node.await_delivered()
         # The orphan could still record its answer, so nothing went out twice.
         assert sink.repeated_ids() == set()

@@ -381,3 +381,10 @@ class TestTheShippedFile:
         bare, shipped = load("[sensor:temperature]\n"), load_config(SHIPPED)
         for part in ("sensors", "sink", "retry", "process", "log"):
             assert getattr(bare, part) == getattr(shipped, part)
+
+
+def test_a_password_in_a_url_is_not_repeated(file, load) -> None:
+    with pytest.raises(ConfigError) as refused:
+        load(SENSOR + "[sink]\nurl = http://joe:secret@sink.example/\n")
+    assert "secret" not in str(refused.value)
+    assert "//***@sink.example/" in str(refused.value)

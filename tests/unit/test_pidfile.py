@@ -100,14 +100,14 @@ class TestTheLock:
 class TestThePidFile:
     def test_has_the_pid_on_its_first_line(self, config) -> None:
         write_pid_file(config)
-        assert pid_file(config).read_text().splitlines()[0] == str(os.getpid())
+        assert pid_file(config.runtime_directory).read_text().splitlines()[0] == str(os.getpid())
 
     def test_leads_to_the_process_that_wrote_it(self, config) -> None:
-        assert running_pid(config) is None
+        assert running_pid(config.runtime_directory) is None
         write_pid_file(config)
-        assert running_pid(config) == os.getpid()
+        assert running_pid(config.runtime_directory) == os.getpid()
         remove_pid_file(config)
-        assert running_pid(config) is None
+        assert running_pid(config.runtime_directory) is None
 
     def test_leads_nowhere_once_the_process_is_gone_and_its_pid_anothers(self, config) -> None:
         write_pid_file(config)
@@ -118,15 +118,15 @@ class TestThePidFile:
             f"{role}:another-boot:{pid}:{ticks}",
             f"{role}:{boot}:{2**22 + 1}:{ticks}",
         ):
-            pid_file(config).write_text(f"{pid}\n{other}\n")
-            assert running_pid(config) is None, other
+            pid_file(config.runtime_directory).write_text(f"{pid}\n{other}\n")
+            assert running_pid(config.runtime_directory) is None, other
 
     @pytest.mark.parametrize(
         "content", [b"", b"\n", b"812", b"812\n", b"a b c d", b"x\ny\n", b"\xff\xfe\xff", b"1\na:b"]
     )
     def test_that_is_garbage_leads_nowhere(self, config, content) -> None:
-        pid_file(config).write_bytes(content)
-        assert running_pid(config) is None
+        pid_file(config.runtime_directory).write_bytes(content)
+        assert running_pid(config.runtime_directory) is None
 
     def test_can_be_removed_twice(self, config) -> None:
         write_pid_file(config)
@@ -134,7 +134,7 @@ class TestThePidFile:
         remove_pid_file(config)
 
     def test_that_cannot_be_written_is_told_in_one_line(self, config) -> None:
-        pid_file(config).mkdir()
+        pid_file(config.runtime_directory).mkdir()
         with pytest.raises(SensorNodeError, match=r"sensor-node\.pid: cannot be written"):
             write_pid_file(config)
 

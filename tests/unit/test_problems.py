@@ -23,9 +23,11 @@ PROCESS = {"name": "sender-1", "state": "RUNNING", "restarts": 0, "trouble": ""}
 SINK = {"state": "UP", "reason": "", "mend": "", "next_probe_seconds": None}
 DOWN = {"state": "DOWN", "reason": "connection refused", "mend": "", "next_probe_seconds": 130.0}
 STORAGE = {"warning": "", "used_bytes": 10 * MIB, "limit_bytes": 256 * MIB}
+STORAGE |= {"spare_bytes": 0, "when_full": "drop-oldest", "limited_by": "max_size"}
 WELL = {
     "state": "running",
     "reload_problem": "",
+    "config_problem": "",
     "processes": [PROCESS],
     "database_error": "",
     "storage": STORAGE,
@@ -63,6 +65,18 @@ def test_all_well_is_no_problem() -> None:
     assert find(NOTHING) == []
 
 
+def test_one_trouble_of_many_processes_is_one_problem() -> None:
+    every = [{**PROCESS, "name": name, "trouble": "disk full"} for name in ("generator", "retrier")]
+    [(what, _)] = problems(processes=every)
+    assert what == "the database cannot be used: disk full (generator, retrier)"
+
+
+def test_a_mistake_in_the_files_of_a_running_node_is_one() -> None:
+    [(what, mend)] = problems(config_problem="config.ini: [sink] oops: unknown option")
+    assert what == "config.ini: [sink] oops: unknown option"
+    assert "goes by what it read before" in mend
+
+
 def test_readings_that_are_on_their_way_or_were_given_up_are_none() -> None:
     assert problems(**counts(pending=500, failed=3, in_flight=100, evicted=5, dropped=7)) == []
 
@@ -83,7 +97,7 @@ def test_readings_that_are_on_their_way_or_were_given_up_are_none() -> None:
         ),
         (
             process(trouble="disk full"),
-            "sender-1 cannot use the database: disk full",
+            "the database cannot be used: disk full (sender-1)",
             "free some space; readings wait in memory for about a minute",
         ),
         (
@@ -149,6 +163,28 @@ class TestANearlyFullDatabase:
         assert what == "the database is nearly full: 233.0 MiB of 256.0 MiB"
         assert "max_size" in mend
 
+    def test_that_is_full_says_what_is_given_up(self) -> None:
+        [(oldest, _)] = problems(**full(0.97, captured=1000, sent=0, pending=1000))
+        assert (
+            oldest == "the database is full, the oldest readings give way: 248.3 MiB of 256.0 MiB"
+        )
+        changes = full(1.0, captured=1000, sent=0, pending=1000)
+        changes["storage"]["when_full"] = "drop-newest"
+        [(newest, _)] = problems(**changes)
+        assert newest.startswith("the database is full, new readings are not stored: ")
+
+    def test_is_full_where_room_is_made_before_it_is_needed(self) -> None:
+        changes = full(0.75, captured=1000, sent=0, pending=1000)
+        changes["storage"]["spare_bytes"] = 64 * MIB
+        [(what, _)] = problems(**changes)
+        assert what.startswith("the database is full, the oldest")
+
+    def test_for_want_of_free_disk_space_does_not_ask_for_a_larger_file(self) -> None:
+        changes = full(0.97, captured=1000, sent=0, pending=1000)
+        changes["storage"]["limited_by"] = "min_free"
+        [(_, mend)] = problems(**changes)
+        assert mend == "free disk space, or lower [storage] min_free"
+
     def test_of_delivered_readings_is_none_as_they_make_room(self) -> None:
         assert problems(**full(0.99, captured=1000, sent=900, pending=100)) == []
 
@@ -174,8 +210,8 @@ def test_the_worst_comes_first() -> None:
     )
     begins = [
         "the supervisor",
-        "sender-1",
-        "the database",
+        "the database cannot",
+        "the database is",
         "the sink is",
         "the sink ref",
         "the fate",
@@ -209,3 +245,13 @@ def test_but_not_those_that_stay(tmp_path, host) -> None:
 
 def test_and_not_real_ones(tmp_path) -> None:
     assert noted(tmp_path, "http://sink.example/", source="host") == []
+
+
+def test_a_file_that_is_not_there_is_noted_but_not_a_credential_of_systemds(tmp_path) -> None:
+    (tmp_path / "there").touch()
+    file = tmp_path / "config.ini"
+    file.write_text(
+        "[sensor:room]\n[sink]\ntoken_file = gone\nca_file = there\n"
+        "cert_file = ${CREDENTIALS_DIRECTORY}/cert\n"
+    )
+    assert notes(load_config(file)) == [f"{tmp_path}/gone: there is no such file"]

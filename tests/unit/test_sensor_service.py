@@ -22,6 +22,7 @@ from sensor_node.processes.sensor_service import (
 )
 from sensor_node.storage.checkpoint import WAL_EMERGENCY_BYTES
 from sensor_node.storage.repository import SensorDataSQLRepository
+from sensor_node.storage.room import Room
 
 MOCK = "[sensor:room]\nrate = {}\n"
 HOST = "[sensor:load]\nsource = host\nrate = {}\n"
@@ -479,6 +480,39 @@ class TestAGeneratorThatReplacesAKilledOne:
         node = make(MOCK.format(2), resumed=True, run_started=1000.0, clock=clock)
         node.step()
         assert node.dropped() == {}
+
+    def test_counts_none_twice_that_was_dropped_before(self, make) -> None:
+        clock = self.killed(make)
+        clock.advance(8)
+        before = make(MOCK.format(2), resumed=True, run_started=1000.0, clock=clock)
+        before.service._room = Room(max_size=0, min_free=0)  # full: nothing is stored
+        before.step()
+        clock.advance(10)
+        before.sample()
+        before.step()
+        before.step()  # counts what the step before had to drop
+        before.service._repository.close()
+        before.finished = True
+        full = before.dropped()
+        assert full["not running"] == 15
+        assert full["no room"] == 21  # both ends of ten seconds
+        clock.advance(5)
+        node = make(MOCK.format(2), resumed=True, run_started=1000.0, clock=clock)
+        node.step()
+        assert node.dropped() == {**full, "not running": 15 + 9}
+
+    def test_is_not_misled_by_drops_of_a_clock_that_was_far_ahead(self, make) -> None:
+        clock = self.killed(make)
+        node = make(MOCK.format(2), resumed=True, run_started=1000.0, clock=clock)
+        ahead = int((WALL + 3600) * 1e6)
+        node.service._buffer.drop("late", 1, ahead, ahead)
+        node.step()
+        node.service._repository.close()
+        node.finished = True
+        clock.advance(10)
+        node = make(MOCK.format(2), resumed=True, run_started=1000.0, clock=clock)
+        node.step()
+        assert node.dropped() == {"late": 1, "not running": 19}
 
     def test_after_a_stop_of_the_whole_appliance_it_is_an_event_only(self, make) -> None:
         clock = self.killed(make)

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from sensor_node.config import load_config
+from sensor_node.config import Effective, load_config
 from sensor_node.supervision.states import (
     ChildReport,
     ChildState,
@@ -34,6 +34,7 @@ REPORT = Report(
     reloads=2,
     problem="",
     processes=[CHILD, replace(CHILD, name="retrier", role="retrier", pid=None)],
+    settings=[Effective("node", "id", "edge-01", "/etc/sensor-node/config.ini")],
 )
 
 
@@ -46,15 +47,15 @@ def config(tmp_path):
 
 
 def test_a_report_is_read_as_it_was_written(config) -> None:
-    assert read_report(config) is None
+    assert read_report(config.runtime_directory) is None
     assert write_report(config, REPORT)
-    assert read_report(config) == REPORT
+    assert read_report(config.runtime_directory) == REPORT
 
 
 def test_a_report_replaces_the_one_before_and_leaves_nothing_beside_it(config) -> None:
     write_report(config, REPORT)
     write_report(config, replace(REPORT, processes=[]))
-    assert read_report(config).processes == []
+    assert read_report(config.runtime_directory).processes == []
     assert [file.name for file in config.runtime_directory.iterdir()] == ["processes.json"]
 
 
@@ -64,7 +65,7 @@ def test_a_reader_never_sees_half_a_report(config, monkeypatch) -> None:
     dumps = json.dumps
 
     def look_meanwhile(value):
-        seen.append(read_report(config))
+        seen.append(read_report(config.runtime_directory))
         return dumps(value)
 
     monkeypatch.setattr(json, "dumps", look_meanwhile)
@@ -74,9 +75,11 @@ def test_a_reader_never_sees_half_a_report(config, monkeypatch) -> None:
 
 def test_a_full_disk_does_not_end_the_supervisor(config) -> None:
     write_report(config, REPORT)
-    report_file(config).with_suffix(".new").mkdir()  # nothing can be written there
+    report_file(config.runtime_directory).with_suffix(
+        ".new"
+    ).mkdir()  # nothing can be written there
     assert not write_report(config, replace(REPORT, pid=1))
-    assert read_report(config) == REPORT
+    assert read_report(config.runtime_directory) == REPORT
 
 
 @pytest.mark.parametrize(
@@ -84,18 +87,18 @@ def test_a_full_disk_does_not_end_the_supervisor(config) -> None:
     [b"", b"{", b"null", b"[]", b"{}", b'{"processes": 1}', b'{"processes": [{}]}', b"\xff", b"1"],
 )
 def test_garbage_is_no_report(config, content) -> None:
-    report_file(config).write_bytes(content)
-    assert read_report(config) is None
+    report_file(config.runtime_directory).write_bytes(content)
+    assert read_report(config.runtime_directory) is None
 
 
 def test_a_report_of_another_version_is_none(config) -> None:
     write_report(config, REPORT)
-    values = json.loads(report_file(config).read_text())
-    report_file(config).write_text(json.dumps({**values, "mood": "good"}))
-    assert read_report(config) is None
+    values = json.loads(report_file(config.runtime_directory).read_text())
+    report_file(config.runtime_directory).write_text(json.dumps({**values, "mood": "good"}))
+    assert read_report(config.runtime_directory) is None
     del values["reloads"]
-    report_file(config).write_text(json.dumps(values))
-    assert read_report(config) is None
+    report_file(config.runtime_directory).write_text(json.dumps(values))
+    assert read_report(config.runtime_directory) is None
 
 
 def test_the_states_of_a_child_are_those_that_status_shows() -> None:

@@ -108,6 +108,7 @@ class Node:
             reloads=0,
             problem="",
             processes=[child, idle],
+            settings=list(self.config.effective),
         )
         write_report(self.config, replace(report, **changes))
 
@@ -232,7 +233,7 @@ class TestTheJson:
         assert node.status()["rates"] == {"captured": None, "delivered": None}
 
     def test_tells_no_rates_of_a_run_that_is_over(self, busy) -> None:
-        pid_file(busy.config).unlink()
+        pid_file(busy.config.runtime_directory).unlink()
         found = busy.status()
         assert found["rates"] == {"captured": None, "delivered": None}
         assert found["drain_eta_seconds"] is None
@@ -254,7 +255,7 @@ class TestTheState:
 
     def test_is_dead_where_a_pid_file_names_nobody(self, node) -> None:
         node.run()
-        pid_file(node.config).write_text("812\nsupervisor:another-boot:812:1\n")
+        pid_file(node.config.runtime_directory).write_text("812\nsupervisor:another-boot:812:1\n")
         found = node.status()
         assert (found["state"], found["processes"]) == ("dead", [])
         assert found["problems"][0]["what"] == "the supervisor died"

@@ -1,0 +1,30 @@
+"""The configuration that holds: a running appliance's own, which its files may not say any more."""
+
+import os
+from pathlib import Path
+
+from sensor_node.config import Config, config_of, load_config
+from sensor_node.errors import ConfigError
+from sensor_node.places import directories
+from sensor_node.supervision.pidfile import running_pid
+from sensor_node.supervision.states import read_report
+
+
+def configuration(file: Path) -> Config:
+    """What the appliance goes by if it runs, so that a mistake in the file does not hide it.
+
+    Else what the file says; raises ConfigError with a line for each mistake.
+    """
+    file = Path(os.path.abspath(file))
+    _, runtime = directories(file)
+    report = read_report(runtime) if running_pid(runtime) else None
+    return config_of(file, report.settings) if report else load_config(file)
+
+
+def drift(config: Config) -> tuple[str, bool]:
+    """What is wrong with the files of a running appliance, and whether they say something new."""
+    try:
+        return "", load_config(config.file).effective != config.effective
+    except ConfigError as error:
+        more = len(error.lines) - 1
+        return error.lines[0] + (f" (and {more} more)" if more else ""), False

@@ -1,0 +1,70 @@
+"""The configuration that holds is a running appliance's own, whatever its files say by now."""
+
+import os
+
+import pytest
+
+from sensor_node.config import load_config
+from sensor_node.control import in_force
+from sensor_node.errors import ConfigError
+from sensor_node.supervision.pidfile import write_pid_file
+from sensor_node.supervision.states import Report, write_report
+
+GOOD = "[node]\nid = edge-01\n[sensor:room]\n[sink]\nurl = http://a.example/\n"
+
+
+@pytest.fixture
+def file(tmp_path):
+    """A running node's; this process stands for its supervisor."""
+    file = tmp_path / "config.ini"
+    file.write_text(GOOD)
+    (tmp_path / "config.d").mkdir()
+    (tmp_path / "config.d" / "more.ini").write_text("[sink]\ntoken_file = token\n")
+    config = load_config(file)
+    config.runtime_directory.mkdir()
+    write_pid_file(config)
+    report = Report(os.getpid(), "0.1.0", str(file), 0.0, True, 0, "", [], list(config.effective))
+    assert write_report(config, report)
+    return file
+
+
+def test_it_is_the_files_where_nothing_has_changed(file) -> None:
+    config = in_force.configuration(file)
+    assert config == load_config(file)
+    assert in_force.drift(config) == ("", False)
+
+
+@pytest.mark.parametrize("text", [GOOD + "oops = 1\n", "garbage", "", None])
+def test_a_mistake_made_later_does_not_hide_a_running_node(file, text) -> None:
+    before = load_config(file)
+    file.write_text(text) if text is not None else file.unlink()
+    config = in_force.configuration(file)
+    assert config == before
+    mistake, changed = in_force.drift(config)
+    assert str(file) in mistake
+    assert not changed
+
+
+def test_an_edit_is_no_news_to_a_running_node_before_its_reload(file) -> None:
+    file.write_text(GOOD.replace("a.example", "b.example") + "[storage]\npath = other.db\n")
+    config = in_force.configuration(file)
+    assert config.sink.url == "http://a.example/"
+    assert config.storage.path.name == "telemetry.db"
+    assert in_force.drift(config) == ("", True)
+
+
+def test_more_than_one_mistake_is_one_line(file) -> None:
+    before = in_force.configuration(file)
+    file.write_text(GOOD + "oops = 1\nouch = 2\n")
+    mistake, _ = in_force.drift(before)
+    assert mistake.endswith("(and 1 more)")
+
+
+def test_of_a_node_that_does_not_run_it_is_the_files(file) -> None:
+    before = load_config(file)
+    (before.runtime_directory / "sensor-node.pid").unlink()
+    file.write_text(GOOD.replace("a.example", "b.example"))
+    assert in_force.configuration(file).sink.url == "http://b.example/"
+    file.write_text("garbage")
+    with pytest.raises(ConfigError):
+        in_force.configuration(file)
