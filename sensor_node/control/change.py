@@ -6,6 +6,7 @@ from sensor_node.clock import Moment
 from sensor_node.config import Config
 from sensor_node.control import exits
 from sensor_node.control.inspect import snapshot
+from sensor_node.control.times import several
 from sensor_node.errors import SensorNodeError
 from sensor_node.storage import streams
 from sensor_node.storage.repository import SensorDataSQLRepository
@@ -20,7 +21,7 @@ def requeue_ids(config: Config, texts: list[str], now: Moment) -> int:
         for text, message_id in ids:
             if message_id is None or not repository.requeue(message_id, message_id, now.wall):
                 refused.append(text)
-    print(f"requeued {len(ids) - len(refused)} messages")
+    print(f"requeued {several(len(ids) - len(refused), 'message')}")
     if refused:
         raise SensorNodeError(f"neither DEAD, IN_DOUBT nor SENT: {', '.join(refused)}")
     return exits.OK
@@ -35,7 +36,7 @@ def requeue_all(config: Config, statuses: list[str], now: Moment) -> int:
             while tile := repository.next_parked(status, after):
                 count += repository.requeue(tile[0], tile[1], now.wall)
                 after = tile[0]
-    print(f"requeued {count} messages")
+    print(f"requeued {several(count, 'message')}")
     return exits.OK
 
 

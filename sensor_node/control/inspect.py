@@ -7,7 +7,7 @@ from dataclasses import asdict
 
 from sensor_node.config import Config
 from sensor_node.control import exits
-from sensor_node.control.times import local, span, utc, utc_us
+from sensor_node.control.times import local, several, span, utc, utc_us
 from sensor_node.errors import SensorNodeError
 from sensor_node.model import MessageStatus
 from sensor_node.storage import events, ledger, lookup, streams
@@ -121,7 +121,7 @@ def _event_text(row: EventRow) -> str:
     """Dropped ranges are times, others are ids."""
     parts = [row.detail] if row.detail else []
     if row.kind in ("dropped", "evicted", "requeued", "reclaimed"):
-        parts.append(f"{row.n} readings")
+        parts.append(several(row.n, "reading"))
     elif row.n > 1:
         parts.append(f"{row.n} times within {span(row.until - row.at)}")
     if row.kind == "dropped" and row.first is not None and row.last is not None:

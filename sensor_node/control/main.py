@@ -204,12 +204,13 @@ def _status(config: Config, *, as_json: bool) -> int:
 
 def _check(config: Config, *, with_values: bool) -> int:
     from sensor_node.control import problems
+    from sensor_node.control.times import several
 
     for row in config.effective if with_values else ():
         where = row.file or "default"
         print(f"[{row.section}] {row.option} = {row.value}  # {where}")
     if not with_values:
-        print(f"{config.file}: good, {len(config.sensors)} sensors")
+        print(f"{config.file}: good, {several(len(config.sensors), 'sensor')}")
         for note in problems.notes(config):
             print(f"note: {note}")
     return exits.OK

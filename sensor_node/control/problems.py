@@ -7,7 +7,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from sensor_node.config import Config
-from sensor_node.control.times import amount, span
+from sensor_node.control.times import amount, several, span
 
 NEARLY_FULL = 0.9
 # Room is made in bites: just after one, what is full looks a little less so.
@@ -144,8 +144,12 @@ def _of_messages(found: dict[str, Any]) -> list[Problem]:
     problems = []
     if counts["dead"]:
         mend = "sensor-node-ctl messages --status DEAD; then requeue --dead"
-        problems.append(Problem(f"the sink refuses {counts['dead']} messages (DEAD)", mend))
+        problems.append(
+            Problem(f"the sink refuses {several(counts['dead'], 'message')} (DEAD)", mend)
+        )
     if counts["in_doubt"]:
         mend = "find out whether the sink has them; if not: sensor-node-ctl requeue --in-doubt"
-        problems.append(Problem(f"the fate of {counts['in_doubt']} messages is unknown", mend))
+        problems.append(
+            Problem(f"the fate of {several(counts['in_doubt'], 'message')} is unknown", mend)
+        )
     return problems

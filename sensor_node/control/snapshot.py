@@ -62,6 +62,8 @@ def buffered(config: Config) -> str:
         return f"what is buffered is unknown: {error}"
     if not counts.undelivered:
         return "everything captured is delivered"
+    if counts.undelivered == 1:
+        return "1 reading is buffered and goes out after the next start"
     return f"{counts.undelivered} readings are buffered and go out after the next start"
 
 

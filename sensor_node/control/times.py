@@ -1,4 +1,4 @@
-"""Moments and durations as people and programs read them."""
+"""Moments, durations and numbers of things as people and programs read them."""
 
 import contextlib
 from datetime import UTC, datetime, timedelta
@@ -46,3 +46,8 @@ def amount(size: int) -> str:
             return f"{number:.0f} {unit}" if unit == "B" else f"{number:.1f} {unit}"
         number /= 1024
     return f"{number:.1f} GiB"
+
+
+def several(count: int, what: str) -> str:
+    """1 reading, 2 readings."""
+    return f"{count} {what}" if count == 1 else f"{count} {what}s"

@@ -233,7 +233,7 @@ class TestBadInput:
 
 class TestCheck:
     def test_says_that_a_good_configuration_is_good(self, ctl) -> None:
-        assert ctl.good("check") == f"{ctl.file}: good, 1 sensors\n"
+        assert ctl.good("check") == f"{ctl.file}: good, 1 sensor\n"
 
     def test_touches_nothing(self, ctl, tmp_path) -> None:
         before = sorted(tmp_path.rglob("*"))
@@ -432,7 +432,7 @@ class TestRequeue:
         capture(repository, 1)
         code, out, err = ctl("requeue", "1", "2", "99", "x")
         assert code == 1
-        assert out == "requeued 1 messages\n"
+        assert out == "requeued 1 message\n"
         assert err == "sensor-node-ctl: neither DEAD, IN_DOUBT nor SENT: 2, 99, x\n"
 
     def test_makes_them_due_now(self, ctl, repository) -> None:
