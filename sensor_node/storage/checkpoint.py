@@ -27,6 +27,8 @@ def wal_bytes(database: Path) -> int:
 def checkpoint(connection: sqlite3.Connection, lock: WriteLock, *, truncate: bool) -> None:
     """PASSIVE never waits for readers; TRUNCATE gives the disk back, if no reader is in the way."""
     with lock:
+        # On a slow card; ended half way, it would only begin anew.
+        lock.allow_long()
         if not truncate:
             connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
             return

@@ -62,7 +62,6 @@ class Database:
         except OSError as error:
             raise _unopened(path, error) from error
         self.path = path
-        self._watch = watch
         try:
             with translated(path):
                 self.connection = self._connect("FULL" if full else "NORMAL")
@@ -74,8 +73,7 @@ class Database:
         connection = sqlite3.connect(self.path, isolation_level=None, cached_statements=256)
         try:
             with self.lock:
-                # A migration may take long and is no hang: to the watch this process still waits.
-                self._watch.waiting()
+                self.lock.allow_long()  # a migration
                 connection.execute(f"PRAGMA busy_timeout = {BUSY_TIMEOUT_MS}")
                 schema_version(connection)  # refuses before the WAL mode changes what is not ours
                 connection.execute(f"PRAGMA page_size = {PAGE_SIZE}")

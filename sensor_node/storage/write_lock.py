@@ -63,6 +63,10 @@ class WriteLock:
         fcntl.flock(self._room, fcntl.LOCK_UN)
         self._watch.released()
 
+    def allow_long(self) -> None:
+        """What its holder does now may take long and is no hang: to the watch it still waits."""
+        self._watch.waiting()
+
     def close(self) -> None:
         """A second call does nothing: the numbers may be other files' by then."""
         for descriptor in (self._turnstile, self._room):

@@ -43,6 +43,7 @@ class Slot:
 
     def waiting(self) -> None:
         self._put(WAITING, time.monotonic_ns())
+        self._put(HOLDING, 0)
 
     def holding(self) -> None:
         self._put(HOLDING, time.monotonic_ns())

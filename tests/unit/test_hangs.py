@@ -1,9 +1,11 @@
 """P1: who holds the write lock too long is ended, who waits for it never is."""
 
+import time
 from dataclasses import replace
 
 import pytest
 
+from sensor_node.storage.repository import SensorDataSQLRepository
 from sensor_node.supervision.hangs import (
     HOLD_SECONDS,
     STEP_SECONDS,
@@ -11,7 +13,7 @@ from sensor_node.supervision.hangs import (
     judge,
     step_limit,
 )
-from sensor_node.supervision.slots import Signs
+from sensor_node.supervision.slots import Signs, make_slots
 
 NOW = 1000.0
 WELL = Signs(beat=NOW, waiting_since=None, holding_since=None, ready=True, trouble="", said="")
@@ -86,3 +88,37 @@ def test_a_request_comes_on_top_for_network_processes(role) -> None:
 @pytest.mark.parametrize("role", ["generator", "housekeeper"])
 def test_a_slow_sink_gives_the_others_no_more_time(role) -> None:
     assert step_limit(role, request_timeout=600.0) == STEP_SECONDS
+
+
+@pytest.fixture
+def slot():
+    return make_slots(1)[0]
+
+
+def late(slot):
+    """What is thought, a minute later, of a child that is still where it is."""
+    return judge(slot.signs(), time.monotonic() + 60, STEP_SECONDS, lambda: False)
+
+
+def test_a_migration_may_take_its_time(slot, tmp_path, monkeypatch) -> None:
+    verdicts = []
+    monkeypatch.setattr(
+        "sensor_node.storage.connection.migrate", lambda connection: verdicts.append(late(slot))
+    )
+    monkeypatch.setattr("sensor_node.storage.connection.TRY_TO_WRITE", "SELECT 1")
+    SensorDataSQLRepository(tmp_path / "telemetry.db", slot).close()
+    assert verdicts == [Verdict.WELL]
+
+
+@pytest.mark.parametrize("truncate", [True, False])
+def test_so_may_a_checkpoint_on_a_slow_card_but_no_transaction(slot, tmp_path, truncate) -> None:
+    repository = SensorDataSQLRepository(tmp_path / "telemetry.db", slot)
+    verdicts = {}
+    repository._database.connection.set_trace_callback(
+        lambda statement: verdicts.update({statement.partition("(")[0]: late(slot)})
+    )
+    repository.checkpoint(truncate=truncate)
+    repository.record_event(0.0, "started", "")
+    repository.close()
+    assert verdicts["PRAGMA wal_checkpoint"] is Verdict.WELL
+    assert verdicts["COMMIT"] is Verdict.HOLDS_LOCK
