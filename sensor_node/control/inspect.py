@@ -118,14 +118,17 @@ def _event_json(row: EventRow) -> dict[str, object]:
 
 
 def _event_text(row: EventRow) -> str:
-    """Dropped ranges are times, others are ids."""
+    """Dropped ranges are times, others are ids. Events that went on had others between them."""
     parts = [row.detail] if row.detail else []
     if row.kind in ("dropped", "evicted", "requeued", "reclaimed"):
         parts.append(several(row.n, "reading"))
     elif row.n > 1:
         parts.append(f"{row.n} times within {span(row.until - row.at)}")
     if row.kind == "dropped" and row.first is not None and row.last is not None:
-        parts.append(f"captured {local(row.first / 1e6)} to {local(row.last / 1e6)}")
-    elif row.kind in ("evicted", "requeued") and row.first is not None:
-        parts.append(f"ids {row.first} to {row.last}")
+        parts.append(f"between {local(row.first / 1e6)} and {local(row.last / 1e6)}")
+    elif row.first is not None and row.last is not None and row.kind in ("evicted", "requeued"):
+        among = "" if row.n == row.last - row.first + 1 else "among "
+        parts.append(f"{among}ids {row.first} to {row.last}")
+    elif row.kind == "reclaimed" and row.until > row.at:
+        parts.append(f"until {local(row.until)}")
     return ", ".join(parts)

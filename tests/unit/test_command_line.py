@@ -359,12 +359,18 @@ class TestHistory:
         drop = Dropped("disk full", 7, 1_795_419_878_000_000, 1_795_419_879_000_000)
         repository.capture([], [drop], time.time(), Room(1 << 40, 0))
         [line] = [line for line in ctl.good("history").splitlines() if "dropped" in line]
-        assert "disk full, 7 readings, captured 2026-11-23 " in line
+        assert "disk full, 7 readings, between 2026-11-23 " in line
 
     def test_tells_which_readings_were_given_up(self, ctl, repository) -> None:
         capture(repository, 5)
         repository.evict_oldest("max_size", time.time())
         assert "evicted          max_size, 5 readings, ids 1 to 5" in ctl.good("history")
+
+    def test_does_not_claim_a_range_of_what_happened_in_parts(self, ctl, repository) -> None:
+        dead(repository, 3)
+        for message_id in (1, 3):
+            repository.requeue(message_id, message_id, time.time())
+        assert "requeued         2 readings, among ids 1 to 3" in ctl.good("history")
 
     def test_tells_once_what_happened_many_times(self, ctl, repository) -> None:
         for second in range(10):
