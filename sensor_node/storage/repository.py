@@ -293,10 +293,6 @@ class SensorDataSQLRepository:
         with self._snapshot() as connection:
             return ledger.counts(connection)
 
-    def oldest_undelivered_us(self) -> int | None:
-        with self._snapshot() as connection:
-            return lookup.oldest_undelivered_us(connection)
-
     @contextlib.contextmanager
     def _snapshot(self) -> Iterator[sqlite3.Connection]:
         """One consistent read, without the write lock."""
