@@ -35,6 +35,9 @@ def notes(config: Config) -> list[str]:
     # A credential of systemd's is there only for the service.
     files = [file for file in config.sink.secret_files if "${" not in file]
     found += [f"{file}: there is no such file" for file in files if not Path(file).exists()]
+    if config.sink.at_most_once and config.sink.timeout > config.process.stop_timeout:
+        clash = "[sink] timeout is longer than [process] stop_timeout"
+        found.append(f"{clash}: with at-most-once, a stop can leave readings IN_DOUBT")
     return found
 
 

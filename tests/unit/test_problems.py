@@ -255,3 +255,15 @@ def test_a_file_that_is_not_there_is_noted_but_not_a_credential_of_systemds(tmp_
         "cert_file = ${CREDENTIALS_DIRECTORY}/cert\n"
     )
     assert notes(load_config(file)) == [f"{tmp_path}/gone: there is no such file"]
+
+
+@pytest.mark.parametrize(
+    ("delivery", "timeout", "said"),
+    [("at-most-once", "30s", 1), ("at-most-once", "10s", 0), ("at-least-once", "30s", 0)],
+)
+def test_a_stop_that_can_leave_readings_in_doubt_is_noted(
+    tmp_path, delivery, timeout, said
+) -> None:
+    file = tmp_path / "config.ini"
+    file.write_text(f"[sensor:room]\n[sink]\ndelivery = {delivery}\ntimeout = {timeout}\n")
+    assert len(notes(load_config(file))) == said
