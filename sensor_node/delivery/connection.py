@@ -18,7 +18,6 @@ class Progress:
     """How far one request got. What goes to a proxy, or makes TLS, is not the request."""
 
     dialed: bool = False  # a new connection was begun for it
-    reached: bool = False  # TCP stands, to the sink or to the proxy
     written: bool = False  # its first byte may have left
     answered: bool = False  # the first byte of an answer came
     connect_status: int | None = None  # what the proxy answered to CONNECT
@@ -85,7 +84,6 @@ class PlainConnection(HTTPConnection):
     def _new_conn(self) -> socket.socket:
         connected = self._line.dialer.dial(self._dns_host, self.port)
         connected.settimeout(self.timeout)
-        self._line.progress.reached = True
         return connected
 
     def connect(self) -> None:

@@ -33,7 +33,7 @@ def of_error(error: Exception, progress: Progress, sink: SinkConfig, expired: bo
         verdict, detail, mend = Verdict.TRY_LATER, f"timed out after {sink.timeout:g}s", ""
     else:
         verdict, detail, mend = _explained(causes, sink)
-    if sink.proxy and not progress.reached:
+    if sink.proxy and not progress.written and progress.connect_status is None:
         detail = f"proxy: {detail}"
     return Outcome(verdict, detail, mend, fate_known=not progress.written)
 

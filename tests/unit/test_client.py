@@ -498,13 +498,13 @@ def test_a_sinks_cookies_are_not_kept(connect):
 # The deadline
 
 
-def assert_cut(client, fate_known=False):
+def assert_cut(client, fate_known=False, by=""):
     """A request of this client ends at its deadline, and the next one works."""
     began = time.monotonic()
     outcome = client.post(b"[A]", KEY)
     assert time.monotonic() - began < PATIENCE
     assert outcome.verdict is Verdict.TRY_LATER
-    assert outcome.detail == f"timed out after {SHORT:g}s"
+    assert outcome.detail == f"{by}timed out after {SHORT:g}s"
     assert outcome.fate_known is fate_known
     assert not outcome.answered
 
@@ -865,12 +865,23 @@ def test_a_proxy_that_is_away_is_named(connect):
     assert (outcome.detail, outcome.fate_known) == ("proxy: connection refused", True)
 
 
+def test_a_proxy_that_hangs_up_instead_of_connecting_is_named(connect, pems):
+    with RawSink(lambda conversation: conversation.request()) as proxy:
+        ca_file = str(pems / "sink.pem")
+        outcome = connect("https://sink.example/", proxy=proxy.url, ca_file=ca_file).post(
+            b"[A]", KEY
+        )
+    assert outcome.detail.startswith("proxy: connection ")
+    assert outcome.fate_known
+
+
 def test_a_proxy_that_is_silent_is_cut_at_the_deadline(connect, pems):
     with RawSink(silent) as proxy:
         ca_file = str(pems / "sink.pem")
         assert_cut(
             connect("https://sink.example/", proxy=proxy.url, ca_file=ca_file, timeout=SHORT),
             fate_known=True,
+            by="proxy: ",
         )
 
 
