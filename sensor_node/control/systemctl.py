@@ -29,16 +29,19 @@ def start(config: Config, unit: str) -> int:
     if pid := running_pid(config.runtime_directory):
         print(f"already running (pid {pid})")
         return exits.OK
+    _be_root("start", unit)
     return _begin(config, unit, "start")
 
 
 def restart(config: Config, unit: str) -> int:
     """One job of systemd's, so that nothing comes between stop and start."""
+    _be_root("restart", unit)
     return _begin(config, unit, "restart")
 
 
 def stop(config: Config, unit: str) -> int:
     """Also ends the attempts to start again of a unit that fails."""
+    _be_root("stop", unit)
     was_running = running_pid(config.runtime_directory) is not None
     _systemctl("stop", unit)
     if not was_running:
@@ -51,6 +54,8 @@ def stop(config: Config, unit: str) -> int:
 
 
 def reload(config: Config, unit: str) -> int:
+    """systemd signals the supervisor; who waits for it is we."""
+    _be_root("reload", unit)
     return lifecycle.reload(config, lambda pid: _systemctl("reload", unit))
 
 
@@ -70,9 +75,12 @@ def _begin(config: Config, unit: str, verb: str) -> int:
     return exits.OK
 
 
-def _systemctl(verb: str, unit: str) -> None:
+def _be_root(verb: str, unit: str) -> None:
     if os.geteuid() != 0:
         raise SensorNodeError(f"{verb} needs root; for example: sudo systemctl {verb} {unit}")
+
+
+def _systemctl(verb: str, unit: str) -> None:
     done = subprocess.run(["systemctl", verb, unit], stderr=subprocess.PIPE, text=True)
     if done.returncode:
         raise SensorNodeError(" ".join(done.stderr.split()) or f"systemctl {verb} {unit} failed")

@@ -85,7 +85,7 @@ def test_a_bad_file_changes_nothing_and_says_what_is_wrong(tmp_path):
         node.await_captured(node.captured() + 20)
         assert_on_grid(node.times_us(), 20)
         node.configure(sensor={"rate": 20})
-        assert node.status()["problems"] != []
+        assert wrong in node.status()["reload_problem"]
         node.run("reload")
-        assert node.status()["problems"] == []
+        assert node.status()["reload_problem"] == ""
         assert_nothing_lost(node, sink)

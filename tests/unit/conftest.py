@@ -6,11 +6,15 @@ import tempfile
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 from storage_fixtures import WHO, audit
 
 from sensor_node.storage.repository import SensorDataSQLRepository
 
 MEMORY = Path("/dev/shm")
+# No example fails for being slow on a busy machine.
+settings.register_profile("unhurried", deadline=None)
+settings.load_profile("unhurried")
 
 
 @pytest.fixture

@@ -11,6 +11,8 @@ from sensor_node.config_schema import SCHEMA
 from sensor_node.control.main import HELP, _parser
 
 PACKAGING = Path(__file__).parents[2] / "packaging"
+# A source package has it at the top.
+DEBIAN = next(filter(Path.is_dir, (PACKAGING / "debian", PACKAGING.parent / "debian")))
 COMMAND_PAGE = (PACKAGING / "man" / "sensor-node-ctl.1").read_text()
 COMPLETION = (PACKAGING / "completion" / "sensor-node-ctl").read_text()
 
@@ -57,14 +59,14 @@ def test_the_commands_page_and_the_completion_know_each_command_and_option(comma
 
 
 def test_the_package_has_the_programs_version() -> None:
-    first = (PACKAGING / "debian" / "changelog").read_text().splitlines()[0]
+    first = (DEBIAN / "changelog").read_text().splitlines()[0]
     assert f"({__version__})" in first
 
 
 def test_the_packages_dependencies_are_those_of_setup_cfg() -> None:
     setup = (PACKAGING.parent / "setup.cfg").read_text()
     requires = re.search(r"install_requires =\n((?:    .*\n)+)", setup)[1].split()
-    control = (PACKAGING / "debian" / "control").read_text()
+    control = (DEBIAN / "control").read_text()
     for requirement in requires:
         name, _, version = requirement.partition(">=")
         assert f" python3-{name} (>= {version}),\n" in control

@@ -120,9 +120,10 @@ def test_stop_does_not_claim_to_have_stopped_what_systemd_does_not_run(machine) 
     assert err.endswith(f"not by sensor-node.service; to stop it: kill {os.getpid()}\n")
 
 
-@pytest.mark.parametrize("verb", ["start", "stop", "restart"])
+@pytest.mark.parametrize("verb", ["start", "stop", "restart", "reload"])
 def test_without_root_it_says_what_to_do(machine, verb, monkeypatch) -> None:
     monkeypatch.setattr("os.geteuid", lambda: 1000)
+    machine.says(StatusText="running")
     said = f"sensor-node-ctl: {verb} needs root; for example: "
     said += f"sudo systemctl {verb} sensor-node.service\n"
     assert machine.ctl(verb) == (1, "", said)
