@@ -35,6 +35,7 @@ class HousekeepingService:
         self._storage = config.storage
         self._room = Room(config.storage.max_size, config.storage.min_free)
         self._repository = repository
+        self._moved_wal_bytes = 0
         self._cursor: int | None = None
         self._room_cursor = 0
         self._sweep_at = self._sample_at = 0.0
@@ -62,10 +63,13 @@ class HousekeepingService:
         self._repository.close()
 
     def _checkpoint(self) -> bool:
+        """Whether there was one. A WAL that has not grown since the last has nothing new in it."""
         size = self._repository.wal_bytes()
-        if size >= WAL_CHECKPOINT_BYTES:
-            self._repository.checkpoint(truncate=size > WAL_LIMIT_BYTES)
-        return size >= WAL_CHECKPOINT_BYTES
+        if size <= WAL_CHECKPOINT_BYTES or size == self._moved_wal_bytes:
+            return False
+        self._repository.checkpoint(truncate=size > WAL_LIMIT_BYTES)
+        self._moved_wal_bytes = size
+        return True
 
     def _make_room(self, space: Space, now: Moment) -> bool:
         """Delivered readings first, then what `when_full` says. Returns whether any was made."""

@@ -9,7 +9,9 @@ from pathlib import Path
 
 from sensor_node.storage.write_lock import WriteLock
 
-# Below this a checkpoint would write the same few pages again and again, and wear out the flash.
+# Below this a checkpoint would write the same few pages again and again, and wear out the flash. A
+# WAL that begins anew is cut to this: it is written in place, and a longer file is one that has
+# something to move.
 WAL_CHECKPOINT_BYTES = 1024 * 1024
 WAL_LIMIT_BYTES = 16 * 1024 * 1024
 # Beyond this the generator does it, since the housekeeper seems not to.

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from sensor_node.errors import DatabaseUnusable, StorageUnavailable
 from sensor_node.storage import filesystem
+from sensor_node.storage.checkpoint import WAL_CHECKPOINT_BYTES
 from sensor_node.storage.migrations import migrate, schema_version
 from sensor_node.storage.write_lock import LockWatch, WriteLock
 
@@ -80,6 +81,7 @@ class Database:
                 if connection.execute("PRAGMA journal_mode = WAL").fetchone() != ("wal",):
                     raise DatabaseUnusable(f"{self.path}: cannot use a WAL here")
                 connection.execute("PRAGMA wal_autocheckpoint = 0")
+                connection.execute(f"PRAGMA journal_size_limit = {WAL_CHECKPOINT_BYTES}")
                 connection.execute(f"PRAGMA synchronous = {synchronous}")
                 connection.execute("PRAGMA mmap_size = 0")
                 connection.execute("PRAGMA temp_store = MEMORY")

@@ -1,18 +1,17 @@
 """Where each child shows its supervisor that it lives: a slot in an anonymous shared map.
 
 Written without locks, as aligned 8-byte words; read by the supervisor alone. It serves supervision
-only: no child reads another's slot.
+only: no child reads another's slot. The words are items of a memoryview, which are stored whole;
+struct.pack_into() would let the supervisor see a zero in between.
 """
 
 import mmap
-import struct
 import time
 from dataclasses import dataclass
 
 from sensor_node.errors import STORAGE_REASONS
 
-WORD = struct.Struct("=q")
-BEAT, WAITING, HOLDING, READY, TROUBLE, SAID_LENGTH, FINAL = range(0, 56, 8)
+BEAT, WAITING, HOLDING, READY, TROUBLE, SAID_LENGTH, FINAL = range(7)
 SAID = 64
 SLOT_BYTES = 1024
 
@@ -33,8 +32,9 @@ class Slot:
     """One child's words in the map. Implements LockWatch and Pulse for the child."""
 
     def __init__(self, memory: mmap.mmap, index: int) -> None:
-        self._memory = memory
-        self._offset = index * SLOT_BYTES
+        whole = memoryview(memory)[index * SLOT_BYTES : (index + 1) * SLOT_BYTES]
+        self._words = whole[:SAID].cast("q")
+        self._said = whole[SAID:]
 
     # In the child
 
@@ -66,8 +66,7 @@ class Slot:
     def say(self, text: str) -> None:
         """Last words, for the supervisor to pass on."""
         words = text.encode()[: SLOT_BYTES - SAID]
-        start = self._offset + SAID
-        self._memory[start : start + len(words)] = words
+        self._said[: len(words)] = words
         self._put(SAID_LENGTH, len(words))
 
     # In the supervisor
@@ -91,8 +90,7 @@ class Slot:
                 self._put(word, now)
 
     def signs(self) -> Signs:
-        start = self._offset + SAID
-        said = self._memory[start : start + self._get(SAID_LENGTH)]
+        said = bytes(self._said[: self._get(SAID_LENGTH)])
         trouble = self._get(TROUBLE)
         return Signs(
             beat=self._get(BEAT) / 1e9,
@@ -104,10 +102,10 @@ class Slot:
         )
 
     def _put(self, word: int, value: int) -> None:
-        WORD.pack_into(self._memory, self._offset + word, value)
+        self._words[word] = value
 
     def _get(self, word: int) -> int:
-        return int(WORD.unpack_from(self._memory, self._offset + word)[0])
+        return self._words[word]
 
 
 def make_slots(count: int) -> list[Slot]:

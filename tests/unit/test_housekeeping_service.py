@@ -118,8 +118,8 @@ class TestTheWal:
     @pytest.mark.parametrize(
         ("size", "checkpoints", "delay"),
         [
-            (WAL_CHECKPOINT_BYTES - 1, [], STEP_SECONDS),
-            (WAL_CHECKPOINT_BYTES, [False], BUSY_STEP_SECONDS),
+            (WAL_CHECKPOINT_BYTES, [], STEP_SECONDS),
+            (WAL_CHECKPOINT_BYTES + 1, [False], BUSY_STEP_SECONDS),
             (WAL_LIMIT_BYTES, [False], BUSY_STEP_SECONDS),
             (WAL_LIMIT_BYTES + 1, [True], BUSY_STEP_SECONDS),
         ],
@@ -127,12 +127,26 @@ class TestTheWal:
     def test_is_checkpointed_from_a_mebibyte_on_and_cut_above_its_limit(
         self, make, size, checkpoints, delay
     ) -> None:
-        keeper = make(wal=size)
+        keeper = make(wal=0)
         keeper.work()
-        keeper.own.checkpoints.clear()
+        keeper.own.wal = size
         keeper.clock.advance(1)
         assert keeper.step() == delay
         assert keeper.own.checkpoints == checkpoints
+        keeper.clock.advance(1)
+        assert keeper.step() == STEP_SECONDS
+        assert keeper.own.checkpoints == checkpoints, "nothing is new in it"
+
+    def test_is_moved_once_a_mebibyte_however_often_one_looks(self, make, repository) -> None:
+        keeper = make(wal=None)
+        longest = 0
+        for _ in range(2000):
+            fill(repository, 100)
+            longest = max(longest, wal_bytes(repository.path))
+            keeper.clock.advance(1)
+            keeper.step()
+        assert 10 <= len(keeper.own.checkpoints) <= 40
+        assert longest <= WAL_CHECKPOINT_BYTES + 20_000, "it begins anew in the same place"
 
     def test_that_is_long_is_really_short_afterwards(self, make, repository) -> None:
         keeper = make(wal=WAL_LIMIT_BYTES + 1)

@@ -119,3 +119,15 @@ def test_what_a_forked_child_writes_its_parent_reads(slot) -> None:
     signs = slot.signs()
     assert (signs.ready, signs.said) == (True, "from the child")
     assert signs.holding_since is not None
+
+
+def test_a_reader_never_sees_half_a_beat(slot) -> None:
+    """A zero in between would be a child that has not moved since the machine was started."""
+    pid = os.fork()
+    if not pid:
+        for _ in range(200_000):
+            slot.beat()
+        os._exit(0)
+    first = slot.signs().beat
+    while os.waitpid(pid, os.WNOHANG) == (0, 0):
+        assert slot.signs().beat >= first
