@@ -10,6 +10,8 @@ from waiting import wait_until
 BACK_SECONDS = 15.0
 # Restart=always would have tried again, RestartSec after the failure.
 NO_RESTART_SECONDS = 5.0
+# Five periods of a watchdog that is set to be quick.
+FULL_SECONDS = 15.0
 CHILDREN = ["generator", "sender-1", "sender-2", "retrier", "housekeeper"]
 CONFIG = "/etc/sensor-node/config.ini"
 MISTAKES = {
@@ -114,3 +116,34 @@ def test_a_process_that_hangs_is_replaced_and_systemd_leaves_the_rest_alone(runn
     assert running.main_pid() == before["supervisor"]
     assert running.show("NRestarts") == "0"
     assert int(running.show("WatchdogTimestampMonotonic")) > 0
+
+
+def test_a_full_disk_is_no_reason_for_systemd_to_start_it_anew(installed: Box) -> None:
+    """The watchdog is fed by processes that move, whether or not they can commit."""
+    drop_in = "/etc/systemd/system/sensor-node.service.d/watchdog.conf"
+    installed.write(drop_in, f"[Service]\nWatchdogSec={FULL_SECONDS / 5:g}s\n")
+    installed.run("systemctl daemon-reload && mkdir -p /var/lib/sensor-node")
+    installed.run("mount -t tmpfs -o size=8m tmpfs /var/lib/sensor-node")
+    installed.configure("[sensor:temperature]\nrate = 20\n[storage]\nmin_free = 0\n")
+    installed.start_sink()
+    installed.ctl("start")
+    installed.await_captured(20)
+    before = installed.pids()
+    installed.run("dd if=/dev/zero of=/var/lib/sensor-node/ballast bs=64k 2>&1", check=False)
+
+    def said() -> str:
+        return " ".join(problem["what"] for problem in installed.status()["problems"])
+
+    wait_until(lambda: "disk full" in said(), what="the disk is full", detail=installed.story)
+    time.sleep(FULL_SECONDS)
+    assert "disk full" in said()
+    assert installed.pids() == before
+    assert (installed.state(), installed.show("NRestarts")) == ("active", "0")
+    installed.run("rm /var/lib/sensor-node/ballast")
+    wait_until(lambda: "disk full" not in said(), what="it is used again", detail=installed.story)
+    installed.await_captured(20)
+    installed.configure("[sensor:temperature]\nrate = 1/h\n")
+    installed.ctl("restart")
+    installed.await_delivered()
+    installed.ctl("audit")
+    print("dropped meanwhile:", [(one["n"], one["detail"]) for one in installed.history("dropped")])
