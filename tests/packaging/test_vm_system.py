@@ -18,6 +18,8 @@ NODE = "[sensor:temperature]\nrate = {rate}\n[retry]\nmax_delay = 2s\n"
 HOST_SENSOR = "[sensor:{metric}]\nsource = host\nmetric = {metric}\nrate = 2\n"
 # The promise is 10 s, on hardware.
 START_SECONDS = 60.0
+EXAMPLE = "/usr/share/doc/sensor-node/examples/only-the-sink.conf"
+ADDRESSES = f"/etc/systemd/system/{SERVICE}.service.d/only-the-sink.conf"
 OOM_STEP_BYTES = 1024 * 1024
 OOM_STEPS = 40
 VICTIM = re.compile(r"Memory cgroup out of memory: Killed process (\d+) .*oom_score_adj:(\d+)")
@@ -224,6 +226,20 @@ def look_for_busy_loops(box: VmBox, when: str) -> None:
     told = ", ".join(f"{name} {seconds:.2f}" for name, seconds in used.items())
     report(f"{when}: seconds of CPU in {LOOK_SECONDS:g} s (emulated): {told}")
     assert max(used.values()) < BUSY_SECONDS
+
+
+def test_the_example_of_addresses_lets_the_node_talk_to_these_and_to_no_others(box: VmBox) -> None:
+    running_with(box, NODE.format(rate=5))
+    example = box.run(f"cat {EXAMPLE}").stdout
+    closed = example.replace("IPAddressAllow=localhost\n", "")
+    assert closed != example
+    for text, state in ((closed, "DOWN"), (example, "UP")):
+        box.write(ADDRESSES, text)
+        box.run(f"systemctl daemon-reload && systemctl restart {SERVICE}")
+        await_sink(box, state)
+    box.await_delivered()
+    box.run(f"rm {ADDRESSES} && systemctl daemon-reload && systemctl restart {SERVICE}")
+    audit(box)
 
 
 def test_the_smoke_test_of_autopkgtest_passes(box: VmBox) -> None:
