@@ -22,7 +22,13 @@ class Problem:
 
 def find(found: dict[str, Any]) -> list[Problem]:
     """The worst first."""
-    return [*_of_processes(found), *_of_database(found), *_of_sink(found), *_of_messages(found)]
+    return [
+        *_of_processes(found),
+        *_of_database(found),
+        *_of_sensors(found),
+        *_of_sink(found),
+        *_of_messages(found),
+    ]
 
 
 def notes(config: Config) -> list[str]:
@@ -130,6 +136,26 @@ def _unreadable(error: str) -> Problem:
     if semicolon:
         return Problem(what, mend)
     return Problem(error, _STORAGE_MENDS.get(error.partition(":")[0], "see the log"))
+
+
+def _of_sensors(found: dict[str, Any]) -> list[Problem]:
+    """Readings that get lost now; what the database does to them is said with the database."""
+    problems = []
+    for drop in found["dropping"] if found["state"] == "running" else ():
+        reason = drop["reason"]
+        lost = f"{several(drop['readings'], 'reading')} lost in {span(drop['seconds'])}"
+        if reason.startswith("sensor "):
+            mend = "the log says why; try it by hand, as the user that the node runs as"
+            problems.append(Problem(f"{reason}: {lost}", mend))
+        elif reason in _TOO_FAST:
+            problems.append(Problem(f"{reason}: {lost}", _TOO_FAST[reason]))
+    return problems
+
+
+_TOO_FAST = {
+    "late": "the machine cannot keep up; lower the rates of the sensors",
+    "buffer full": "the disk cannot keep up; lower the rates of the sensors",
+}
 
 
 def _of_sink(found: dict[str, Any]) -> list[Problem]:

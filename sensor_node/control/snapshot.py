@@ -12,7 +12,7 @@ from sensor_node.control import in_force, problems
 from sensor_node.control.times import utc
 from sensor_node.errors import SensorNodeError
 from sensor_node.model import Counts
-from sensor_node.storage import ledger, lookup, runs, sink_row
+from sensor_node.storage import events, ledger, lookup, runs, sink_row
 from sensor_node.storage.checkpoint import wal_bytes
 from sensor_node.storage.connection import Connection, reading, sqlite_facts
 from sensor_node.storage.filesystem import complaint
@@ -22,6 +22,8 @@ from sensor_node.supervision.states import ChildReport, Report, read_report
 
 # Rates need a little time between two looks.
 LEAST_RATE_SECONDS = 1.0
+# What was dropped so lately is being dropped.
+DROPPING_SECONDS = 30.0
 NO_RATES: dict[str, float | None] = {"captured": None, "delivered": None}
 
 
@@ -103,7 +105,8 @@ def _of_database(config: Config, now: Moment) -> dict[str, Any]:
 
 def _without_database(error: str) -> dict[str, Any]:
     keys = ("sink", "counts", "oldest_undelivered_seconds", "rates", "drain_eta_seconds", "storage")
-    return {**dict.fromkeys(keys), "sqlite": sqlite_facts(), "database_error": error}
+    known = {"dropping": [], "sqlite": sqlite_facts(), "database_error": error}
+    return {**dict.fromkeys(keys), **known}
 
 
 def _read(connection: Connection, config: Config, now: Moment) -> dict[str, Any]:
@@ -127,6 +130,11 @@ def _read(connection: Connection, config: Config, now: Moment) -> dict[str, Any]
         "oldest_undelivered_seconds": None if oldest is None else max(0.0, now.wall - oldest / 1e6),
         "rates": rates,
         "drain_eta_seconds": _drain_eta(counts, rates),
+        "dropping": [
+            {"reason": event.detail, "readings": event.n, "seconds": now.wall - event.at}
+            for event in events.since(connection, now.wall - DROPPING_SECONDS)
+            if event.kind == "dropped"
+        ],
         "storage": {
             "path": str(path),
             "warning": complaint(path)[0],

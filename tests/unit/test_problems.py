@@ -28,6 +28,7 @@ WELL = {
     "state": "running",
     "reload_problem": "",
     "config_problem": "",
+    "dropping": [],
     "processes": [PROCESS],
     "database_error": "",
     "storage": STORAGE,
@@ -153,6 +154,32 @@ def test_every_trouble_with_the_database_has_a_mend_of_its_own(reason) -> None:
     assert while_running == while_looking
     assert "log has" not in while_running
     assert "see the log" not in while_looking
+
+
+def dropping(reason, **changes):
+    return problems(dropping=[{"reason": reason, "readings": 15, "seconds": 14.2}], **changes)
+
+
+def test_a_sensor_that_gives_nothing_is_one() -> None:
+    [(what, mend)] = dropping("sensor boiler failed")
+    assert what == "sensor boiler failed: 15 readings lost in 14s"
+    assert "the log says why" in mend
+
+
+@pytest.mark.parametrize("reason", ["late", "buffer full"])
+def test_a_node_that_cannot_keep_up_is_one(reason) -> None:
+    [(what, mend)] = dropping(reason)
+    assert what == f"{reason}: 15 readings lost in 14s"
+    assert "lower the rates" in mend
+
+
+@pytest.mark.parametrize("reason", ["not running", "asleep", "no room", "disk full"])
+def test_a_gap_that_is_over_or_is_said_elsewhere_is_none(reason) -> None:
+    assert dropping(reason) == []
+
+
+def test_a_node_that_is_stopped_loses_nothing_now() -> None:
+    assert dropping("late", state="stopped") == []
 
 
 class TestANearlyFullDatabase:

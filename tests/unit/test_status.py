@@ -24,8 +24,10 @@ from storage_fixtures import (
 from sensor_node.config import load_config
 from sensor_node.control import snapshot, status_text
 from sensor_node.control.snapshot import buffered
+from sensor_node.model import Dropped
 from sensor_node.processes import owner
 from sensor_node.storage.repository import SensorDataSQLRepository
+from sensor_node.storage.room import Room
 from sensor_node.supervision.pidfile import pid_file, write_pid_file
 from sensor_node.supervision.states import ChildReport, Report, write_report
 
@@ -151,6 +153,17 @@ def busy(node):
 
 
 class TestTheJson:
+    def test_tells_what_is_being_dropped_but_not_what_once_was(self, busy) -> None:
+        def drop(reason, when):
+            at = int(when * 1e6)
+            busy.repository.capture([], [Dropped(reason, 2, at, at)], when, Room(1 << 40, 0))
+
+        drop("late", WALL - 100)
+        drop("sensor room failed", WALL - 10)
+        assert busy.status()["dropping"] == [
+            {"reason": "sensor room failed", "readings": 2, "seconds": 10.0}
+        ]
+
     def test_has_every_key_of_the_interface(self, busy) -> None:
         found = busy.status()
         for part, keys in KEYS.items():
