@@ -487,6 +487,12 @@ class TestANodeThatDoesNotRun:
     def test_is_stopped_already(self, ctl) -> None:
         assert ctl.good("stop") == "not running\n"
 
+    def test_does_not_start_with_a_directory_for_a_database(self, ctl, tmp_path) -> None:
+        ctl.file.write_text(f"{CONFIG}[storage]\npath = {tmp_path}\n")
+        code, line = ctl.bad("start")
+        assert code == 78
+        assert f"{tmp_path}: is no file; set another [storage] path" in line
+
     def test_cannot_be_reloaded(self, ctl) -> None:
         code, line = ctl.bad("reload")
         assert code == 1
