@@ -142,11 +142,7 @@ def load_config(file: Path) -> Config:
     file = Path(os.path.abspath(file))
     reader = _Reader(file)
     reader.read_files()
-    config = reader.build()
-    if reader.errors:
-        raise ConfigError(*reader.errors)
-    assert config is not None
-    return config
+    return reader.build()
 
 
 def config_of(file: Path, settings: Iterable[Effective]) -> Config:
@@ -156,10 +152,7 @@ def config_of(file: Path, settings: Iterable[Effective]) -> Config:
         texts = reader.texts.setdefault(row.section, {})
         if row.file:
             texts[row.option] = _Text(row.value, Path(row.file))
-    config = reader.build()
-    if config is None:
-        raise ConfigError(*reader.errors)
-    return config
+    return reader.build()
 
 
 class _Text(NamedTuple):
@@ -234,15 +227,15 @@ class _Reader:
                     f"{file}: [{section}] {name}: unknown option{_nearest(name, list(known))}"
                 )
 
-    def build(self) -> Config | None:
-        """The configuration, or None where there were errors."""
+    def build(self) -> Config:
+        """The configuration. Raises ConfigError where there were mistakes, here or before."""
         values = {name: self._values(name, name) for name in SECTIONS if name != "sensor"}
         sensors = [self._sensor(name) for name in self.texts if name.startswith(SENSOR_PREFIX)]
         if not sensors and not self.errors:
             self.errors.append(f"{self.file}: no sensor; add a section [sensor:NAME]")
         self._check_together(values)
         if self.errors:
-            return None
+            raise ConfigError(*self.errors)
         state, runtime = directories(self.file)
         storage = values["storage"]
         storage["path"] = self.file.parent / (storage["path"] or state / "telemetry.db")
