@@ -9,6 +9,7 @@ import pytest
 from hypothesis import settings
 from storage_fixtures import WHO, audit
 
+from sensor_node.config import load_config
 from sensor_node.storage.repository import SensorDataSQLRepository
 
 MEMORY = Path("/dev/shm")
@@ -46,3 +47,12 @@ def second(unaudited):
     """Another process's connection to the same database."""
     with contextlib.closing(SensorDataSQLRepository(unaudited.path)) as another:
         yield another
+
+
+@pytest.fixture
+def config(tmp_path):
+    """A node's that has nothing but a sensor; its state directory is made."""
+    (tmp_path / "config.ini").write_text("[sensor:room]\n")
+    config = load_config(tmp_path / "config.ini")
+    config.state_directory.mkdir()
+    return config

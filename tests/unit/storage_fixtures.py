@@ -129,3 +129,18 @@ def events(repository, kind=None):
     """Kind and detail of every event, or the details of one kind."""
     found = rows(repository, "SELECT kind, detail FROM event ORDER BY id")
     return [row[1] for row in found if row[0] == kind] if kind else found
+
+
+class LockCounter:
+    """A watch of the write lock: how often its process has held it."""
+
+    locked = 0
+
+    def waiting(self):
+        """Of no interest."""
+
+    def holding(self):
+        self.locked += 1
+
+    def released(self):
+        """Of no interest."""

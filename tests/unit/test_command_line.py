@@ -33,6 +33,15 @@ COMMANDS = (
     *("start", "stop", "restart", "reload", "status", "check", "run"),
     *("messages", "show", "history", "requeue", "audit", "sink"),
 )
+OF_A_DATABASE = (
+    ("messages",),
+    ("show", "1"),
+    ("history",),
+    ("audit",),
+    ("requeue", "1"),
+    ("requeue", "--dead"),
+    ("new-stream",),
+)
 CONFIG = "[node]\nid = edge-01\n[sensor:room]\n"
 
 
@@ -166,36 +175,14 @@ class TestBadInput:
         assert said in line
         assert "--help" in line
 
-    @pytest.mark.parametrize(
-        "words",
-        [
-            ("messages",),
-            ("show", "1"),
-            ("history",),
-            ("audit",),
-            ("requeue", "1"),
-            ("requeue", "--dead"),
-            ("new-stream",),
-        ],
-    )
+    @pytest.mark.parametrize("words", OF_A_DATABASE)
     def test_without_a_database_is_one_line(self, ctl, words) -> None:
         code, line = ctl.bad(*words)
         assert code == 1
         assert "there is no database yet; sensor-node-ctl start makes it" in line
         assert not ctl.config.state_directory.exists()
 
-    @pytest.mark.parametrize(
-        "words",
-        [
-            ("messages",),
-            ("show", "1"),
-            ("history",),
-            ("audit",),
-            ("requeue", "1"),
-            ("requeue", "--dead"),
-            ("new-stream",),
-        ],
-    )
+    @pytest.mark.parametrize("words", OF_A_DATABASE)
     def test_with_garbage_for_a_database_is_one_line(self, ctl, words) -> None:
         ctl.config.state_directory.mkdir()
         ctl.config.storage.path.write_bytes(b"garbage" * 1000)

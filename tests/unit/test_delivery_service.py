@@ -11,6 +11,7 @@ from storage_fixtures import (
     REFUSED,
     SILENT,
     WHO,
+    LockCounter,
     audit,
     batch,
     execute,
@@ -82,7 +83,7 @@ class Repository(SensorDataSQLRepository):
             raise DISK_FULL
 
 
-class Sender:
+class Sender(LockCounter):
     """One sender beside another process, `repository`, that captures."""
 
     def __init__(self, place, repository, options="", owner=OWNER):
@@ -92,19 +93,9 @@ class Sender:
         self.clock = ManualClock()
         self.client = Client()
         self.other = repository
-        self.locked = 0
         self.own = Repository(repository.path, self)
         self.courier = Courier(self.config, self.own, self.client, self.clock)
         self.service = DeliveryService(self.config, owner, self.own, self.courier)
-
-    def waiting(self):
-        """Of no interest."""
-
-    def holding(self):
-        self.locked += 1
-
-    def released(self):
-        """Of no interest."""
 
     def step(self):
         return self.service.step(self.clock.now())

@@ -4,7 +4,18 @@ import logging
 
 import pytest
 from clocks import WALL, ManualClock
-from storage_fixtures import POLICY, deliver, events, fail, fill, park, rows, set_sink, tiles
+from storage_fixtures import (
+    POLICY,
+    LockCounter,
+    deliver,
+    events,
+    fail,
+    fill,
+    park,
+    rows,
+    set_sink,
+    tiles,
+)
 
 from sensor_node.config import load_config
 from sensor_node.processes.housekeeping_service import (
@@ -44,7 +55,7 @@ class Repository(SensorDataSQLRepository):
         super().checkpoint(truncate=truncate)
 
 
-class Keeper:
+class Keeper(LockCounter):
     """A housekeeper beside another process, `repository`."""
 
     def __init__(self, place, repository, options):
@@ -52,21 +63,11 @@ class Keeper:
         file.write_text(f"[sensor:room]\n[storage]\n{options}\n")
         self.config = load_config(file)
         self.clock = ManualClock()
-        self.locked = 0
         self.final = False
         self.finished = False
         self.other = repository
         self.own = Repository(repository.path, self)
         self.service = HousekeepingService(self.config, self.own, lambda: self.final)
-
-    def waiting(self):
-        """Of no interest."""
-
-    def holding(self):
-        self.locked += 1
-
-    def released(self):
-        """Of no interest."""
 
     def step(self):
         return self.service.step(self.clock.now())

@@ -3,18 +3,7 @@
 import contextlib
 import os
 
-import pytest
-
-from sensor_node.config import load_config
 from sensor_node.supervision.logfile import KEPT, MOST_BYTES, log_file, rotate
-
-
-@pytest.fixture
-def config(tmp_path):
-    (tmp_path / "config.ini").write_text("[sensor:room]\n")
-    config = load_config(tmp_path / "config.ini")
-    config.state_directory.mkdir()
-    return config
 
 
 @contextlib.contextmanager

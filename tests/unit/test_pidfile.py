@@ -6,7 +6,6 @@ import signal
 
 import pytest
 
-from sensor_node.config import load_config
 from sensor_node.errors import SensorNodeError
 from sensor_node.processes import owner
 from sensor_node.supervision.pidfile import (
@@ -17,14 +16,6 @@ from sensor_node.supervision.pidfile import (
     running_pid,
     write_pid_file,
 )
-
-
-@pytest.fixture
-def config(tmp_path):
-    (tmp_path / "config.ini").write_text("[sensor:room]\n")
-    config = load_config(tmp_path / "config.ini")
-    config.state_directory.mkdir()
-    return config
 
 
 @pytest.fixture

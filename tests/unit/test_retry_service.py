@@ -10,6 +10,7 @@ from storage_fixtures import (
     DELIVERED,
     SILENT,
     UNAUTHORIZED,
+    LockCounter,
     batch,
     events,
     execute,
@@ -51,7 +52,7 @@ class Client:
         self.closed = True
 
 
-class Retrier:
+class Retrier(LockCounter):
     """A retrier beside another process, `repository`."""
 
     def __init__(self, place, repository, options=""):
@@ -60,19 +61,9 @@ class Retrier:
         self.config = load_config(file)
         self.clock = ManualClock()
         self.client = Client()
-        self.locked = 0
         self.own = SensorDataSQLRepository(repository.path, self)
         self.courier = Courier(self.config, self.own, self.client, self.clock)
         self.service = RetryService(self.config, OWNER, self.own, self.courier)
-
-    def waiting(self):
-        """Of no interest."""
-
-    def holding(self):
-        self.locked += 1
-
-    def released(self):
-        """Of no interest."""
 
     def step(self):
         return self.service.step(self.clock.now())

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from sensor_node.config import Effective, load_config
+from sensor_node.config import Effective
 from sensor_node.supervision.states import (
     ChildReport,
     ChildState,
@@ -36,14 +36,6 @@ REPORT = Report(
     processes=[CHILD, replace(CHILD, name="retrier", role="retrier", pid=None)],
     settings=[Effective("node", "id", "edge-01", "/etc/sensor-node/config.ini")],
 )
-
-
-@pytest.fixture
-def config(tmp_path):
-    (tmp_path / "config.ini").write_text("[sensor:room]\n")
-    config = load_config(tmp_path / "config.ini")
-    config.runtime_directory.mkdir()
-    return config
 
 
 def test_a_report_is_read_as_it_was_written(config) -> None:
