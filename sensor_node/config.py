@@ -235,7 +235,7 @@ class _Reader:
             self.errors.append(f"{self.file}: no sensor; add a section [sensor:NAME]")
         self._check_together(values)
         if self.errors:
-            raise ConfigError(*self.errors)
+            raise ConfigError(*map(_visible, self.errors))
         state, runtime = directories(self.file)
         storage = values["storage"]
         storage["path"] = self.file.parent / (storage["path"] or state / "telemetry.db")
@@ -333,6 +333,11 @@ def _reason(error: OSError | UnicodeDecodeError) -> str:
         return "it is not UTF-8 text"
     mend = "; try as root" if isinstance(error, PermissionError) else ""
     return f"{error.strerror}{mend}"
+
+
+def _visible(line: str) -> str:
+    """A file's own words may be control characters, which are not for a terminal."""
+    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in line)
 
 
 def _nearest(name: str, known: list[str]) -> str:

@@ -95,6 +95,11 @@ class TestEveryMistakeIsToldAtOnce:
         [line] = errors(SENSOR + "[log]\nzzz = 1\n")
         assert line.endswith("known are level")
 
+    def test_control_characters_in_a_name_do_not_reach_the_terminal(self, errors) -> None:
+        [option, section] = errors(f"{SENSOR}\x1b[31mrate = 1\n[\x1b]0;sink]\n")
+        assert "[sensor:room] \\x1b[31mrate: unknown option" in option
+        assert "[\\x1b]0;sink]: unknown section" in section
+
     def test_no_sensor(self, file, errors) -> None:
         assert errors("[node]\nid = a\n") == [f"{file}: no sensor; add a section [sensor:NAME]"]
 
