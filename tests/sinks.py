@@ -17,6 +17,7 @@ import re
 import select
 import signal
 import sqlite3
+import ssl
 import struct
 import subprocess
 import sys
@@ -29,7 +30,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
-from socket import SHUT_RDWR, SO_LINGER, SOL_SOCKET, socket
+from socket import AF_INET, AF_INET6, SHUT_RDWR, SO_LINGER, SOL_SOCKET, socket
 from socketserver import ThreadingTCPServer
 from typing import Any, NamedTuple, Self
 
@@ -62,8 +63,11 @@ class Behaviour:
     """What to do with one request: read it, refuse or store it, wait, store it late, end.
 
     `store`: "before" the wait, "after" it, or "no". `ending`: "answer"; "reset" (RST) or "close"
-    (FIN) without an answer; "unfinished": an answer cut off in its body; "raw": `body` verbatim.
-    `body` None is {"stored": …, "duplicates": …}. `trickle`: seconds before each byte of the body.
+    (FIN) without an answer; "unfinished": an answer cut off in its body; "endless": one whose body
+    never ends; "raw": `body` verbatim. `body` None is {"stored": …, "duplicates": …}. `trickle`:
+    seconds before each byte of the body, `trickle_head`: of the status line and headers too.
+    `unread`: end at the request's first byte, `half_read`: in the middle of its body. `token`: who
+    does not show it gets 401. `flap`: 503 in every other span of so many seconds.
     """
 
     status: int = 200
@@ -74,10 +78,15 @@ class Behaviour:
     hang: bool = False
     ending: str = "answer"
     trickle: float = 0.0
+    trickle_head: float = 0.0
     unread: bool = False
+    half_read: bool = False
+    token: str | None = None
+    flap: float = 0.0
     refuse_name: str | None = None
     refuse_value: float | None = None
     refuse_more_than: int | None = None
+    refuse_bytes: int | None = None
     refuse_status: int = 400
 
 
@@ -124,6 +133,11 @@ def reset_unread() -> Behaviour:
     return Behaviour(unread=True, store="no", ending="reset")
 
 
+def reset_half_read() -> Behaviour:
+    """Reset the connection when half of the request's body has been read."""
+    return Behaviour(half_read=True, store="no", ending="reset")
+
+
 def close(*, stored: bool = True) -> Behaviour:
     """Read the request, store it or not, and close the connection without an answer."""
     return Behaviour(store="before" if stored else "no", ending="close")
@@ -132,6 +146,26 @@ def close(*, stored: bool = True) -> Behaviour:
 def unfinished(status: int = 200, *, stored: bool = True) -> Behaviour:
     """Answer, but close the connection in the middle of the answer's body."""
     return Behaviour(status, store="before" if stored else "no", ending="unfinished")
+
+
+def endless(status: int = 200, *, stored: bool = True) -> Behaviour:
+    """Answer with a body that goes on for as long as anybody reads."""
+    return Behaviour(status, store="before" if stored else "no", ending="endless")
+
+
+def drip(seconds: float, *, head: bool, status: int = 200) -> Behaviour:
+    """Store, and answer a byte in so many seconds: from the status line on, or the body alone."""
+    return Behaviour(status, trickle=seconds, trickle_head=seconds if head else 0.0)
+
+
+def guarded(token: str) -> Behaviour:
+    """Store for whoever shows the token, and answer 401 to others."""
+    return Behaviour(token=token)
+
+
+def flap(seconds: float) -> Behaviour:
+    """Well for so many seconds, 503 for as many, and so on."""
+    return Behaviour(flap=seconds)
 
 
 def raw(text: str, *, stored: bool = True) -> Behaviour:
@@ -144,11 +178,16 @@ def refuse(
     name: str | None = None,
     value: float | None = None,
     more_than: int | None = None,
+    more_bytes_than: int | None = None,
     status: int = 400,
 ) -> Behaviour:
-    """Refuse a whole batch that has such a message, or too many; store and answer 200 else."""
+    """Refuse a whole batch that has such a message, or is too large; store and answer 200 else."""
     return Behaviour(
-        refuse_name=name, refuse_value=value, refuse_more_than=more_than, refuse_status=status
+        refuse_name=name,
+        refuse_value=value,
+        refuse_more_than=more_than,
+        refuse_bytes=more_bytes_than,
+        refuse_status=status,
     )
 
 
@@ -232,10 +271,13 @@ class Orderable:
         self.database = directory / "sink.db"
         self.host = host
         self.port = 0
+        self.pem: Path | None = None
 
     @property
     def url(self) -> str:
-        return f"http://{self.host}:{self.port}{PATH}"
+        scheme = "https" if self.pem else "http"
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{scheme}://{host}:{self.port}{PATH}"
 
     # Saying.
 
@@ -459,7 +501,9 @@ class Server(ThreadingTCPServer):
     allow_reuse_address = True
     request_queue_size = 128
 
-    def __init__(self, database: Path, host: str, port: int) -> None:
+    def __init__(self, database: Path, host: str, port: int, pem: str = "") -> None:
+        self.address_family = AF_INET6 if ":" in host else AF_INET
+        self.tls = _tls(pem) if pem else None
         self.orders_file = _orders_file(database)
         self.stopping = threading.Event()
         self.connections: dict[socket, str] = {}
@@ -473,6 +517,14 @@ class Server(ThreadingTCPServer):
 
     def orders(self) -> Orders:
         return read_orders(self.orders_file)
+
+    def get_request(self) -> tuple[socket, Any]:
+        connected, address = super().get_request()
+        if self.tls is None:
+            return connected, address
+        # The handshake comes with the first reading, in the connection's own thread.
+        late = {"server_side": True, "do_handshake_on_connect": False}
+        return self.tls.wrap_socket(connected, **late), address
 
     def process_request(self, request: Any, client_address: Any) -> None:
         self.opened += 1
@@ -497,11 +549,18 @@ class Server(ThreadingTCPServer):
         self.book.close()
 
 
-def listen(database: Path, host: str, port: int) -> Server:
+def _tls(pem: str) -> ssl.SSLContext:
+    """Shows the certificate in a file that has also its key."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(pem)
+    return context
+
+
+def listen(database: Path, host: str, port: int, pem: str = "") -> Server:
     """Port 0 is any free one that the kernel does not lend to clients."""
     for _ in range(200):
         try:
-            return Server(database, host, port or random.SystemRandom().choice(PORTS))
+            return Server(database, host, port or random.SystemRandom().choice(PORTS), pem)
         except OSError as error:
             if port or error.errno != errno.EADDRINUSE:
                 raise
@@ -519,7 +578,7 @@ class Exchange(BaseHTTPRequestHandler):
     def log_message(self, *args: Any, **kwargs: Any) -> None: ...
 
     def handle(self) -> None:
-        with contextlib.suppress(ConnectionError, TimeoutError):
+        with contextlib.suppress(ConnectionError, TimeoutError, ssl.SSLError):
             super().handle()
 
     def handle_one_request(self) -> None:
@@ -537,11 +596,13 @@ class Exchange(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         length = int(self.headers.get("Content-Length", 0))
-        body = self.rfile.read(length)
+        body = self.rfile.read(length // 2 if self.behaviour.half_read else length)
         headers = json.dumps(dict(self.headers.items()))
         received = (self.command, self.path, headers, body, len(body) == length)
         if len(body) < length:
             self.server.book.finish(self.no, received)
+            if self.behaviour.half_read:
+                self._reset()
             raise ConnectionAbortedError
         behaviour, messages = self._judge(body)
         self._carry_out(behaviour, messages, received)
@@ -553,6 +614,12 @@ class Exchange(BaseHTTPRequestHandler):
         behaviour = self.behaviour
         if behaviour.store == "no" or self.command != "POST":
             return behaviour, []
+        if behaviour.token and self.headers["Authorization"] != f"Bearer {behaviour.token}":
+            return answer(401), []
+        if behaviour.flap and time.monotonic() // behaviour.flap % 2:
+            return answer(503), []
+        if behaviour.refuse_bytes is not None and len(body) > behaviour.refuse_bytes:
+            return answer(behaviour.refuse_status), []
         try:
             messages = parse(self.headers, body)
         except ValueError as error:
@@ -596,17 +663,23 @@ class Exchange(BaseHTTPRequestHandler):
     def _answer(self, behaviour: Behaviour, counts: dict[str, int]) -> None:
         text = json.dumps(counts) + "\n" if behaviour.body is None else behaviour.body
         body = b"" if behaviour.status in (204, 304) else text.encode()
-        headers = {"Content-Type": "application/json"}
+        headers = {"Content-Type": "application/json", "Date": self.date_time_string()}
         if body or behaviour.status not in (204, 304):
             headers["Content-Length"] = str(len(body))
         if behaviour.ending == "unfinished":
             body = body[: len(body) // 2]
             self.close_connection = True
-        self.send_response(behaviour.status)
+        if behaviour.ending == "endless":
+            headers["Content-Length"] = str(1 << 40)
+        self.send_response_only(behaviour.status)
         for name, value in (headers | behaviour.headers).items():
             self.send_header(name, value)
-        self.end_headers()
+        head = b"".join(self._headers_buffer) + b"\r\n"  # type: ignore[attr-defined]
+        self._headers_buffer = []
+        self._send(head, behaviour.trickle_head)
         self._send(body, behaviour.trickle)
+        while behaviour.ending == "endless" and not self.server.stopping.is_set():
+            self.wfile.write(b"x" * 4096)
 
     def _send(self, body: bytes, trickle: float) -> None:
         if not trickle:
@@ -695,8 +768,9 @@ class FaultSink(Orderable):
 class SinkProcess(Orderable):
     """A sink in a process and session of its own, started at once: `with SinkProcess(tmp_path)`.
 
-    `prefix` is put before its command line, as in ("ip", "netns", "exec", NAME). What it writes
-    to stderr is in DIRECTORY/sink.log. It ends with the process that started it.
+    `prefix` is put before its command line, as in ("ip", "netns", "exec", NAME). `pem`, a file
+    with a certificate and its key, makes it speak TLS; it may be another at the next start. What
+    it writes to stderr is in DIRECTORY/sink.log. It ends with the process that started it.
     """
 
     def __init__(
@@ -705,8 +779,10 @@ class SinkProcess(Orderable):
         port: int = 0,
         host: str = "127.0.0.1",
         prefix: Sequence[str] = (),
+        pem: Path | None = None,
     ) -> None:
         super().__init__(directory, host)
+        self.pem = pem
         self.port = port
         self.prefix = tuple(prefix)
         self.log = directory / "sink.log"
@@ -723,6 +799,7 @@ class SinkProcess(Orderable):
         assert self._process is None
         program = [sys.executable, str(Path(__file__).absolute())]
         options = ["--db", str(self.database), "--host", self.host, "--port", str(self.port)]
+        options += ["--pem", str(self.pem)] if self.pem else []
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
                 [*self.prefix, *program, *options],
@@ -793,10 +870,11 @@ def main() -> int:
     parser.add_argument("--db", type=Path, required=True)
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=0)
+    parser.add_argument("--pem", default="")
     options = parser.parse_args()
     stop = {signal.SIGTERM}
     signal.pthread_sigmask(signal.SIG_BLOCK, stop)
-    server = listen(options.db, options.host, options.port)
+    server = listen(options.db, options.host, options.port, options.pem)
     running = threading.Thread(target=server.run)
     running.start()
     threading.Thread(target=_end_with_parent, daemon=True).start()

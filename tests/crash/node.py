@@ -9,7 +9,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -43,11 +43,15 @@ ORDER BY first_id DESC LIMIT 10
 class Node:
     """`with Node(directory, sensor={"rate": 500}, sink={"url": …}) as node: node.start()`.
 
-    The keywords are the sections of config.ini; `sensor` is its one sensor. At the end every
-    process of it is killed; if the test failed, its log and its database are shown first.
+    The keywords are the sections of config.ini; `sensor` is its one sensor. `prefix` is put before
+    its command lines, as in ("ip", "netns", "exec", NAME). At the end every process of it is
+    killed; if the test failed, its log and its database are shown first.
     """
 
-    def __init__(self, directory: Path, **sections: dict[str, object]) -> None:
+    def __init__(
+        self, directory: Path, *, prefix: Sequence[str] = (), **sections: dict[str, object]
+    ) -> None:
+        self.prefix = tuple(prefix)
         directory.mkdir(parents=True, exist_ok=True)
         self.file = directory / "config.ini"
         self.state = directory / "sensor-node-data"
@@ -75,7 +79,8 @@ class Node:
     # The command line
 
     def command(self, *arguments: str) -> list[str]:
-        return [sys.executable, "-m", "sensor_node", "-c", str(self.file), *arguments]
+        program = [*self.prefix, sys.executable, "-m", "sensor_node"]
+        return [*program, "-c", str(self.file), *arguments]
 
     def environment(self) -> dict[str, str]:
         """The product under test is the one that this test would import."""

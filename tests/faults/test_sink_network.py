@@ -1,0 +1,102 @@
+"""P1, P2: whatever the network does, in namespaces of the test's own."""
+
+import contextlib
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+from crash.node import Node
+from faults import name_server
+from faults.networks import FAR, FAR_6, FAR_TOO, Network, needs_namespaces, network
+from faults.outages import QUICK, assert_borne, assert_mended, verdict_of
+from sinks import SinkProcess
+from waiting import wait_until
+
+pytestmark = needs_namespaces
+
+LATE = "timed out after 0.4s"
+HOST = "sink.example"
+
+
+@pytest.fixture
+def cable():
+    with network() as made:
+        yield made
+
+
+@contextlib.contextmanager
+def across(cable: Network, tmp_path: Path, host: str, prefix: Sequence[str] = (), name: str = ""):
+    """A node at the edge, and its sink at that address of the far side, called by that name."""
+    with SinkProcess(tmp_path, host=host, prefix=cable.far) as sink:
+        url = sink.url.replace(host, name or host)
+        sections = {**QUICK, "sink": {**QUICK["sink"], "url": url}}
+        with Node(tmp_path / "node", prefix=prefix or cable.edge, **sections) as node:
+            node.start()
+            yield node, sink
+
+
+def test_a_black_hole_is_borne_and_left(cable, tmp_path):
+    """Packets vanish before a connection is made, then under one that is in use."""
+    cable.swallow(FAR)
+    with across(cable, tmp_path, FAR) as (node, sink):
+        assert_borne(node, LATE)
+        cable.deliver(FAR)
+        assert_mended(node)
+        cable.swallow(FAR)
+        assert_borne(node, LATE)
+        cable.deliver(FAR)
+        assert_mended(node)
+        verdict_of(node, sink)
+
+
+def test_a_cable_that_is_out_is_borne(cable, tmp_path):
+    with across(cable, tmp_path, FAR) as (node, sink):
+        node.await_delivered(5)
+        cable.ip(0, "link", "set", "cable", "down")
+        assert_borne(node, "network is unreachable")
+        cable.ip(0, "link", "set", "cable", "up")
+        assert_mended(node)
+        verdict_of(node, sink)
+
+
+def test_a_sink_that_has_only_ipv6_gets_everything(cable, tmp_path):
+    with across(cable, tmp_path, FAR_6) as (node, sink):
+        node.await_delivered(20)
+        sink.kill()
+        assert_borne(node, "connection refused")
+        sink.start()
+        assert_mended(node)
+        assert verdict_of(node, sink).stored_twice == set()
+
+
+@contextlib.contextmanager
+def naming(cable: Network, told: Path):
+    """A name server on the far side."""
+    program = [*cable.far, sys.executable, name_server.__file__, FAR, str(told)]
+    with subprocess.Popen(program, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout and process.stdout.readline() == "ready\n"
+            yield
+        finally:
+            process.kill()
+
+
+def test_names_that_fail_block_and_change_are_borne_and_followed(cable, tmp_path):
+    """Silence of the name server lasts a minute for whoever waits for it; nobody does."""
+    told, resolv_conf = tmp_path / "address", tmp_path / "resolv.conf"
+    resolv_conf.write_text(f"nameserver {FAR}\noptions timeout:2 attempts:30\n")
+    told.write_text("unknown")
+    prefix = cable.resolving(resolv_conf)
+    with naming(cable, told), across(cable, tmp_path, FAR_TOO, prefix, HOST) as (node, sink):
+        assert_borne(node, f"name not found: {HOST}")
+        told.write_text("silent")
+        assert_borne(node, LATE)
+        # Nothing is at that address.
+        told.write_text(FAR)
+        assert_borne(node, "connection refused")
+        told.write_text(FAR_TOO)
+        assert_mended(node)
+        wait_until(lambda: sink.count() > 20, what="it is the sink of that name")
+        verdict_of(node, sink)
