@@ -85,15 +85,17 @@ def settlement(
         return Settlement("SENT", batch, _accepted(sink, epoch, now))  # SENDING -> SENT
     # An answer says something about the sink only as it is now.
     current = epoch == sink.epoch
+    # That a probe failed says nothing about the batch.
+    was_up = current and sink.up
     failed = replace(
         batch,
-        failed_epoch=epoch if batch.failed_epoch is None else batch.failed_epoch,
+        failed_epoch=epoch if batch.failed_epoch is None and was_up else batch.failed_epoch,
         failed_successes=sink.successes,
         fate_unknown=batch.fate_unknown or not outcome.fate_known,
     )
     if outcome.verdict is Verdict.REFUSED:
         decided = _refused(batch, failed, sink, current, outcome, rules, now)
-    elif current and sink.up and batch.failed_epoch is not None and batch.failed_epoch < epoch:
+    elif was_up and batch.failed_epoch is not None and batch.failed_epoch < epoch:
         decided = _at_fault(batch, failed, sink, outcome, rules, now)
     else:
         # Failed for the sink's sake: due as soon as it is UP.

@@ -10,7 +10,8 @@ from sensor_node.log import LOGGER
 from sensor_node.model import Claim
 from sensor_node.schedule import BackoffPolicy
 from sensor_node.settlement import Rules
-from sensor_node.storage.repository import ClaimPolicy, SensorDataSQLRepository
+from sensor_node.storage.rate_limit import ClaimPolicy
+from sensor_node.storage.repository import SensorDataSQLRepository
 
 MAX_BODY_BYTES = 1024 * 1024
 # Settles a claim at a wall time; False if the claim was lost.

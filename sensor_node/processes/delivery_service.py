@@ -1,12 +1,18 @@
-"""DeliveryService, the sender: claims fresh batches while the sink is UP, and delivers them."""
+"""DeliveryService, the sender: while the sink is UP, claims batches and delivers them.
+
+What an outage has left over goes first, then what is fresh: oldest first.
+"""
 
 from sensor_node.clock import Moment
 from sensor_node.config import Config
 from sensor_node.delivery.deliver import Courier, policy_of
+from sensor_node.model import Claim
 from sensor_node.storage.repository import Backlog, SensorDataSQLRepository
 
 # Asking whether another process has committed costs 10 µs; this bounds a reading's latency.
 POLL_SECONDS = 0.1
+# While the sink is DOWN there is nothing to do but to notice its return.
+DOWN_POLL_SECONDS = 0.5
 UNSEEN = -1
 
 
@@ -22,6 +28,7 @@ class DeliveryService:
         self._repository = repository
         self._courier = courier
         self._version = UNSEEN
+        self._idle = POLL_SECONDS
         self._oldest_us: int | None = None
         self._oldest_seen_at = 0.0
 
@@ -31,18 +38,19 @@ class DeliveryService:
             self._courier.resume()
         version = self._repository.version()
         if version == self._version:
-            return POLL_SECONDS
+            return self._idle
         backlog = self._repository.backlog()
-        if not backlog.pending or not backlog.sink.up:
+        up = backlog.sink.up
+        if not up or not (backlog.pending or backlog.left_over):
             self._version = version
-            return POLL_SECONDS
+            self._idle = POLL_SECONDS if up else DOWN_POLL_SECONDS
+            return self._idle
         self._version = UNSEEN
-        wait = self._time_to_fill(backlog, now)
+        wait = 0.0 if backlog.left_over else self._time_to_fill(backlog, now)
+        wait = max(wait, self._policy.wait(backlog.next_send_at, now.wall))
         if wait > 0:
             return wait
-        claim = self._repository.claim_fresh(
-            self._owner, self._policy, now.wall, self._courier.limit
-        )
+        claim = self._claim(backlog, now)
         if claim is None:
             return POLL_SECONDS
         self._courier.deliver(claim)
@@ -51,6 +59,13 @@ class DeliveryService:
     def finish(self, now: Moment) -> None:
         self._courier.close()
         self._repository.close()
+
+    def _claim(self, backlog: Backlog, now: Moment) -> Claim | None:
+        owner, policy, repository = self._owner, self._policy, self._repository
+        claim = None
+        if backlog.left_over:
+            claim = repository.claim_due(owner, policy, now.wall, left_over=True)
+        return claim or repository.claim_fresh(owner, policy, now.wall, self._courier.limit)
 
     def _time_to_fill(self, backlog: Backlog, now: Moment) -> float:
         """Seconds that an incomplete batch may still wait for more readings.

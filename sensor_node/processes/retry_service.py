@@ -7,6 +7,7 @@ from sensor_node.delivery.deliver import Courier, policy_of
 from sensor_node.log import LOGGER
 from sensor_node.model import Claim
 from sensor_node.processes import owner as owners
+from sensor_node.settlement import SinkRecord
 from sensor_node.storage.repository import SensorDataSQLRepository
 
 POLL_SECONDS = 0.25
@@ -35,9 +36,11 @@ class RetryService:
         if now.monotonic >= self._look_around_at:
             self._look_around_at = now.monotonic + LOOK_AROUND_SECONDS
             self._look_around(now)
-        claim = self._claim(now)
+        sink = self._repository.backlog().sink
+        self._log_change(sink.up, sink.reason)
+        claim = self._claim(sink, now)
         if claim is None:
-            return POLL_SECONDS
+            return POLL_SECONDS if sink.up else self._time_to_probe(sink, now)
         self._courier.deliver(claim)
         return 0.0
 
@@ -45,9 +48,12 @@ class RetryService:
         self._courier.close()
         self._repository.close()
 
-    def _claim(self, now: Moment) -> Claim | None:
-        sink = self._repository.backlog().sink
-        self._log_change(sink.up, sink.reason)
+    def _time_to_probe(self, sink: SinkRecord, now: Moment) -> float:
+        """Seconds; a probe that is due but finds nothing to send waits for the next reading."""
+        wait = min(sink.next_probe_at - now.wall, LOOK_AROUND_SECONDS)
+        return wait if wait > 0 else POLL_SECONDS
+
+    def _claim(self, sink: SinkRecord, now: Moment) -> Claim | None:
         if sink.up:
             if not self._repository.is_due(self._policy, now.wall):
                 return None

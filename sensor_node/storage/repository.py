@@ -5,18 +5,20 @@ StorageUnavailable where the database cannot be used; then they have changed not
 """
 
 import contextlib
+import math
 import sqlite3
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from sensor_node.model import Claim, Counts, Dropped, Message, Outcome, Reading, Stream
-from sensor_node.settlement import Rules, SinkRecord, settlement
+from sensor_node.settlement import DUE_FIRST, Rules, SinkRecord, settlement
 from sensor_node.storage import (
     checkpoint,
     events,
     ledger,
     lookup,
+    rate_limit,
     retention,
     runs,
     sink_row,
@@ -24,6 +26,7 @@ from sensor_node.storage import (
     tiles,
 )
 from sensor_node.storage.connection import Database, translated
+from sensor_node.storage.rate_limit import ClaimPolicy, may_send, paid
 from sensor_node.storage.room import Room, Space, measure
 from sensor_node.storage.write_lock import LockWatch, Unwatched
 
@@ -33,24 +36,16 @@ EVICT_BITE = 2000
 
 @dataclass(frozen=True, slots=True)
 class Backlog:
-    """What a sender must know to decide whether to claim."""
+    """What a sender must know to decide whether to claim.
+
+    `left_over`: batches failed while the sink was DOWN, and none has tried them since.
+    """
 
     pending: int
     oldest_pending_us: int | None
+    left_over: bool
+    next_send_at: float
     sink: SinkRecord
-
-
-@dataclass(frozen=True, slots=True)
-class ClaimPolicy:
-    """How batches are claimed: most messages in one, most messages a second (0: no limit).
-
-    `longest`: no deadline is honestly further ahead than this many seconds.
-    """
-
-    batch_size: int
-    max_rate: float
-    longest: float
-    at_most_once: bool
 
 
 class SensorDataSQLRepository:
@@ -125,33 +120,45 @@ class SensorDataSQLRepository:
             first = tiles.claimed(connection) + 1
             pending = tiles.captured(connection) - first + 1
             oldest = retention.captured_at_us(connection, first) if pending else None
-            return Backlog(pending, oldest, sink_row.read(connection))
+            sink = sink_row.read(connection)
+            left_over = _find_left_over(connection, sink, sink.since, at_most_once=False)
+            next_send_at = rate_limit.next_send_at(connection)
+            return Backlog(pending, oldest, left_over is not None, next_send_at, sink)
 
     def claim_fresh(self, owner: str, policy: ClaimPolicy, now: float, limit: int) -> Claim | None:
         """PENDING -> SENDING for up to `limit` of the oldest, while the sink is UP."""
         with self._transaction() as connection:
             sink = sink_row.read(connection)
-            if not sink.up or not _may_send(connection, policy, now):
+            if not sink.up or not may_send(connection, policy, now):
                 return None
-            return _paid(
+            return paid(
                 connection,
                 policy,
                 now,
-                tiles.claim_fresh(connection, sink, owner, _limit(policy, limit), now),
+                tiles.claim_fresh(connection, sink, owner, policy.limit(limit), now),
             )
 
-    def claim_due(self, owner: str, policy: ClaimPolicy, now: float) -> Claim | None:
-        """FAILED -> SENDING for the batch that is due first, while the sink is UP."""
+    def claim_due(
+        self, owner: str, policy: ClaimPolicy, now: float, *, left_over: bool = False
+    ) -> Claim | None:
+        """FAILED -> SENDING for the batch that is due first, while the sink is UP.
+
+        Only what an outage has `left_over`, or whatever is due.
+        """
         with self._transaction() as connection:
             sink = sink_row.read(connection)
-            if not sink.up or not _may_send(connection, policy, now):
+            if not sink.up or not may_send(connection, policy, now):
                 return None
-            first = tiles.find_due(
-                connection, now, policy.longest, skip_unknown=policy.at_most_once
+            first = (
+                _find_left_over(connection, sink, now, at_most_once=policy.at_most_once)
+                if left_over
+                else tiles.find_due(
+                    connection, now, policy.longest, skip_unknown=policy.at_most_once
+                )
             )
             if first is None:
                 return None
-            return _paid(
+            return paid(
                 connection, policy, now, tiles.claim_again(connection, sink, owner, first, now)
             )
 
@@ -164,7 +171,7 @@ class SensorDataSQLRepository:
             sink = sink_row.read(connection)
             if not sink.probe_due(now, policy.longest):
                 return None
-            limit = 1 if sink.refusing else _limit(policy, limit)
+            limit = 1 if sink.refusing else policy.limit(limit)
             claim = tiles.claim_fresh(connection, sink, owner, limit, now)
             if claim is None:
                 first = tiles.find_least_recently_tried(
@@ -173,7 +180,7 @@ class SensorDataSQLRepository:
                 if first is None:
                     return None
                 claim = tiles.claim_again(connection, sink, owner, first, now)
-            return _paid(connection, policy, now, claim)
+            return paid(connection, policy, now, claim)
 
     def read_claim(self, claim: Claim) -> list[Message]:
         """The claim's messages in order; none if the claim is lost, fewer if rows are missing."""
@@ -306,22 +313,12 @@ class SensorDataSQLRepository:
                     connection.execute("ROLLBACK")
 
 
-def _limit(policy: ClaimPolicy, limit: int) -> int:
-    """A batch is at most a second's worth of the rate limit, so that sending is even."""
-    return min(limit, max(1, int(policy.max_rate))) if policy.max_rate else limit
-
-
-def _may_send(connection: sqlite3.Connection, policy: ClaimPolicy, now: float) -> bool:
-    longest = policy.batch_size / policy.max_rate if policy.max_rate else 0.0
-    return not policy.max_rate or sink_row.may_send(connection, now, longest)
-
-
-def _paid(
-    connection: sqlite3.Connection, policy: ClaimPolicy, now: float, claim: Claim | None
-) -> Claim | None:
-    if claim and policy.max_rate:
-        sink_row.spend(connection, now, claim.size / policy.max_rate)
-    return claim
+def _find_left_over(
+    connection: sqlite3.Connection, sink: SinkRecord, now: float, *, at_most_once: bool
+) -> int | None:
+    """The batch that was due first when the sink came UP; what is being halved waits its turn."""
+    due = min(now, sink.since)
+    return tiles.find_due(connection, due, math.inf, skip_unknown=at_most_once, after=DUE_FIRST)
 
 
 def _note_sink(

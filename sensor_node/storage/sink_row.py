@@ -17,14 +17,6 @@ SET state = :state, epoch = :epoch, since = :since, reason = :reason, mend = :me
     refused_successes = :refused_successes
 """
 PROBE_NOW = "UPDATE sink SET next_probe_at = :now WHERE state = 'DOWN'"
-READ_NEXT_SEND = "SELECT next_send_at FROM sink"
-SPEND = """
-UPDATE sink SET next_send_at = :seconds +
-  CASE WHEN next_send_at BETWEEN :now - :late AND :now THEN next_send_at ELSE :now END
-"""
-# A claim that comes so much later than it was allowed to costs nothing of the rate: processes
-# look for work a few times a second only.
-LATE_SECONDS = 0.25
 
 
 def read(connection: sqlite3.Connection) -> SinkRecord:
@@ -63,14 +55,3 @@ def write(connection: sqlite3.Connection, sink: SinkRecord) -> None:
 def probe_now(connection: sqlite3.Connection, now: float) -> None:
     """Whatever was wrong may be mended: do not wait."""
     connection.execute(PROBE_NOW, {"now": now})
-
-
-def may_send(connection: sqlite3.Connection, now: float, longest: float) -> bool:
-    """Whether the rate limit allows a batch now; `longest` is the longest wait it can ask for."""
-    (at,) = connection.execute(READ_NEXT_SEND).fetchone()
-    return bool(at <= now or at > now + longest)
-
-
-def spend(connection: sqlite3.Connection, now: float, seconds: float) -> None:
-    """A batch that takes `seconds` at the allowed rate was claimed."""
-    connection.execute(SPEND, {"now": now, "seconds": seconds, "late": LATE_SECONDS})

@@ -5,6 +5,7 @@ PENDING; a tile is changed only by its owner (the fence), by a person's requeue,
 """
 
 import contextlib
+import math
 import sqlite3
 
 from sensor_node.model import Claim, Message, Stream
@@ -27,9 +28,11 @@ VALUES (:first_id, :last_id, 'SENDING', 1, :owner, :now)
 # `fate_unknown <= :unknown`: with at-most-once, nothing whose fate was ever unknown goes again.
 FIND_DUE = """
 SELECT first_id FROM batch
-WHERE status = 'FAILED' AND next_attempt_at <= :now AND fate_unknown <= :unknown
+WHERE status = 'FAILED' AND next_attempt_at > :after AND next_attempt_at <= :now
+  AND fate_unknown <= :unknown
 ORDER BY next_attempt_at LIMIT 1
 """
+BEFORE_ALL = -math.inf
 FIND_OVERDUE = """
 SELECT first_id FROM batch
 WHERE status = 'FAILED' AND next_attempt_at > :now + :longest AND fate_unknown <= :unknown
@@ -168,10 +171,15 @@ def claim_again(
 
 
 def find_due(
-    connection: sqlite3.Connection, now: float, longest: float, *, skip_unknown: bool
+    connection: sqlite3.Connection,
+    now: float,
+    longest: float,
+    *,
+    skip_unknown: bool,
+    after: float = BEFORE_ALL,
 ) -> int | None:
-    """The first id of the FAILED tile that is due first."""
-    row = {"now": now, "longest": longest, "unknown": int(not skip_unknown)}
+    """The first id of the FAILED tile that is due first, of those due `after` that time."""
+    row = {"after": after, "now": now, "longest": longest, "unknown": int(not skip_unknown)}
     found = connection.execute(FIND_DUE, row).fetchone()
     found = found or connection.execute(FIND_OVERDUE, row).fetchone()
     return int(found[0]) if found else None

@@ -13,7 +13,8 @@ from sensor_node.schedule import BackoffPolicy
 from sensor_node.settlement import Rules
 from sensor_node.storage import ledger, repository, retention, tiles
 from sensor_node.storage.connection import open_reader
-from sensor_node.storage.repository import ClaimPolicy, SensorDataSQLRepository
+from sensor_node.storage.rate_limit import ClaimPolicy
+from sensor_node.storage.repository import SensorDataSQLRepository
 from sensor_node.storage.runs import Identity
 
 MEMORY = Path("/dev/shm")

@@ -16,7 +16,8 @@ from sensor_node.config import SinkConfig
 from sensor_node.config_schema import options_of
 from sensor_node.delivery.formats import encode
 from sensor_node.model import Reading
-from sensor_node.storage.repository import ClaimPolicy, SensorDataSQLRepository
+from sensor_node.storage.rate_limit import ClaimPolicy
+from sensor_node.storage.repository import SensorDataSQLRepository
 from sensor_node.storage.room import Room
 from sensor_node.storage.runs import Identity
 

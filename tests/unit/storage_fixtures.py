@@ -8,7 +8,7 @@ from sensor_node.schedule import BackoffPolicy
 from sensor_node.settlement import Rules
 from sensor_node.storage import ledger
 from sensor_node.storage.connection import open_reader
-from sensor_node.storage.repository import ClaimPolicy
+from sensor_node.storage.rate_limit import ClaimPolicy
 from sensor_node.storage.room import Room
 from sensor_node.storage.runs import Identity
 

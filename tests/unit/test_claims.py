@@ -320,6 +320,15 @@ def test_the_rate_limit_counts_retries_and_probes_too(repository):
     assert fresh(repository, 10, NOW + 1.96, limited).size == 10
 
 
+def test_the_rate_limit_holds_for_a_process_that_had_to_wait_for_the_write_lock(repository):
+    """It took its time before another claimed: that is no clock that has jumped."""
+    limited = replace(POLICY, max_rate=10.0)
+    fill(repository, 300)
+    assert fresh(repository, 100, NOW, limited)
+    assert fresh(repository, 100, NOW - 0.001, limited) is None
+    assert fresh(repository, 100, NOW - 5, limited) is None
+
+
 def test_a_claim_that_finds_nothing_costs_nothing_of_the_rate(repository):
     limited = replace(POLICY, max_rate=10.0)
     assert fresh(repository, 10, NOW, limited) is None

@@ -15,6 +15,7 @@ from storage_fixtures import (
     audit,
     batch,
     execute,
+    fail,
     fill,
     readings,
     rows,
@@ -27,7 +28,7 @@ from sensor_node.config import load_config
 from sensor_node.delivery.deliver import MAX_BODY_BYTES, Courier
 from sensor_node.errors import StorageUnavailable
 from sensor_node.model import Reading
-from sensor_node.processes.delivery_service import POLL_SECONDS, DeliveryService
+from sensor_node.processes.delivery_service import DOWN_POLL_SECONDS, POLL_SECONDS, DeliveryService
 from sensor_node.storage.repository import SensorDataSQLRepository
 from sensor_node.storage.room import Room
 
@@ -182,9 +183,11 @@ class TestAStep:
         sender = make("max_rate = 10\nbatch_size = 100")
         sender.capture(30)
         assert sender.step() == 0.0
-        for _ in range(9):
-            assert sender.step() == POLL_SECONDS
+        before = sender.locked
+        for tenth in range(9):
+            assert sender.step() == pytest.approx(1.0 - tenth / 10, abs=1e-6)
             sender.clock.advance(0.1)
+        assert sender.locked == before  # asking takes no lock
         sender.clock.advance(0.2)
         sender.step()
         assert list(map(len, sender.sent())) == [10, 10]
@@ -197,7 +200,7 @@ class TestASinkThatIsDown:
         set_sink(repository, state="DOWN", next_probe_at=0)
         for _ in range(20):
             sender.clock.advance(60)
-            assert sender.step() == POLL_SECONDS
+            assert sender.step() == DOWN_POLL_SECONDS
         assert sender.client.requests == []
         assert sender.locked == 1
 
@@ -207,8 +210,31 @@ class TestASinkThatIsDown:
         first.client.outcome = SILENT
         first.step()
         for sender in (first, second):
-            assert sender.step() == POLL_SECONDS
+            assert sender.step() == DOWN_POLL_SECONDS
         assert (len(first.client.requests), second.client.requests) == (1, [])
+
+    def test_that_is_up_again_is_first_sent_what_the_outage_left_over(
+        self, make, repository
+    ) -> None:
+        sender = make("batch_size = 2")
+        sender.capture(9)
+        for _ in range(3):
+            fail(repository, 2, due_at=WALL - 10)
+        execute(repository, "UPDATE batch SET next_attempt_at = :at WHERE first_id = 3", at=WALL)
+        set_sink(repository, since=WALL - 5)
+        while sender.step() == 0.0:
+            pass
+        # The third backs off by itself, and is the retrier's.
+        assert sender.sent() == [[1, 2], [5, 6], [7, 8], [9]]
+
+    def test_that_is_up_again_does_not_wait_for_a_batch_to_be_full(self, make, repository) -> None:
+        sender = make("send_interval = 1h\nbatch_size = 2")
+        sender.capture(3)
+        fail(repository, 2, due_at=WALL - 10)
+        set_sink(repository, since=WALL - 5)
+        assert sender.step() == 0.0
+        assert sender.sent() == [[1, 2]]
+        assert sender.step() > 0
 
     def test_that_is_up_again_is_sent_to_at_the_next_step(self, make, repository) -> None:
         sender = make()

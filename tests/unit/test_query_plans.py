@@ -5,10 +5,19 @@ import re
 
 import pytest
 
-from sensor_node.storage import ledger, lookup, retention, runs, sink_row, streams, tiles
+from sensor_node.storage import (
+    ledger,
+    lookup,
+    rate_limit,
+    retention,
+    runs,
+    sink_row,
+    streams,
+    tiles,
+)
 from sensor_node.storage.connection import open_reader
 
-MODULES = (ledger, lookup, retention, runs, sink_row, streams, tiles)
+MODULES = (ledger, lookup, rate_limit, retention, runs, sink_row, streams, tiles)
 STATEMENTS = {
     f"{module.__name__.rpartition('.')[2]}.{name}": text
     for module in MODULES

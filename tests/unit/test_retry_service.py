@@ -195,9 +195,11 @@ class TestASinkThatIsDown:
         retrier = make()
         fill(repository, 5)
         self.down(repository, probe_in=10)
-        assert retrier.step() == POLL_SECONDS
+        assert retrier.step() == LOOK_AROUND_SECONDS
+        retrier.clock.advance(9.75)
+        assert retrier.step() == pytest.approx(0.25)
         assert retrier.client.requests == []
-        retrier.clock.advance(10)
+        retrier.clock.advance(0.25)
         assert retrier.step() == 0.0
         assert retrier.sent() == [[1, 2, 3, 4, 5]]
         assert rows(repository, "SELECT state FROM sink") == [("UP",)]
@@ -209,8 +211,13 @@ class TestASinkThatIsDown:
         self.down(repository, probe_in=0)
         retrier.step()
         for _ in range(10):
-            assert retrier.step() == POLL_SECONDS
+            assert 0 < retrier.step() <= LOOK_AROUND_SECONDS
         assert len(retrier.client.requests) == 1
+
+    def test_that_nothing_waits_for_is_looked_at_now_and_then(self, make, repository) -> None:
+        retrier = make()
+        self.down(repository, probe_in=-1)
+        assert retrier.step() == POLL_SECONDS
 
     def test_is_probed_again_and_again_however_long_it_lasts(self, make, repository) -> None:
         retrier = make()
@@ -234,7 +241,7 @@ class TestASinkThatIsDown:
         fill(repository, 2)
         fail(repository, 2, due_at=WALL - 100)
         self.down(repository, probe_in=60)
-        assert retrier.step() == POLL_SECONDS
+        assert retrier.step() == LOOK_AROUND_SECONDS
         assert retrier.client.requests == []
 
     def test_takes_no_lock_between_probes(self, make, repository) -> None:

@@ -129,6 +129,14 @@ def test_a_batch_remembers_the_epoch_of_its_first_failure_for_ever():
     assert settle(first, DOWN, BUSY).batch.failed_epoch == UP.epoch
 
 
+@every_failure
+def test_a_batch_that_has_only_failed_as_a_probe_may_take_the_sink_down(outcome):
+    """Else an outage that comes again is paid for by every batch that the first has left over."""
+    probed = settle(MANY, DOWN, outcome).batch
+    assert probed.failed_epoch is None
+    assert not settle(probed, replace(UP, epoch=5), outcome).sink.up
+
+
 # A batch at fault
 
 

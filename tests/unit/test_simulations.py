@@ -64,8 +64,11 @@ class Appliance:
         """Each process does one thing, all at the same time. Returns whether any did."""
         repository, now = self.repository, self.now
         claims = [
-            repository.claim_fresh("sender-1", POLICY, now, self.batch_size),
-            repository.claim_fresh("sender-2", POLICY, now, self.batch_size),
+            *(
+                repository.claim_due(name, POLICY, now, left_over=True)
+                or repository.claim_fresh(name, POLICY, now, self.batch_size)
+                for name in ("sender-1", "sender-2")
+            ),
             repository.claim_due("retrier", POLICY, now)
             or repository.claim_probe("retrier", POLICY, now, self.batch_size),
         ]
@@ -191,6 +194,37 @@ def test_while_the_sink_is_down_there_is_one_request_at_a_time(repository):
     appliance.run(appliance.now + HOUR)
     down = [at for at, _ in appliance.requests if at > appliance.requests[0][0]]
     assert len(down) == len(set(down))
+
+
+def test_an_outage_is_followed_by_the_oldest_first(repository):
+    """Each probe took another batch, so that they lie about all over the backlog's older part."""
+    appliance = Appliance(repository, lambda ids: ERROR, batch_size=10)
+    appliance.capture(10_000)
+    appliance.run(appliance.now + DAY)
+    assert len(tiles(repository)) > 200
+    before = len(appliance.requests)
+    appliance.answer = lambda ids: DELIVERED
+    appliance.run(appliance.now + HOUR)
+    probe, *after = [ids[0] for _, ids in appliance.requests[before:]]
+    assert sorted([probe, *after]) == list(range(1, 10_001, 10))
+    together = 3  # two senders and the retrier
+    newest = 0
+    for first in after:
+        newest = max(newest, first)
+        assert newest - first <= 10 * together, (first, newest)
+
+
+def test_an_outage_that_comes_again_at_once_costs_no_request_for_each_batch_left_over(repository):
+    appliance = Appliance(repository, lambda ids: ERROR, batch_size=10)
+    appliance.capture(10_000)
+    appliance.run(appliance.now + DAY)
+    left = len(tiles(repository))
+    before = len(appliance.requests)
+    answers = iter([DELIVERED])
+    appliance.answer = lambda ids: next(answers, ERROR)
+    appliance.run(appliance.now + HOUR)
+    assert len(appliance.requests) - before < 60 < left
+    assert not repository.backlog().sink.up
 
 
 def test_a_sink_that_flaps_gets_everything_all_the_same(repository):
