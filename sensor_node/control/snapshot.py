@@ -1,5 +1,6 @@
 """Everything that `status` knows, as one value: the JSON of `status --json`."""
 
+import math
 from dataclasses import asdict
 from typing import Any
 
@@ -12,6 +13,7 @@ from sensor_node.control import in_force, problems
 from sensor_node.control.times import utc
 from sensor_node.errors import SensorNodeError
 from sensor_node.model import Counts
+from sensor_node.settlement import SinkRecord
 from sensor_node.storage import events, ledger, lookup, runs, sink_row
 from sensor_node.storage.checkpoint import wal_bytes
 from sensor_node.storage.connection import Connection, reading, sqlite_facts
@@ -24,7 +26,7 @@ from sensor_node.supervision.states import ChildReport, Report, read_report
 LEAST_RATE_SECONDS = 1.0
 # What was dropped so lately is being dropped.
 DROPPING_SECONDS = 30.0
-NO_RATES: dict[str, float | None] = {"captured": None, "delivered": None}
+NO_RATES: dict[str, float | None] = {"captured": None, "delivered": None, "seconds": None}
 
 
 def take(config: Config, now: Moment) -> dict[str, Any]:
@@ -114,7 +116,7 @@ def _read(connection: Connection, config: Config, now: Moment) -> dict[str, Any]
     counts = ledger.counts(connection)
     sink = sink_row.read(connection)
     oldest = lookup.oldest_undelivered_us(connection)
-    rates = _rates(connection, counts, now.boottime)
+    rates = _rates(connection, counts, sink, now)
     space = measure(connection, path, Room(config.storage.max_size, config.storage.min_free))
     return {
         "sink": {
@@ -129,7 +131,7 @@ def _read(connection: Connection, config: Config, now: Moment) -> dict[str, Any]
         "counts": asdict(counts),
         "oldest_undelivered_seconds": None if oldest is None else max(0.0, now.wall - oldest / 1e6),
         "rates": rates,
-        "drain_eta_seconds": _drain_eta(counts, rates),
+        "drain_eta_seconds": _drain_eta(counts, rates, config.sink.max_rate),
         "dropping": [
             {"reason": event.detail, "readings": event.n, "seconds": now.wall - event.at}
             for event in events.since(connection, now.wall - DROPPING_SECONDS)
@@ -152,22 +154,36 @@ def _read(connection: Connection, config: Config, now: Moment) -> dict[str, Any]
     }
 
 
-def _rates(connection: Connection, counts: Counts, now: float) -> dict[str, float | None]:
-    """Readings a second over the last minute or so; null just after the start."""
-    found = runs.samples(connection, now)
-    if not found or now - found[0][0] < LEAST_RATE_SECONDS:
+def _rates(
+    connection: Connection, counts: Counts, sink: SinkRecord, now: Moment
+) -> dict[str, float | None]:
+    """Readings a second over the last minute or so; null just after the start.
+
+    `delivered` is over `seconds`: shorter if the sink has come UP since, so that an outage does not
+    count as slow delivery.
+    """
+    found = runs.samples(connection, now.boottime)
+    if not found or now.boottime - found[0][0] < LEAST_RATE_SECONDS:
         return NO_RATES
-    at, captured, sent = found[0]
-    seconds = now - at
+    begun, captured, _ = found[0]
+    up_at = now.boottime - (now.wall - sink.since) if sink.up and sink.since <= now.wall else 0.0
+    # Between the last look before the sink came UP and that moment nothing was delivered.
+    at, _, sent = max((one for one in found if one[0] <= up_at), default=found[0])
+    seconds = max(LEAST_RATE_SECONDS, now.boottime - max(at, up_at))
     return {
-        "captured": round((counts.captured - captured) / seconds, 3),
+        "captured": round((counts.captured - captured) / (now.boottime - begun), 3),
         "delivered": round(max(0, counts.sent - sent) / seconds, 3),
+        "seconds": round(seconds, 1),
     }
 
 
-def _drain_eta(counts: Counts, rates: dict[str, float | None]) -> float | None:
-    """Seconds until nothing is left to deliver, if things go on as in the last minute."""
+def _drain_eta(counts: Counts, rates: dict[str, float | None], max_rate: float) -> float | None:
+    """Seconds until nothing is left to deliver, if things go on as of late."""
     if not counts.undelivered:
         return 0.0
-    gain = (rates["delivered"] or 0.0) - (rates["captured"] or 0.0)
+    delivered = min(rates["delivered"] or 0.0, max_rate or math.inf)
+    if counts.undelivered <= delivered * LEAST_RATE_SECONDS:
+        # What is on its way: capture brings more of it, and it is gone as soon.
+        return round(counts.undelivered / delivered, 1)
+    gain = delivered - (rates["captured"] or 0.0)
     return round(counts.undelivered / gain, 1) if gain > 0 else None

@@ -55,6 +55,7 @@ def _of_database(found: dict[str, Any]) -> list[str]:
         )
     if rates["captured"] is not None:
         rate = f"{rates['captured']:g}/s captured, {rates['delivered']:g}/s delivered"
+        rate += f" in {span(rates['seconds'])}"
         eta = found["drain_eta_seconds"]
         lines.append(_row("rates", rate + (f", drained in {span(eta)}" if eta else "")))
     used, limit = amount(storage["used_bytes"]), amount(storage["limit_bytes"])

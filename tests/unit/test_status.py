@@ -15,6 +15,7 @@ from storage_fixtures import (
     POLICY,
     RULES,
     WHO,
+    deliver,
     fail,
     fill,
     park,
@@ -23,7 +24,7 @@ from storage_fixtures import (
 
 from sensor_node.config import load_config
 from sensor_node.control import snapshot, status_text
-from sensor_node.control.snapshot import buffered
+from sensor_node.control.snapshot import NO_RATES, buffered
 from sensor_node.model import Dropped
 from sensor_node.processes import owner
 from sensor_node.storage.repository import SensorDataSQLRepository
@@ -62,7 +63,7 @@ KEYS = {
         "dropped",
         "purged",
     },
-    "rates": {"captured", "delivered"},
+    "rates": {"captured", "delivered", "seconds"},
     "storage": {"path", "database_bytes", "wal_bytes", "limit_bytes", "disk_free_bytes"},
     "sqlite": {"version", "wal_reset_bug"},
 }
@@ -226,7 +227,7 @@ class TestTheJson:
         claim = repository.claim_fresh("sender", POLICY, WALL, 80)
         assert repository.settle(claim, DELIVERED, RULES, WALL)
         node.clock.advance(20)
-        assert node.status()["rates"] == {"captured": 5.0, "delivered": 4.0}
+        assert node.status()["rates"] == {"captured": 5.0, "delivered": 4.0, "seconds": 20.0}
         assert node.status()["drain_eta_seconds"] is None
 
     def test_tells_a_drain_time_only_while_it_drains(self, node) -> None:
@@ -245,12 +246,54 @@ class TestTheJson:
     def test_tells_no_rates_just_after_the_start(self, node) -> None:
         node.make_database()
         node.run()
-        assert node.status()["rates"] == {"captured": None, "delivered": None}
+        assert node.status()["rates"] == NO_RATES
+
+    def test_tells_after_an_outage_the_rate_since_the_sink_came_up(self, node) -> None:
+        """Half a minute without delivery does not make it slow."""
+        repository = node.make_database()
+        node.run()
+        fill(repository, 600)
+        for _ in range(5):
+            repository.sample(node.clock.boottime)
+            fill(repository, 10)
+            node.clock.advance(10)
+        set_sink(repository, since=node.clock.wall)
+        assert node.status()["drain_eta_seconds"] is None
+        node.clock.advance(4)
+        for _ in range(2):
+            deliver(repository, 100)
+        found = node.status()
+        assert found["rates"] == {"captured": 0.926, "delivered": 50.0, "seconds": 4.0}
+        assert found["drain_eta_seconds"] == pytest.approx(450 / (50 - 0.926), abs=0.1)
+        assert "0.926/s captured, 50/s delivered in 4s, drained in 9s" in node.text()
+
+    def test_tells_a_sane_drain_time_while_it_keeps_up(self, node) -> None:
+        """One reading is on its way; a gain of next to nothing would make hours of that."""
+        repository = node.make_database()
+        node.run()
+        fill(repository, 1)
+        repository.sample(node.clock.boottime)
+        fill(repository, 60)
+        deliver(repository, 60)
+        node.clock.advance(60)
+        assert node.status()["drain_eta_seconds"] == 1.0
+
+    def test_tells_a_drain_time_within_the_rate_limit(self, node) -> None:
+        """At the start a second's worth goes at once."""
+        node.file.write_text(node.file.read_text() + "[sink]\nmax_rate = 10\n")
+        node.config = load_config(node.file)
+        repository = node.make_database()
+        node.run()
+        fill(repository, 120)
+        repository.sample(node.clock.boottime)
+        deliver(repository, 20)
+        node.clock.advance(1)
+        assert node.status()["drain_eta_seconds"] == 10.0
 
     def test_tells_no_rates_of_a_run_that_is_over(self, busy) -> None:
         pid_file(busy.config.runtime_directory).unlink()
         found = busy.status()
-        assert found["rates"] == {"captured": None, "delivered": None}
+        assert found["rates"] == NO_RATES
         assert found["drain_eta_seconds"] is None
 
     def test_tells_how_much_disk_there_is(self, busy) -> None:
@@ -317,7 +360,7 @@ class TestTheText:
             "dead       2",
             "in doubt   1",
             "behind     1m 35s",
-            "rates      2/s captured, 0.5/s delivered",
+            "rates      2/s captured, 0.5/s delivered in 10s",
             "sqlite     3.",
         ):
             assert said in text, said
