@@ -87,6 +87,8 @@ def reload(config: Config, tell: Callable[[int], None] = hang_up) -> int:
             if report.ready:
                 print("reloaded")
                 return exits.OK
+        if running_pid(config.runtime_directory) != pid:
+            raise SensorNodeError("it ended meanwhile; start it with: sensor-node-ctl start")
         time.sleep(POLL_SECONDS)
     raise SensorNodeError("the processes are not ready again; see: sensor-node-ctl status")
 

@@ -30,14 +30,14 @@ IDLE_SECONDS = 1.0
 
 @dataclass(frozen=True, slots=True)
 class Start:
-    """How this generator came to be: `resumed` if it replaces another one of the same run.
+    """How this generator came to be: `run` names the run, which may have had others before it.
 
     `run_started` is when the run began, in monotonic seconds.
     """
 
     who: Identity
+    run: str
     run_started: float
-    resumed: bool
 
 
 class SensorService:
@@ -128,11 +128,11 @@ class SensorService:
             repository = self._open_repository()
             start = self._start
             try:
-                last_us = repository.begin_run(start.who, self._started.wall, resumed=start.resumed)
+                last_us = repository.begin_run(start.who, self._started.wall, start.run)
             except BaseException:
                 repository.close()  # another one is opened at the next try
                 raise
-            if start.resumed and last_us is not None:
+            if last_us is not None:
                 self._drop_missed(last_us)
             self._repository = repository
         return self._repository

@@ -88,13 +88,14 @@ class SensorDataSQLRepository:
             connection.executemany(INSERT_MESSAGE, readings)
             return True
 
-    def begin_run(self, who: runs.Identity, now: float, *, resumed: bool) -> int | None:
+    def begin_run(self, who: runs.Identity, now: float, run: str) -> int | None:
         """Note the start, the gap before it and what has changed; choose the stream of ids.
 
-        Returns up to when readings are accounted for, stored or dropped, in microseconds.
+        `run` names the run. If another generator has begun it: returns up to when readings are
+        accounted for, stored or dropped, in microseconds.
         """
         with self._transaction() as connection:
-            return runs.begin(connection, who, now, resumed=resumed)
+            return runs.begin(connection, who, now, run)
 
     def end_run(self, now: float) -> None:
         """Note an orderly stop."""

@@ -12,7 +12,9 @@ PUT_MEMO = "INSERT OR REPLACE INTO memo(name, value) VALUES (:name, :value)"
 LAST_RUN_EVENT = """
 SELECT kind FROM event WHERE kind IN ('started', 'stopped') ORDER BY id DESC LIMIT 1
 """
-LAST_DROP = "SELECT max(last) FROM event WHERE kind = 'dropped' AND last <= :now_us"
+LAST_GAP = """
+SELECT max(last) FROM event WHERE kind IN ('dropped', 'not running') AND last <= :now_us
+"""
 FORGET_SAMPLES = "DELETE FROM sample"
 ADD_SAMPLE = "INSERT OR REPLACE INTO sample(at, captured, sent) VALUES (:at, :captured, :sent)"
 LAST_SAMPLE = "SELECT captured, sent FROM sample ORDER BY at DESC LIMIT 1"
@@ -35,27 +37,27 @@ class Identity:
     settings: dict[str, str]
 
 
-def begin(
-    connection: sqlite3.Connection, who: Identity, now: float, *, resumed: bool
-) -> int | None:
-    """Called by the generator before its first commit; `resumed` by one that replaces another.
+def begin(connection: sqlite3.Connection, who: Identity, now: float, run: str) -> int | None:
+    """Called by each generator before its first commit; `run` is the same for all of one run.
 
-    Returns up to when readings are accounted for, stored or dropped, in microseconds; None where
-    nobody knows any more.
+    Returns, to one that replaces another, up to when readings are accounted for, stored or dropped,
+    in microseconds; None to the first that came so far, and where nobody knows any more.
     """
     last_us = _accounted_us(connection, now)
+    resumed = connection.execute(GET_MEMO, {"name": "run"}).fetchone() == (run,)
     if not resumed and last_us is not None:
         _note_gap(connection, last_us, now)
     last = connection.execute(LAST_RUN_EVENT).fetchone()
     if not resumed and last and last[0] == "started":
         events.record(connection, now, "unclean stop", "the last run did not stop by itself")
     if not resumed:
+        connection.execute(PUT_MEMO, {"name": "run", "value": run})
         connection.execute(FORGET_SAMPLES)
         events.record(connection, now, "started", f"node {who.node}")
     _note_changes(connection, who, now)
     _choose_stream(connection, who, now)
     sink_row.probe_now(connection, now)
-    return last_us
+    return last_us if resumed else None
 
 
 def end(connection: sqlite3.Connection, now: float) -> None:
@@ -78,12 +80,12 @@ def samples(connection: sqlite3.Connection, now: float) -> list[tuple[float, int
 
 
 def _accounted_us(connection: sqlite3.Connection, now: float) -> int | None:
-    """The time of the last reading, or of the last that is counted as dropped.
+    """The time of the last reading, or of the end of the last gap that is told of.
 
-    A drop in the future was counted by a clock that has been set back since.
+    A gap that ends in the future was counted by a clock that has been set back since.
     """
     stored_us = retention.captured_at_us(connection, tiles.captured(connection))
-    (dropped_us,) = connection.execute(LAST_DROP, {"now_us": int(now * 1e6)}).fetchone()
+    (dropped_us,) = connection.execute(LAST_GAP, {"now_us": int(now * 1e6)}).fetchone()
     return max((us for us in (stored_us, dropped_us) if us is not None), default=None)
 
 

@@ -81,7 +81,6 @@ class Child:
             inherited=tuple(inherited),
             news=tuple(self._news),
             run_started=run_started,
-            resumed=self._started > 0,
         )
         before = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
         try:

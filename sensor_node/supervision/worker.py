@@ -42,7 +42,6 @@ class Birth:
     inherited: tuple[int, ...]
     news: tuple[tuple[str, str], ...]
     run_started: float
-    resumed: bool
 
 
 def work(birth: Birth) -> None:
@@ -102,7 +101,8 @@ def _open_generator(birth: Birth, wake: Wake, news: list[tuple[str, str]]) -> Se
     def open_repository() -> "SensorDataSQLRepository":
         return _open_repository(birth, news, power_safe=True)
 
-    start = Start(who, birth.run_started, birth.resumed)
+    run = owner.identity_of("supervisor", birth.supervisor)
+    start = Start(who, run, birth.run_started)
     service = SensorService(config, start, open_repository, clock, lambda: wake.put(0))
     service.start_sampling()
     return service

@@ -70,7 +70,13 @@ class Node:
         for name, options in self._sections.items():
             lines.append(f"[{'sensor:temperature' if name == 'sensor' else name}]")
             lines += [f"{option} = {value}" for option, value in options.items()]
-        self.file.write_text("\n".join(lines) + "\n")
+        self.write("\n".join(lines) + "\n")
+
+    def write(self, text: str) -> None:
+        """The configuration, as a whole: somebody may be reading it."""
+        new = self.file.with_suffix(".new")
+        new.write_text(text)
+        new.replace(self.file)
 
     @property
     def rate(self) -> float:

@@ -25,6 +25,14 @@ def state(pid: int) -> str:
     return stat[stat.rindex(")") + 2]
 
 
+def pending(pid: int) -> set[int]:
+    """The signals that have been sent to the process and that it has not taken yet."""
+    lines = (PROC / str(pid) / "status").read_text().splitlines()
+    fields = dict(line.split(":", 1) for line in lines)
+    mask = int(fields["ShdPnd"], 16)
+    return {number for number in range(1, 65) if mask >> (number - 1) & 1}
+
+
 def with_argument(argument: str) -> list[int]:
     """The living processes that have this among the arguments of their command line."""
     found = []

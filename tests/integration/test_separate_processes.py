@@ -25,7 +25,7 @@ config = load_config(sys.argv[1])
 appliance.make_directories(config)
 worker.work(worker.Birth(
     role=sys.argv[2], config=config, slot=make_slots(1)[0], supervisor=os.getppid(),
-    inherited=(), news=(), run_started=time.monotonic(), resumed=False,
+    inherited=(), news=(), run_started=time.monotonic(),
 ))
 print(json.dumps([before, sorted(sys.modules)]))
 """

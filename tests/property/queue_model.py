@@ -96,7 +96,7 @@ class QueueModel(RuleBasedStateMachine):
 
     def begin_run(self):
         who = Identity(self.machine, self.node, {})
-        self.repository.begin_run(who, self.now, resumed=False)
+        self.repository.begin_run(who, self.now, "a run")
 
     def teardown(self):
         self.reader.close()

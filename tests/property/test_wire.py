@@ -58,7 +58,7 @@ readings = st.lists(
 def repository():
     directory = Path(tempfile.mkdtemp(dir=MEMORY if MEMORY.is_dir() else None))
     with contextlib.closing(SensorDataSQLRepository(directory / "telemetry.db")) as repository:
-        repository.begin_run(Identity("machine", 'no"de\n\u2028é', {}), 0.0, resumed=False)
+        repository.begin_run(Identity("machine", 'no"de\n\u2028é', {}), 0.0, "a run")
         yield repository
     shutil.rmtree(directory)
 

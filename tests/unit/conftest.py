@@ -30,7 +30,7 @@ def place():
 def unaudited(place):
     """An open repository whose run has begun."""
     repository = SensorDataSQLRepository(place / "telemetry.db")
-    repository.begin_run(WHO, 0.0, resumed=False)
+    repository.begin_run(WHO, 0.0, "a run")
     yield repository
     repository.close()
 

@@ -88,17 +88,15 @@ class TestStarting:
 
     def test_tells_the_child_all_that_it_must_know(self, child, config, monkeypatch) -> None:
         def tell(birth):
-            birth.slot.say(
-                f"{birth.role} {birth.supervisor} {birth.inherited} {birth.news} {birth.resumed}"
-            )
+            birth.slot.say(f"{birth.role} {birth.supervisor} {birth.inherited} {birth.news}")
 
         does(monkeypatch, tell)
         child.remember("process died", "sender-1 exited")
         child.start(config, time.monotonic(), [17])
         news = "(('process died', 'sender-1 exited'),)"
-        assert end_of(child).said == f"sender {os.getpid()} (17,) {news} False"
+        assert end_of(child).said == f"sender {os.getpid()} (17,) {news}"
         child.start(config, time.monotonic(), [])
-        assert end_of(child).said == f"sender {os.getpid()} () () True"
+        assert end_of(child).said == f"sender {os.getpid()} () ()"
 
     def test_holds_stop_signals_back_until_the_child_can_take_them(
         self, child, config, monkeypatch
@@ -296,7 +294,6 @@ def test_news_is_written_down_once_however_often_the_database_fails(
         inherited=(),
         news=(),
         run_started=0.0,
-        resumed=True,
     )
     record = SensorDataSQLRepository.record_event
     full = [False, True, True, True, False]

@@ -104,7 +104,7 @@ def repository(ctl):
     """The node's database, open in another process so to speak; P3 holds at the end."""
     ctl.config.state_directory.mkdir()
     repository = SensorDataSQLRepository(ctl.config.storage.path)
-    repository.begin_run(WHO, time.time(), resumed=False)
+    repository.begin_run(WHO, time.time(), "a run")
     yield repository
     assert audit(repository) == []
     repository.close()

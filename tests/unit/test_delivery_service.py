@@ -411,7 +411,7 @@ class TestABatchOverOneMebibyte:
         """10,000 readings of about 340 bytes each."""
         sender = make("batch_size = 10000")
         long = [Reading("n" * 128, float(i), NOW_US) for i in range(10_000)]
-        repository.begin_run(replace(WHO, node="x" * 128), WALL, resumed=True)
+        repository.begin_run(replace(WHO, node="x" * 128), WALL, "a run")
         assert repository.capture(long, [], WALL, ROOM)
         return sender
 

@@ -1,6 +1,7 @@
 """What starts and stops leave in the history (P7), and the samples that rates come from."""
 
 import contextlib
+import itertools
 from dataclasses import replace
 
 from storage_fixtures import DELIVERED, POLICY, RULES, WHO, events, fill, rows, set_sink
@@ -9,10 +10,13 @@ from sensor_node.storage import runs
 from sensor_node.storage.connection import open_reader
 
 NOW = 1000.0
+RUNS = itertools.count()
+FIRST_RUN = "a run"  # of the fixture
 
 
-def begin(repository, now=NOW, resumed=False, **who):
-    return repository.begin_run(replace(WHO, **who), now, resumed=resumed)
+def begin(repository, now=NOW, run=None, **who):
+    """A run of its own, if it is not told which."""
+    return repository.begin_run(replace(WHO, **who), now, run or f"run {next(RUNS)}")
 
 
 def kinds(repository):
@@ -41,14 +45,14 @@ def test_a_start_after_a_start_is_an_unclean_stop(repository):
 
 def test_a_generator_that_replaces_another_of_the_same_run_starts_nothing(repository):
     fill(repository, 1)
-    assert begin(repository, resumed=True) == 0
+    assert begin(repository, run=FIRST_RUN) == 0
     assert kinds(repository) == ["started"]
 
 
 def test_the_time_without_capture_is_an_event_with_its_range(repository):
     fill(repository, 3)  # the last at 2 s
     repository.end_run(10.0)
-    assert begin(repository, 62.5) == 2_000_000
+    begin(repository, 62.5)
     sql = "SELECT detail, first, last FROM event WHERE kind = 'not running'"
     assert rows(repository, sql) == [("no capture for 60.5 s", 2_000_000, 62_500_000)]
 
@@ -63,7 +67,8 @@ def test_a_pause_under_a_second_and_a_clock_set_back_are_no_gap(repository):
 def test_where_the_last_reading_is_gone_the_gap_is_unknown(repository):
     fill(repository, 3)
     repository.evict_oldest("max_size", NOW)
-    assert begin(repository) is None
+    assert begin(repository, run=FIRST_RUN) is None
+    begin(repository)
     assert "not running" not in kinds(repository)
 
 
@@ -94,6 +99,13 @@ def test_a_sample_is_kept_only_when_the_counts_have_changed(repository):
     assert samples(repository, 20.0) == [(10.0, 3, 0)]
 
 
+def test_a_gap_that_an_event_tells_of_is_not_counted_once_more_by_a_replacement(repository):
+    fill(repository, 3)  # the last at 2 s
+    assert begin(repository, 62.5, run="the next") is None
+    assert begin(repository, 70.0, run="the next") == 62_500_000
+    assert kinds(repository).count("not running") == 1
+
+
 def test_samples_are_kept_for_a_minute(repository):
     for at in range(0, 200, 10):
         fill(repository, 1)
@@ -103,7 +115,7 @@ def test_samples_are_kept_for_a_minute(repository):
 
 def test_samples_of_another_boot_are_forgotten_at_the_start_but_not_by_a_replacement(repository):
     repository.sample(10.0)
-    begin(repository, resumed=True)
+    begin(repository, run=FIRST_RUN)
     assert samples(repository)
     begin(repository)
     assert samples(repository) == []

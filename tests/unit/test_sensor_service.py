@@ -58,9 +58,9 @@ class Repository(SensorDataSQLRepository):
         self.node.sizes.append(len(readings))
         return super().capture(readings, dropped, now, room)
 
-    def begin_run(self, who, now, *, resumed):
+    def begin_run(self, who, now, run):
         self.node.fail_if_told("begin_run")
-        return super().begin_run(who, now, resumed=resumed)
+        return super().begin_run(who, now, run)
 
     def wal_bytes(self):
         return self.node.wal_bytes or super().wal_bytes()
@@ -73,7 +73,7 @@ class Repository(SensorDataSQLRepository):
 class Node:
     """A generator whose threads do not run: the test takes their turns."""
 
-    def __init__(self, place, text, *, resumed=False, run_started=0.0, clock=None):
+    def __init__(self, place, text, *, run="a run", run_started=0.0, clock=None):
         file = place / "config.ini"
         file.write_text(text)
         self.config = load_config(file)
@@ -86,7 +86,7 @@ class Node:
         self.wakes = 0
         self.locked = 0
         self.finished = False
-        start = Start(WHO, run_started, resumed)
+        start = Start(WHO, run, run_started)
         self.service = SensorService(self.config, start, self.open, self.clock, self.wake)
 
     def open(self):
@@ -445,7 +445,7 @@ class TestAGeneratorThatReplacesAKilledOne:
     def test_counts_the_ticks_that_were_missed_in_between(self, make) -> None:
         clock = self.killed(make)
         clock.advance(10)
-        node = make(MOCK.format(2), resumed=True, run_started=1000.0, clock=clock)
+        node = make(MOCK.format(2), run_started=1000.0, clock=clock)
         node.sample()
         node.step()
         assert node.drop_ranges() == [("not running", 19, 0.0, 10.0)]
@@ -454,14 +454,14 @@ class TestAGeneratorThatReplacesAKilledOne:
     def test_counts_none_if_it_was_quick(self, make) -> None:
         clock = self.killed(make)
         clock.advance(0.5)
-        node = make(MOCK.format(2), resumed=True, run_started=1000.0, clock=clock)
+        node = make(MOCK.format(2), run_started=1000.0, clock=clock)
         node.step()
         assert node.dropped() == {}
 
     def test_counts_none_from_before_this_run(self, make) -> None:
         clock = self.killed(make)
         clock.advance(100)
-        node = make(MOCK.format(2), resumed=True, run_started=1095.0, clock=clock)
+        node = make(MOCK.format(2), run_started=1095.0, clock=clock)
         node.step()
         assert node.dropped() == {"not running": 9}
 
@@ -469,7 +469,7 @@ class TestAGeneratorThatReplacesAKilledOne:
         clock = self.killed(make)
         clock.advance(10)
         clock.wall += 86_400
-        node = make(MOCK.format(2), resumed=True, run_started=1000.0, clock=clock)
+        node = make(MOCK.format(2), run_started=1000.0, clock=clock)
         node.step()
         assert node.dropped() == {"not running": 19}
 
@@ -477,14 +477,14 @@ class TestAGeneratorThatReplacesAKilledOne:
         clock = self.killed(make)
         clock.advance(10)
         clock.wall -= 86_400
-        node = make(MOCK.format(2), resumed=True, run_started=1000.0, clock=clock)
+        node = make(MOCK.format(2), run_started=1000.0, clock=clock)
         node.step()
         assert node.dropped() == {}
 
     def test_counts_none_twice_that_was_dropped_before(self, make) -> None:
         clock = self.killed(make)
         clock.advance(8)
-        before = make(MOCK.format(2), resumed=True, run_started=1000.0, clock=clock)
+        before = make(MOCK.format(2), run_started=1000.0, clock=clock)
         before.service._room = Room(max_size=0, min_free=0)  # full: nothing is stored
         before.step()
         clock.advance(10)
@@ -497,27 +497,27 @@ class TestAGeneratorThatReplacesAKilledOne:
         assert full["not running"] == 15
         assert full["no room"] == 21  # both ends of ten seconds
         clock.advance(5)
-        node = make(MOCK.format(2), resumed=True, run_started=1000.0, clock=clock)
+        node = make(MOCK.format(2), run_started=1000.0, clock=clock)
         node.step()
         assert node.dropped() == {**full, "not running": 15 + 9}
 
     def test_is_not_misled_by_drops_of_a_clock_that_was_far_ahead(self, make) -> None:
         clock = self.killed(make)
-        node = make(MOCK.format(2), resumed=True, run_started=1000.0, clock=clock)
+        node = make(MOCK.format(2), run_started=1000.0, clock=clock)
         ahead = int((WALL + 3600) * 1e6)
         node.service._buffer.drop("late", 1, ahead, ahead)
         node.step()
         node.service._repository.close()
         node.finished = True
         clock.advance(10)
-        node = make(MOCK.format(2), resumed=True, run_started=1000.0, clock=clock)
+        node = make(MOCK.format(2), run_started=1000.0, clock=clock)
         node.step()
         assert node.dropped() == {"late": 1, "not running": 19}
 
     def test_after_a_stop_of_the_whole_appliance_it_is_an_event_only(self, make) -> None:
         clock = self.killed(make)
         clock.advance(10)
-        node = make(MOCK.format(2), clock=clock)
+        node = make(MOCK.format(2), run="another run", clock=clock)
         node.step()
         assert node.dropped() == {}
         assert events(node, "not running") == ["no capture for 10.0 s"]

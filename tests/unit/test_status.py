@@ -84,7 +84,7 @@ class Node:
     def make_database(self):
         self.config.state_directory.mkdir(exist_ok=True)
         self.repository = SensorDataSQLRepository(self.config.storage.path)
-        self.repository.begin_run(WHO, WALL, resumed=False)
+        self.repository.begin_run(WHO, WALL, "a run")
         return self.repository
 
     def run(self, **changes):

@@ -80,7 +80,7 @@ def fill_disk_by_capturing(repository):
 
 def test_on_a_full_disk_a_capture_fails_whole_and_what_is_there_stays(disk):
     with opened(disk) as repository:
-        repository.begin_run(WHO, 0.0, resumed=False)
+        repository.begin_run(WHO, 0.0, "a run")
         before = fill_disk_by_capturing(repository)
         assert dump(repository) == before
         assert repository.counts().captured == len(before["message"])
@@ -89,7 +89,7 @@ def test_on_a_full_disk_a_capture_fails_whole_and_what_is_there_stays(disk):
 
 def test_when_the_disk_has_room_again_capture_goes_on_without_a_gap_in_the_ids(disk):
     with opened(disk) as repository:
-        repository.begin_run(WHO, 0.0, resumed=False)
+        repository.begin_run(WHO, 0.0, "a run")
         disk.fill(leave=100_000)
         assert reason_of(lambda: fill(repository, 5000)) == "disk full"
         disk.empty()
@@ -106,7 +106,7 @@ def test_a_full_disk_leaves_no_room_for_a_new_database(disk):
     assert len(os.listdir("/proc/self/fd")) == descriptors
     disk.empty()
     with opened(disk) as repository:
-        repository.begin_run(WHO, 0.0, resumed=False)
+        repository.begin_run(WHO, 0.0, "a run")
         assert audit(repository) == []
 
 

@@ -29,7 +29,7 @@ def stored(repository):
 
 
 def begin(repository, **who):
-    repository.begin_run(replace(WHO, **who), NOW, resumed=False)
+    repository.begin_run(replace(WHO, **who), NOW, "a run")
 
 
 def local_id(repository, text):

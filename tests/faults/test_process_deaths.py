@@ -1,0 +1,51 @@
+"""P2, P3: deaths at moments when somebody else has to tell of them."""
+
+import os
+import signal
+
+from checker import judge, unaccounted_ticks
+from crash import proc
+from crash.node import running
+from waiting import wait_until
+
+RATE = 50
+
+
+def test_a_run_whose_first_generator_died_before_it_could_begin_still_tells_of_the_gap(tmp_path):
+    with running(tmp_path, sensor={"rate": RATE}) as (node, sink):
+        node.await_captured(RATE)
+        for pid in node.processes():
+            os.kill(pid, signal.SIGKILL)
+        wait_until(lambda: not node.processes(), what="all are dead")
+        last_us = node.times_us()[-1]
+        with node.locked(), node.background("start"):
+            generator = node.await_running("generator")
+            wait_until(lambda: node.queues(generator), what="it waits to begin the run")
+            node.kill("generator")
+        node.await_running("generator", instead_of=generator)
+        node.await_captured(node.captured() + RATE)
+        node.stop()
+        kinds = [event["kind"] for event in node.history()]
+        assert kinds.count("started") == 2
+        assert kinds.count("unclean stop") == 1
+        gap = "SELECT first, last FROM event WHERE kind = 'not running'"
+        ((first_us, end_us),) = node.rows(gap)
+        assert first_us == last_us
+        silent = (end_us - first_us) / 1e6 * RATE
+        assert abs(unaccounted_ticks(node.database, {"temperature": RATE}) - silent) <= 3
+        judge(node.database, sink.database).assert_good()
+
+
+def test_a_reload_whose_supervisor_is_killed_says_so(tmp_path):
+    with running(tmp_path) as (node, _):
+        supervisor = node.pids()["supervisor"]
+        os.kill(supervisor, signal.SIGSTOP)
+        wait_until(lambda: proc.state(supervisor) == "T", what="the supervisor is stopped")
+        with node.background("reload") as reloading:
+            wait_until(
+                lambda: int(signal.SIGHUP) in proc.pending(supervisor), what="it is told to reload"
+            )
+            os.kill(supervisor, signal.SIGKILL)
+            said, _ = reloading.communicate(timeout=60)
+        assert reloading.returncode == 1
+        assert said.startswith("sensor-node-ctl: it ended meanwhile")
