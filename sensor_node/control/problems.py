@@ -27,6 +27,7 @@ def find(found: dict[str, Any]) -> list[Problem]:
         *_of_database(found),
         *_of_sensors(found),
         *_of_sink(found),
+        *_of_stuck(found["stuck"]),
         *_of_messages(found),
     ]
 
@@ -166,6 +167,14 @@ def _of_sink(found: dict[str, Any]) -> list[Problem]:
     if found["state"] in ("stopped", "dead"):
         wait = "it is tried again after sensor-node-ctl start"
     return [Problem(f"the sink is DOWN: {sink['reason']}", sink["mend"] or wait)]
+
+
+def _of_stuck(stuck: dict[str, Any] | None) -> list[Problem]:
+    if not stuck:
+        return []
+    what = f"{several(stuck['messages'], 'message')} failed while the sink takes others"
+    mend = "sensor-node-ctl messages --status FAILED; ask who runs the sink or a filter before it"
+    return [Problem(f"{what}: {stuck['reason']}", mend)]
 
 
 def _of_messages(found: dict[str, Any]) -> list[Problem]:

@@ -107,7 +107,12 @@ def _of_database(config: Config, now: Moment) -> dict[str, Any]:
 
 def _without_database(error: str) -> dict[str, Any]:
     keys = ("sink", "counts", "oldest_undelivered_seconds", "rates", "drain_eta_seconds", "storage")
-    known = {"dropping": [], "sqlite": sqlite_facts(), "database_error": error}
+    known: dict[str, Any] = {
+        "stuck": None,
+        "dropping": [],
+        "sqlite": sqlite_facts(),
+        "database_error": error,
+    }
     return {**dict.fromkeys(keys), **known}
 
 
@@ -132,6 +137,7 @@ def _read(connection: Connection, config: Config, now: Moment) -> dict[str, Any]
         "oldest_undelivered_seconds": None if oldest is None else max(0.0, now.wall - oldest / 1e6),
         "rates": rates,
         "drain_eta_seconds": _drain_eta(counts, rates, config.sink.max_rate),
+        "stuck": lookup.stuck(connection, sink.since) if sink.up else None,
         "dropping": [
             {"reason": event.detail, "readings": event.n, "seconds": now.wall - event.at}
             for event in events.since(connection, now.wall - DROPPING_SECONDS)

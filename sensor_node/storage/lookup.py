@@ -33,6 +33,13 @@ SELECT min(first_id) FROM (SELECT first_id, status FROM batch ORDER BY first_id 
 WHERE status = 'SENDING'
 """
 
+# Due later than they failed: for their own sake, not for the sink's. Claimed since it is UP.
+STUCK = """
+SELECT count(*), max(last_error) FROM batch
+WHERE status = 'FAILED' AND next_attempt_at > 0 AND first_id = last_id
+  AND next_attempt_at > settled_at AND claimed_at >= :since
+"""
+
 
 @dataclass(frozen=True, slots=True)
 class MessageRow:
@@ -78,6 +85,12 @@ def next_parked(connection: sqlite3.Connection, status: str, after: int) -> tupl
     """The first tile of the status above the id `after`."""
     row = connection.execute(PARKED, {"status": status, "after": after}).fetchone()
     return (row[0], row[1]) if row else None
+
+
+def stuck(connection: sqlite3.Connection, up_since: float) -> dict[str, object] | None:
+    """How many messages fail by themselves while the sink is UP, and one reason."""
+    count, reason = connection.execute(STUCK, {"since": up_since}).fetchone()
+    return {"messages": count, "reason": reason} if count else None
 
 
 def oldest_undelivered_us(connection: sqlite3.Connection) -> int | None:

@@ -223,12 +223,12 @@ class Node:
         what = f"{count} readings are captured"
         return wait_until(lambda: (n := self.captured()) >= count and n, deadline=60, what=what)
 
-    def await_delivered(self, up_to: int | None = None) -> None:
-        """Wait until every reading captured so far, or up to that id, is SENT."""
+    def await_delivered(self, up_to: int | None = None, *, but: int | None = None) -> None:
+        """Wait until every reading captured so far, or up to that id, is SENT; `but` one id."""
         last = self.captured() if up_to is None else up_to
-        query = "SELECT count(*) FROM message WHERE id <= ? AND status = 'SENT'"
+        query = "SELECT count(*) FROM message WHERE id <= ? AND (status = 'SENT' OR id IS ?)"
         what = f"readings up to {last} are delivered"
-        wait_until(lambda: self.one(query, last) == last, deadline=90, what=what)
+        wait_until(lambda: self.one(query, last, but) == last, deadline=90, what=what)
 
     def dropped(self) -> int:
         return int(self.one("SELECT coalesce(sum(n), 0) FROM dropped"))

@@ -4,9 +4,11 @@ import contextlib
 
 import pytest
 from storage_fixtures import (
+    DELIVERED,
     ERROR,
     POLICY,
     RULES,
+    UNREACHABLE,
     deliver,
     execute,
     fail,
@@ -136,3 +138,22 @@ def test_the_view_shows_people_the_same_with_plain_sqlite(mixed):
         mixed, "SELECT attempts, last_error FROM message_status WHERE id = 6"
     )
     assert (attempts, error) == (1, "connection refused")
+
+
+def stuck(repository, up_since=0.0):
+    return look(repository, lookup.stuck, up_since)
+
+
+def test_a_message_that_fails_by_itself_is_stuck_until_it_is_delivered(repository):
+    """Not a batch of many, not what failed for the sink's sake, not what failed in an outage."""
+    fill(repository, 6)
+    for count, wait in ((1, 0.0), (2, 60.0), (1, 60.0)):
+        fail(repository, count, NOW, NOW + wait)
+    assert stuck(repository) == {"messages": 1, "reason": UNREACHABLE.detail}
+    assert stuck(repository, up_since=NOW + 1) is None
+    claim = repository.claim_due("retrier", POLICY, NOW + 60)
+    while claim.first_id != 4:
+        assert repository.settle(claim, DELIVERED, RULES, NOW + 60)
+        claim = repository.claim_due("retrier", POLICY, NOW + 60)
+    assert repository.settle(claim, DELIVERED, RULES, NOW + 60)
+    assert stuck(repository) is None

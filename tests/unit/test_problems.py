@@ -29,6 +29,7 @@ WELL = {
     "reload_problem": "",
     "config_problem": "",
     "dropping": [],
+    "stuck": None,
     "processes": [PROCESS],
     "database_error": "",
     "storage": STORAGE,
@@ -120,6 +121,11 @@ def test_readings_that_are_on_their_way_or_were_given_up_are_none() -> None:
             counts(dead=3),
             "the sink refuses 3 messages (DEAD)",
             "sensor-node-ctl messages --status DEAD; then requeue --dead",
+        ),
+        (
+            {"stuck": {"messages": 2, "reason": "403 Forbidden"}},
+            "2 messages failed while the sink takes others: 403 Forbidden",
+            "sensor-node-ctl messages --status FAILED; ask who runs the sink or a filter before it",
         ),
         (
             counts(in_doubt=2),

@@ -1,0 +1,98 @@
+"""P8: one bad message never stops the rest, and a bad sink never condemns a message."""
+
+import pytest
+from crash.node import running
+from faults.outages import (
+    QUICK,
+    assert_mended,
+    await_down,
+    await_messages,
+    await_up,
+    is_down,
+    problem_of,
+    stopped_verdict,
+    tries,
+    verdict_of,
+)
+from sinks import answer, ok, refuse
+from waiting import wait_until
+
+WALK = {"source": "mock", "waveform": "random-walk", "rate": 50, "min": -1e6, "max": 1e6}
+ONE_BAD = {**QUICK, "sensor": WALK}
+
+
+@pytest.mark.parametrize(
+    ("status", "reason"), [(403, "403 Forbidden"), (500, "500 Internal Server Error")]
+)
+def test_one_message_that_is_never_accepted_stops_no_other_and_is_shown(tmp_path, status, reason):
+    """As a web application firewall does, or a sink that stumbles over what it is given."""
+    with running(tmp_path, **ONE_BAD) as (node, sink):
+        sink.behave(answer(503))
+        await_down(node, "503")
+        bad, value = node.rows("SELECT id, value FROM message ORDER BY id DESC LIMIT 1")[0]
+        sink.behave(refuse(value=value, status=status))
+        await_messages(node, "FAILED", 1, sink.summary)
+        node.await_delivered(but=bad)
+        assert not is_down(node)
+        problem = wait_until(lambda: any_problem(node, reason), what="status tells of it")
+        assert problem["what"].startswith("1 message failed while the sink takes others"), problem
+        assert "messages --status FAILED" in problem["mend"]
+        shown = node.run("messages", "--status", "FAILED").stdout
+        assert node.wire_ids(f"id = {bad}").pop() in shown
+        assert reason in shown
+        # It is tried again and again, but with the schedule's patience.
+        sent, tried = node.captured(), tries(node)
+        node.await_captured(sent + 50)
+        assert tries(node) - tried < 50 + 2 / 0.05
+        assert node.one("SELECT status FROM message WHERE id = ?", bad) == "FAILED"
+        sink.behave(ok())
+        verdict_of(node, sink)
+
+
+def any_problem(node, reason):
+    return next((one for one in node.status()["problems"] if reason in one["what"]), None)
+
+
+def test_one_refused_message_in_a_hundred_is_dead_and_the_rest_arrives(tmp_path):
+    bad = {"sensor:bad": {"source": "mock", "rate": 2}}
+    with running(tmp_path, **{**QUICK, "sensor": {"rate": 200}}, **bad) as (node, sink):
+        sink.behave(refuse(name="bad"))
+        node.await_captured(600)
+        sink.behave(refuse(name="bad"))
+        dead = "SELECT count(*) FROM message WHERE status = 'DEAD'"
+        wait_until(lambda: node.one(dead) >= 3, 60, "the bad ones are DEAD")
+        assert not is_down(node)
+        assert "DEAD" in problem_of(node, "the sink refuses")["what"]
+        node.stop()
+        assert node.one("SELECT count(*) FROM message WHERE status = 'DEAD' AND name <> 'bad'") == 0
+        verdict = stopped_verdict(node, sink)
+        assert verdict.stored > 500
+
+
+def test_a_limit_on_bytes_is_found_and_kept_to(tmp_path):
+    with running(tmp_path, **{**QUICK, "sensor": {"rate": 200}}) as (node, sink):
+        sink.behave(answer(503))
+        node.await_captured(200)
+        sink.behave(refuse(more_bytes_than=2000, status=413))
+        node.await_delivered()
+        assert not is_down(node)
+        verdict_of(node, sink)
+        taken = [len(one.body) for one in sink.requests() if one.behaviour.refuse_bytes]
+        assert max(taken) > 2000
+        assert min(taken) < 2000
+
+
+@pytest.mark.parametrize("batch_size", [50, 1])
+def test_a_spell_of_refusals_of_everything_condemns_nothing(tmp_path, batch_size):
+    """The peers that were compared lost two thirds of their records to this."""
+    options = {**QUICK, "sink": {**QUICK["sink"], "batch_size": batch_size}}
+    with running(tmp_path, **options) as (node, sink):
+        for _ in range(3):
+            node.await_delivered(node.captured() + 20)
+            sink.behave(answer(400))
+            await_down(node, "400 Bad Request")
+            node.await_captured(node.captured() + 100)
+            sink.behave(ok())
+            await_up(node)
+        assert_mended(node)
+        assert verdict_of(node, sink).stored_twice == set()
