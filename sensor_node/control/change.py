@@ -17,7 +17,7 @@ def requeue_ids(config: Config, texts: list[str], now: Moment) -> int:
     with snapshot(config) as connection:
         ids = [(text, streams.local_id(connection, text)) for text in texts]
     refused = []
-    with _existing(config) as repository:
+    with existing(config) as repository:
         for text, message_id in ids:
             if message_id is None or not repository.requeue(message_id, message_id, now.wall):
                 refused.append(text)
@@ -30,7 +30,7 @@ def requeue_ids(config: Config, texts: list[str], now: Moment) -> int:
 def requeue_all(config: Config, statuses: list[str], now: Moment) -> int:
     """Every message of the statuses, a batch at a time so that nobody waits long."""
     count = 0
-    with _existing(config) as repository:
+    with existing(config) as repository:
         for status in statuses:
             after = 0
             while tile := repository.next_parked(status, after):
@@ -42,13 +42,13 @@ def requeue_all(config: Config, statuses: list[str], now: Moment) -> int:
 
 def new_stream(config: Config, now: Moment) -> int:
     """After restoring a backup: readings captured from now on get ids never used before."""
-    with _existing(config) as repository:
+    with existing(config) as repository:
         stream = repository.new_stream(now.wall)
     print(f"readings from now on belong to stream {stream.name}")
     return exits.OK
 
 
-def _existing(config: Config) -> contextlib.closing[SensorDataSQLRepository]:
+def existing(config: Config) -> contextlib.closing[SensorDataSQLRepository]:
     """The database for writing; a command makes none."""
     with snapshot(config):
         pass

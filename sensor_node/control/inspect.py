@@ -60,6 +60,8 @@ def show(config: Config, text: str, *, as_json: bool) -> int:
     return exits.OK
 
 
+# Of these events the range is one of ids, at most.
+ID_RANGES = ("evicted", "requeued", "salvaged")
 _GONE = {
     "PURGED": "was delivered, and deleted after keep_sent",
     "EVICTED": "was given up for want of room or for its age; see sensor-node-ctl history",
@@ -120,13 +122,13 @@ def _event_json(row: EventRow) -> dict[str, object]:
 def _event_text(row: EventRow) -> str:
     """Dropped ranges are times, others are ids. Events that went on had others between them."""
     parts = [row.detail] if row.detail else []
-    if row.kind in ("dropped", "evicted", "requeued", "reclaimed"):
+    if row.kind in ("dropped", "evicted", "requeued", "reclaimed", "salvaged"):
         parts.append(several(row.n, "reading"))
     elif row.n > 1:
         parts.append(f"{row.n} times within {span(row.until - row.at)}")
     if row.kind == "dropped" and row.first is not None and row.last is not None:
         parts.append(f"between {local(row.first / 1e6)} and {local(row.last / 1e6)}")
-    elif row.first is not None and row.last is not None and row.kind in ("evicted", "requeued"):
+    elif row.first is not None and row.last is not None and row.kind in ID_RANGES:
         among = "" if row.n == row.last - row.first + 1 else "among "
         parts.append(f"{among}ids {row.first} to {row.last}")
     elif row.kind == "reclaimed" and row.until > row.at:

@@ -29,6 +29,7 @@ messages  list messages
 show      show one message
 history   outages, drops, restarts
 requeue   send DEAD, IN_DOUBT or SENT messages again
+salvage   bring the undelivered readings of an old or damaged database back
 audit     recount every row: is every reading accounted for?
 sink      run a small deduplicating sink, for trying things out
 new-stream  give later readings new ids, after restoring a backup
@@ -120,6 +121,7 @@ def _parser() -> argparse.ArgumentParser:
     made["requeue"].add_argument("ids", metavar="ID", nargs="*")
     made["requeue"].add_argument("--dead", action="store_true", help="all that are DEAD")
     made["requeue"].add_argument("--in-doubt", action="store_true", help="all that are IN_DOUBT")
+    made["salvage"].add_argument("file", metavar="FILE", type=Path, help="the old database")
     made["sink"].add_argument("--host", default="127.0.0.1")
     made["sink"].add_argument("--port", type=int, default=8470, help="0: any free one")
     made["sink"].add_argument("--db", type=Path, default=Path("sink.db"), help="its own database")
@@ -159,7 +161,7 @@ def _run(arguments: argparse.Namespace) -> int:
         return _lifecycle(arguments.command, config)
     if arguments.command == "status":
         return _status(config, as_json=arguments.json)
-    if arguments.command in ("requeue", "new-stream"):
+    if arguments.command in ("requeue", "new-stream", "salvage"):
         return _change(arguments, config)
     return _inspect(arguments, config)
 
@@ -217,6 +219,10 @@ def _check(config: Config, *, with_values: bool) -> int:
 
 
 def _change(arguments: argparse.Namespace, config: Config) -> int:
+    if arguments.command == "salvage":
+        from sensor_node.control.salvage import salvage
+
+        return salvage(config, arguments.file)
     from sensor_node.control import change
 
     now = SystemClock().now()

@@ -6,7 +6,9 @@ from dataclasses import dataclass
 MOST_EVENTS = 10_000
 # These come in floods; the same one again within this time is one event that goes on. Of all
 # others, such as starts, stops and outages, each has its own row: their order has a meaning.
-MERGED_KINDS = frozenset(("dropped", "evicted", "process died", "reclaimed", "requeued"))
+MERGED_KINDS = frozenset(
+    ("dropped", "evicted", "process died", "reclaimed", "requeued", "salvaged")
+)
 MERGE_SECONDS = 600.0
 MERGE_DEPTH = 20
 

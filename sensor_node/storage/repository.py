@@ -21,6 +21,7 @@ from sensor_node.storage import (
     rate_limit,
     retention,
     runs,
+    salvage,
     sink_row,
     streams,
     tiles,
@@ -28,10 +29,12 @@ from sensor_node.storage import (
 from sensor_node.storage.connection import Database, translated
 from sensor_node.storage.rate_limit import ClaimPolicy, may_send, paid
 from sensor_node.storage.room import Room, Space, measure
+from sensor_node.storage.wreck import Salvaged
 from sensor_node.storage.write_lock import LockWatch, Unwatched
 
 INSERT_MESSAGE = "INSERT INTO message(name, value, timestamp_us) VALUES (?, ?, ?)"
 EVICT_BITE = 2000
+MAKE_WAY_BITE = 5000
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,12 +135,8 @@ class SensorDataSQLRepository:
             sink = sink_row.read(connection)
             if not sink.up or not may_send(connection, policy, now):
                 return None
-            return paid(
-                connection,
-                policy,
-                now,
-                tiles.claim_fresh(connection, sink, owner, policy.limit(limit), now),
-            )
+            claim = tiles.claim_fresh(connection, sink, owner, policy.limit(limit), now)
+            return paid(connection, policy, now, claim)
 
     def claim_due(
         self, owner: str, policy: ClaimPolicy, now: float, *, left_over: bool = False
@@ -159,9 +158,8 @@ class SensorDataSQLRepository:
             )
             if first is None:
                 return None
-            return paid(
-                connection, policy, now, tiles.claim_again(connection, sink, owner, first, now)
-            )
+            claim = tiles.claim_again(connection, sink, owner, first, now)
+            return paid(connection, policy, now, claim)
 
     def claim_probe(self, owner: str, policy: ClaimPolicy, now: float, limit: int) -> Claim | None:
         """While the sink is DOWN and a probe is due: the batch least recently tried.
@@ -252,6 +250,22 @@ class SensorDataSQLRepository:
                 last = first_id + n - 1
                 events.record(connection, now, "requeued", "", n=n, first=first_id, last=last)
             return n
+
+    def salvage(
+        self, found: Sequence[Salvaged], source: str, policy: ClaimPolicy, now: float
+    ) -> int | None:
+        """Add readings of another database whose ids are new here. Returns how many.
+
+        None if first it made way for them, enough for one transaction: call it again.
+        """
+        size = policy.limit(policy.batch_size)
+        with self._transaction() as connection:
+            new = salvage.absent(connection, found)
+            if new and not salvage.make_way(connection, size, MAKE_WAY_BITE, now):
+                return None
+            if new:
+                salvage.add(connection, new, source, size, now)
+            return len(new)
 
     def next_parked(self, status: str, after: int) -> tuple[int, int] | None:
         """First and last id of the next DEAD or IN_DOUBT batch above the id `after`."""

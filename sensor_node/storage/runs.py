@@ -15,6 +15,10 @@ SELECT kind FROM event WHERE kind IN ('started', 'stopped') ORDER BY id DESC LIM
 LAST_GAP = """
 SELECT max(last) FROM event WHERE kind IN ('dropped', 'not running') AND last <= :now_us
 """
+LAST_KEPT = """
+SELECT max(CAST(value AS INTEGER)) FROM memo
+WHERE name = 'accounted_us' AND CAST(value AS INTEGER) <= :now_us
+"""
 FORGET_SAMPLES = "DELETE FROM sample"
 ADD_SAMPLE = "INSERT OR REPLACE INTO sample(at, captured, sent) VALUES (:at, :captured, :sent)"
 LAST_SAMPLE = "SELECT captured, sent FROM sample ORDER BY at DESC LIMIT 1"
@@ -65,6 +69,13 @@ def end(connection: sqlite3.Connection, now: float) -> None:
     events.record(connection, now, "stopped", "in good order")
 
 
+def keep_account(connection: sqlite3.Connection, now: float) -> None:
+    """Called before other nodes' readings, or of other days, become the last ones."""
+    last_us = _accounted_us(connection, now)
+    if last_us is not None:
+        connection.execute(PUT_MEMO, {"name": "accounted_us", "value": str(last_us)})
+
+
 def sample(connection: sqlite3.Connection, at: float, counts: Counts) -> None:
     """Keep a minute of samples; none is added while nothing changes."""
     last = connection.execute(LAST_SAMPLE).fetchone()
@@ -82,11 +93,13 @@ def samples(connection: sqlite3.Connection, now: float) -> list[tuple[float, int
 def _accounted_us(connection: sqlite3.Connection, now: float) -> int | None:
     """The time of the last reading, or of the end of the last gap that is told of.
 
-    A gap that ends in the future was counted by a clock that has been set back since.
+    What is in the future was noted by a clock that has been set back since.
     """
+    now_us = {"now_us": int(now * 1e6)}
     stored_us = retention.captured_at_us(connection, tiles.captured(connection))
-    (dropped_us,) = connection.execute(LAST_GAP, {"now_us": int(now * 1e6)}).fetchone()
-    return max((us for us in (stored_us, dropped_us) if us is not None), default=None)
+    (gap_us,) = connection.execute(LAST_GAP, now_us).fetchone()
+    (kept_us,) = connection.execute(LAST_KEPT, now_us).fetchone()
+    return max((us for us in (stored_us, gap_us, kept_us) if us is not None), default=None)
 
 
 def _note_gap(connection: sqlite3.Connection, last_us: int, now: float) -> None:

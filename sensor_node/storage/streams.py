@@ -18,7 +18,6 @@ WHERE name = :name AND wire_first <= :number ORDER BY wire_first DESC LIMIT 1
 """
 NAME_BYTES = 12  # 96 random bits
 MOST_DIGITS = 19  # of a 64-bit id; Python refuses to read numbers of some thousand
-MAX_ID = 2**63 - 1
 
 
 def last(connection: sqlite3.Connection) -> Stream | None:
@@ -34,13 +33,13 @@ def last_node(connection: sqlite3.Connection) -> str:
 def begin(connection: sqlite3.Connection, node: str) -> Stream:
     """From the next captured reading on, ids belong to a new stream."""
     first = tiles.captured(connection) + 1
-    return _put(connection, Stream(first, secrets.token_hex(NAME_BYTES), 1, node))
+    return put(connection, Stream(first, secrets.token_hex(NAME_BYTES), 1, node))
 
 
 def rename_node(connection: sqlite3.Connection, stream: Stream, node: str) -> Stream:
     """From the next captured reading on, the same stream carries another node id."""
     first = tiles.captured(connection) + 1
-    return _put(connection, Stream(first, stream.name, stream.number(first), node))
+    return put(connection, Stream(first, stream.name, stream.number(first), node))
 
 
 def local_id(connection: sqlite3.Connection, text: str) -> int | None:
@@ -48,17 +47,20 @@ def local_id(connection: sqlite3.Connection, text: str) -> int | None:
     name, dash, number = text.rpartition("-")
     if not number.isdecimal() or len(number) > MOST_DIGITS:
         return None
-    if int(number) > MAX_ID:
+    if int(number) > tiles.MAX_ID:
         return None
     if not dash:
         return int(number)
     row = connection.execute(OF_NAME, {"name": name, "number": int(number)}).fetchone()
-    found = int(number) - row[2] + row[0] if row else MAX_ID
+    found = int(number) - row[2] + row[0] if row else tiles.MAX_ID
     # Numbers that a stream never came to belong, as local ids, to the next one.
-    return found if found < MAX_ID and tiles.stream_of(connection, found).name == name else None
+    return (
+        found if found < tiles.MAX_ID and tiles.stream_of(connection, found).name == name else None
+    )
 
 
-def _put(connection: sqlite3.Connection, stream: Stream) -> Stream:
+def put(connection: sqlite3.Connection, stream: Stream) -> Stream:
+    """From its first id on, which no message has yet, ids are this stream's."""
     connection.execute(
         PUT,
         {

@@ -19,6 +19,7 @@ SELECT first_id, name, wire_first, node FROM stream
 WHERE first_id <= :id ORDER BY first_id DESC LIMIT 1
 """
 NEXT_STREAM = "SELECT min(first_id) FROM stream WHERE first_id > :id"
+MAX_ID = 2**63 - 1
 
 INSERT_CLAIM = """
 INSERT INTO batch(first_id, last_id, status, attempts, owner, claimed_at)
@@ -141,17 +142,20 @@ def stream_of(connection: sqlite3.Connection, message_id: int) -> Stream:
     return Stream(*connection.execute(STREAM_OF, {"id": message_id}).fetchone())
 
 
+def end_of_stream(connection: sqlite3.Connection, message_id: int) -> int:
+    """The last id of the stream that the message belongs to, as far as is known."""
+    (following,) = connection.execute(NEXT_STREAM, {"id": message_id}).fetchone()
+    return MAX_ID if following is None else following - 1
+
+
 def claim_fresh(
     connection: sqlite3.Connection, sink: SinkRecord, owner: str, limit: int, now: float
 ) -> Claim | None:
     """PENDING -> SENDING: a new tile on top, at most to the end of its stream."""
     first = claimed(connection) + 1
-    last = min(first + limit - 1, captured(connection))
+    last = min(first + limit - 1, captured(connection), end_of_stream(connection, first))
     if last < first:
         return None
-    (next_stream,) = connection.execute(NEXT_STREAM, {"id": first}).fetchone()
-    if next_stream is not None:
-        last = min(last, next_stream - 1)
     row = {"first_id": first, "last_id": last, "owner": owner, "now": now}
     connection.execute(INSERT_CLAIM, row)
     stream = stream_of(connection, first)

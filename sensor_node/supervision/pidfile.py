@@ -11,6 +11,7 @@ from sensor_node.processes import owner
 
 # More than an owner text needs, so that every one overwrites the one before.
 HOLDER_BYTES = 200
+LOCK_SUFFIX = ".appliance"
 
 
 class ApplianceLock:
@@ -22,7 +23,7 @@ class ApplianceLock:
 
     def __init__(self, config: Config) -> None:
         database = config.storage.path
-        self.file = database.with_name(database.name + ".appliance")
+        self.file = database.with_name(database.name + LOCK_SUFFIX)
         try:
             self.fd = os.open(self.file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o660)
         except OSError as error:

@@ -1,0 +1,113 @@
+"""salvage: what an old database, perhaps a damaged one, still has to deliver comes back."""
+
+import contextlib
+import fcntl
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from sensor_node.config import Config
+from sensor_node.control import exits
+from sensor_node.control.change import existing
+from sensor_node.control.times import several
+from sensor_node.delivery.deliver import policy_of
+from sensor_node.errors import SensorNodeError
+from sensor_node.storage.checkpoint import WAL_LIMIT_BYTES
+from sensor_node.storage.repository import SensorDataSQLRepository
+from sensor_node.storage.room import Room
+from sensor_node.storage.wreck import IDS_A_BITE, Wreck
+from sensor_node.supervision.pidfile import LOCK_SUFFIX
+
+# A reading with a long name, its tile, and pages that are not full.
+BITE_BYTES = IDS_A_BITE * 256
+
+
+def salvage(config: Config, file: Path) -> int:
+    """Bring the undelivered readings of FILE into the queue, with the ids that they have there."""
+    file = file.resolve()
+    path = config.storage.path
+    if not file.is_file():
+        raise SensorNodeError(f"{file}: there is no such file")
+    if path.exists() and file.samefile(path):
+        raise SensorNodeError(f"{file}: is the database in use; salvage is for an old one")
+    with (
+        _unused(file),
+        contextlib.closing(Wreck(file, config.node_id)) as wreck,
+        existing(config) as repository,
+    ):
+        added, complete = _bring_back(config, wreck, repository)
+        _report(wreck, added, complete)
+        if not wreck.found and wreck.unreadable:
+            raise SensorNodeError(f"{file}: too damaged: no reading can be found in it")
+    if not complete:
+        raise SensorNodeError(
+            f"{path}: has no room for the rest; when readings have been delivered, or with a larger"
+            " [storage] max_size, give the command again: nothing comes twice"
+        )
+    if added and config.sink.at_most_once:
+        print("each may have been sent before: it is IN_DOUBT until sensor-node-ctl requeue")
+    return exits.OK
+
+
+def _bring_back(
+    config: Config, wreck: Wreck, repository: SensorDataSQLRepository
+) -> tuple[int, bool]:
+    """How many, and whether those are all. The node goes on between any two bites."""
+    policy, source = policy_of(config), wreck.path.name
+    added = 0
+    for bite in wreck.undelivered(at_most_once=policy.at_most_once):
+        if not _make_room(config, repository):
+            return added, False
+        while (new := repository.salvage(bite, source, policy, time.time())) is None:
+            continue
+        added += new
+        if repository.wal_bytes() > WAL_LIMIT_BYTES:
+            repository.checkpoint(truncate=True)
+    return added, True
+
+
+def _make_room(config: Config, repository: SensorDataSQLRepository) -> bool:
+    """Delivered readings go first; nothing is evicted for the sake of what comes back."""
+    room = Room(config.storage.max_size, config.storage.min_free)
+    cursor: int | None = 0
+    while True:
+        space = repository.space(room)
+        if space.left - space.wal_excess >= space.spare + BITE_BYTES:
+            return True
+        if cursor is None:
+            return False
+        cursor = repository.purge(cursor, None, time.time()).cursor
+
+
+def _report(wreck: Wreck, added: int, complete: bool) -> None:
+    parts = [f"{wreck.delivered} delivered"]
+    if complete:
+        parts.append(f"{wreck.found - wreck.delivered - added} here already")
+        parts.append(f"{wreck.unreadable} unreadable")
+    did = f"brought back {several(added, 'reading')}" if added else "nothing to bring back"
+    print(f"{did} from {wreck.path}; found {wreck.found}: {', '.join(parts)}")
+    if added and not wreck.keeps_ids:
+        print("their ids could not be read: what the sink had already comes to it with another id")
+
+
+@contextlib.contextmanager
+def _unused(file: Path) -> Iterator[None]:
+    """Keep appliances off FILE meanwhile. Raises SensorNodeError if one has it."""
+    lock = file.with_name(file.name + LOCK_SUFFIX)
+    if not lock.exists():
+        yield
+        return
+    descriptor = os.open(lock, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        _take(descriptor, file)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _take(descriptor: int, file: Path) -> None:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise SensorNodeError(f"{file}: a node uses it; stop that node first") from None

@@ -1,0 +1,112 @@
+"""Puts readings of another database on top of the queue, with the ids that they have there.
+
+Each function is one step inside a transaction of the caller.
+"""
+
+import itertools
+import sqlite3
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterator, Sequence
+
+from sensor_node.model import Stream
+from sensor_node.storage import events, runs, streams, tiles
+from sensor_node.storage.wreck import Salvaged
+
+# What a stream's rows cover, in its own numbers.
+NUMBERS = """
+SELECT wire_first, wire_first - first_id
+  + coalesce((SELECT min(later.first_id) FROM stream AS later
+              WHERE later.first_id > stream.first_id) - 1, :captured)
+FROM stream WHERE name = :name
+"""
+INSERT_MESSAGE = "INSERT INTO message(status, name, value, timestamp_us) VALUES (?, ?, ?, ?)"
+INSERT_TILE = """
+INSERT INTO batch(first_id, last_id, status, settled_at, next_attempt_at, turn, fate_unknown,
+                  last_error)
+VALUES (:first_id, :last_id, :status, :now, :now, :turn, :unknown, :error)
+"""
+ERROR = "salvaged from another database"
+
+
+def absent(connection: sqlite3.Connection, found: Sequence[Salvaged]) -> list[Salvaged]:
+    """Those whose ids this database has never had, whatever has become of them since."""
+    numbers: dict[str, list[int]] = {}
+    for one in sorted(found):
+        numbers.setdefault(one.stream, []).append(one.number)
+    here: set[tuple[str, int]] = set()
+    captured = tiles.captured(connection)
+    for name, wanted in numbers.items():
+        for first, last in connection.execute(NUMBERS, {"name": name, "captured": captured}):
+            known = wanted[bisect_left(wanted, first) : bisect_right(wanted, last)]
+            here.update((name, number) for number in known)
+    return [one for one in found if (one.stream, one.number) not in here]
+
+
+def make_way(connection: sqlite3.Connection, size: int, most: int, now: float) -> bool:
+    """PENDING -> FAILED, due now, for the `most` oldest: tiles can only be put upon tiles.
+
+    Returns whether nothing is PENDING any more.
+    """
+    first, captured = tiles.claimed(connection) + 1, tiles.captured(connection)
+    end = min(first + most - 1, captured)
+    while first <= end:
+        last = min(first + size - 1, end, tiles.end_of_stream(connection, first))
+        _put_tile(connection, first, last, "FAILED", now, unknown=False, error=None)
+        tiles.mark(connection, first, last, "FAILED")
+        first = last + 1
+    return end == captured
+
+
+def add(
+    connection: sqlite3.Connection, found: Sequence[Salvaged], source: str, size: int, now: float
+) -> None:
+    """Append them, each contiguous run as a stream's, and let the present stream go on after.
+
+    Nothing may be PENDING. A present stream that is the readings' own ends: its next numbers may
+    be among theirs.
+    """
+    runs.keep_account(connection, now)
+    present = streams.last(connection)
+    top = first = tiles.captured(connection) + 1
+    for run in _contiguous(found):
+        head = run[0]
+        streams.put(connection, Stream(top, head.stream, head.number, head.node))
+        rows = [(head.status, *one.reading) for one in run]
+        connection.executemany(INSERT_MESSAGE, rows)
+        end = top + len(run)
+        for start in range(top, end, size):
+            last, unknown = min(start + size, end) - 1, head.status != "DEAD"
+            _put_tile(connection, start, last, head.status, now, unknown=unknown, error=ERROR)
+        top = end
+    span = {"n": top - first, "first": first, "last": top - 1}
+    events.record(connection, now, "salvaged", source, **span)
+    if present and any(one.stream == present.name for one in found):
+        begun = streams.begin(connection, present.node)
+        events.record(connection, now, "new stream", f"{begun.name}: {source} has the same one")
+    elif present:
+        number = present.number(first)
+        streams.put(connection, Stream(top, present.name, number, present.node))
+
+
+def _contiguous(found: Sequence[Salvaged]) -> Iterator[list[Salvaged]]:
+    """Runs of one stream, node and status without a gap in their numbers."""
+    places = enumerate(found)
+    for _, run in itertools.groupby(
+        places, key=lambda one: (one[1].stream, one[1].node, one[1].status, one[1].number - one[0])
+    ):
+        yield [one for _, one in run]
+
+
+def _put_tile(
+    connection: sqlite3.Connection,
+    first: int,
+    last: int,
+    status: str,
+    now: float,
+    *,
+    unknown: bool,
+    error: str | None,
+) -> None:
+    (turn,) = connection.execute(tiles.NEXT_TURN).fetchone()
+    row = {"first_id": first, "last_id": last, "status": status, "now": now, "turn": turn}
+    connection.execute(INSERT_TILE, {**row, "unknown": int(unknown), "error": error})
