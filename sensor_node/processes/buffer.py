@@ -78,12 +78,15 @@ class Buffer:
         with self._lock:
             return list(self._dropped.values())
 
-    def forget(self, chunks: list[Readings], dropped: list[Dropped]) -> None:
-        """These are in the database now."""
+    def forget(self, readings: int, dropped: list[Dropped]) -> None:
+        """So many of the oldest readings, and this account, are in the database now."""
         with self._lock:
-            for chunk in chunks:
-                self._chunks.popleft()
-                self._length -= len(chunk)
+            self._length -= readings
+            while readings:
+                chunk = self._chunks.popleft()
+                if len(chunk) > readings:
+                    self._chunks.appendleft(chunk[readings:])
+                readings -= min(readings, len(chunk))
             for drop in dropped:
                 now = self._dropped[drop.reason]
                 if now == drop:

@@ -43,12 +43,12 @@ class HousekeepingService:
 
     def step(self, now: Moment) -> float:
         """One bite of whatever there is to do."""
-        busy = self._checkpoint()
+        space = self._repository.space(self._room)
+        busy = self._checkpoint(space)
         if now.monotonic >= self._sample_at:
             self._sample_at = now.monotonic + SAMPLE_SECONDS
             self._repository.sample(now.boottime)
         self._summarise(now)
-        space = self._repository.space(self._room)
         if space.left < space.spare and self._make_room(space, now):
             return 0.0
         if self._retain(now) or self._limit_parked(space, now):
@@ -62,10 +62,13 @@ class HousekeepingService:
         self._repository.checkpoint(truncate=True)
         self._repository.close()
 
-    def _checkpoint(self) -> bool:
-        """Whether there was one. A WAL that has not grown since the last has nothing new in it."""
+    def _checkpoint(self, space: Space) -> bool:
+        """Whether there was one. A WAL that has not grown since the last has nothing new in it.
+
+        But where it cannot grow, it is only used again once it has been moved.
+        """
         size = self._repository.wal_bytes()
-        if size <= WAL_CHECKPOINT_BYTES or size == self._moved_wal_bytes:
+        if not space.cramped and (size <= WAL_CHECKPOINT_BYTES or size == self._moved_wal_bytes):
             return False
         self._repository.checkpoint(truncate=size > WAL_LIMIT_BYTES)
         self._moved_wal_bytes = size

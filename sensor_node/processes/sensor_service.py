@@ -1,5 +1,6 @@
 """SensorService, the generator: captures readings and commits them, whatever the network does."""
 
+import contextlib
 import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -8,7 +9,6 @@ from pathlib import Path
 from sensor_node.clock import Clock, Moment
 from sensor_node.config import Config, SensorConfig
 from sensor_node.errors import StorageUnavailable
-from sensor_node.model import Readings
 from sensor_node.processes.buffer import Buffer
 from sensor_node.processes.sampler import Sampler, Sensor
 from sensor_node.sensors import open_source
@@ -26,6 +26,7 @@ READINGS_A_COMMIT = 5000
 CLOCK_STEP_SECONDS = 1.0
 STOP_SAMPLING_SECONDS = 2.0
 IDLE_SECONDS = 1.0
+NO_ROOM = "no room"
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +61,7 @@ class SensorService:
         self._open_repository = open_repository
         self._repository: SensorDataSQLRepository | None = None
         self._room = Room(config.storage.max_size, config.storage.min_free)
+        self._evicts = config.storage.when_full == "drop-oldest"
         self._interval = commit_interval(config)
         self._buffer = Buffer(config.sensors, self._interval)
         self._commit_at = 0.0
@@ -82,11 +84,12 @@ class SensorService:
         try:
             repository = self._opened(now)
             self._note_clock_step(repository, now)
+            if self._buffer.trouble == "I/O error":
+                _write_anew(repository)
             more = self._commit(repository, now)
         except StorageUnavailable as error:
             self._buffer.trouble = error.reason
             raise
-        self._buffer.trouble = ""
         if repository.wal_bytes() >= WAL_EMERGENCY_BYTES:
             repository.checkpoint(truncate=True)
         if more:
@@ -101,27 +104,34 @@ class SensorService:
         for sampler in self._samplers:
             sampler.join(STOP_SAMPLING_SECONDS / len(self._samplers))
         repository = self._opened(now)
-        while self._commit(repository, now):
+        while self._commit(repository, now, last=True):
             pass
         repository.close()
 
-    def _commit(self, repository: SensorDataSQLRepository, now: Moment) -> bool:
-        """One transaction. Returns whether there may be more in the buffer."""
+    def _commit(
+        self, repository: SensorDataSQLRepository, now: Moment, *, last: bool = False
+    ) -> bool:
+        """One transaction. Returns whether to go on with what is in the buffer.
+
+        With drop-oldest, what there is no room for waits there for eviction, but not at the `last`.
+        """
         chunks, dropped = self._buffer.oldest(READINGS_A_COMMIT), self._buffer.dropped()
         if not chunks and not dropped:
+            self._buffer.trouble = ""
             return False
         readings = chunks[0] if len(chunks) == 1 else list(itertools.chain.from_iterable(chunks))
         stored = repository.capture(readings, dropped, now.wall, self._room)
-        self._buffer.forget(chunks, dropped)
-        if not stored and readings:
-            self._drop_full(readings)
+        if stored < len(readings) and self._evicts and not last:
+            self._buffer.forget(stored, dropped)
+            self._buffer.trouble = NO_ROOM
+            return False
+        self._buffer.forget(len(readings), dropped)
+        self._buffer.trouble = ""
+        if stored < len(readings):
+            times = [reading.timestamp_us for reading in readings[stored:]]
+            self._buffer.drop(NO_ROOM, len(times), min(times), max(times))
             return True
         return len(readings) >= READINGS_A_COMMIT
-
-    def _drop_full(self, readings: Readings) -> None:
-        """With drop-newest, or while eviction is behind, there is no room for these."""
-        times = [reading.timestamp_us for reading in readings]
-        self._buffer.drop("no room", len(readings), min(times), max(times))
 
     def _opened(self, now: Moment) -> SensorDataSQLRepository:
         if self._repository is None:
@@ -171,6 +181,17 @@ def _lanes(config: Config, buffer: Buffer, now: Moment) -> list[list[Sensor]]:
     quick = [sensor(one) for one in config.sensors if one.source != "command"]
     slow = [[sensor(one)] for one in config.sensors if one.source == "command"]
     return [*([quick] if quick else []), *slow]
+
+
+def _write_anew(repository: SensorDataSQLRepository) -> None:
+    """Begin a new WAL after a failed commit.
+
+    After an fsync that failed the kernel takes the pages for written, those of other processes'
+    commits too: a hole in the WAL, behind which a power cut would lose what is committed next.
+    """
+    # Where it fails once more, the WAL with its hole is all there is.
+    with contextlib.suppress(StorageUnavailable):
+        repository.checkpoint(truncate=True)
 
 
 def _nothing() -> None:

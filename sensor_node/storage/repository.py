@@ -76,20 +76,19 @@ class SensorDataSQLRepository:
 
     def capture(
         self, readings: Sequence[Reading], dropped: Sequence[Dropped], now: float, room: Room
-    ) -> bool:
+    ) -> int:
         """Store readings, in order, and the account of what had to be dropped, together.
 
-        Returns False, and stores that account only, where there is no room for more readings.
+        Returns how many of the readings there was room for; the others are not stored.
         """
         with self._transaction() as connection:
             for drop in dropped:
                 ledger.count_dropped(connection, drop.reason, drop.count)
                 span = {"n": drop.count, "first": drop.first_us, "last": drop.last_us}
                 events.record(connection, now, "dropped", drop.reason, **span)
-            if not measure(connection, self.path, room).accepts_readings:
-                return False
-            connection.executemany(INSERT_MESSAGE, readings)
-            return True
+            fitting = readings[: measure(connection, self.path, room).readings]
+            connection.executemany(INSERT_MESSAGE, fitting)
+            return len(fitting)
 
     def begin_run(self, who: runs.Identity, now: float, run: str) -> int | None:
         """Note the start, the gap before it and what has changed; choose the stream of ids.

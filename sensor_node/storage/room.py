@@ -11,6 +11,11 @@ SPARE_SHARE = 0.05
 SPARE_BYTES = 1024 * 1024
 # Where the disk is full, a small file is all there is: most of it is for readings.
 MOST_SPARE_SHARE = 0.25
+# Kept free of readings however small `min_free` is: nothing can be deleted, and the WAL cannot be
+# emptied, on a disk without room for the WAL to grow and then to be moved. See docs/adr/0008.
+RESERVE_BYTES = 4 * 1024 * 1024
+# The most that a reading takes: its name may have 128 bytes.
+READING_BYTES = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +30,8 @@ class Room:
 class Space:
     """What the limits mean now, in bytes: `used` of `limit` in a file of `file_bytes`.
 
-    `wal_excess`: what the WAL is beyond its limit.
+    `wal_excess`: what the WAL is beyond its limit. `unmoved`: what the file must still grow by to
+    take in the WAL.
     """
 
     used: int
@@ -33,6 +39,7 @@ class Space:
     file_bytes: int
     disk_free: int
     wal_excess: int
+    unmoved: int
 
     @property
     def left(self) -> int:
@@ -45,19 +52,26 @@ class Space:
         return min(max(SPARE_BYTES, self.limit * SPARE_SHARE), self.limit * MOST_SPARE_SHARE)
 
     @property
-    def accepts_readings(self) -> bool:
-        """A WAL that a reader keeps from being emptied stops capture, not more.
+    def readings(self) -> int:
+        """How many readings there is certainly room for.
 
-        Eviction would empty the queue for it, and only make it longer.
+        A WAL that a reader keeps from being emptied stops capture, not more: eviction would empty
+        the queue for it, and only make it longer.
         """
-        return self.left > self.wal_excess
+        return max(0, self.left - self.wal_excess) // READING_BYTES
+
+    @property
+    def cramped(self) -> bool:
+        """Others have taken of the reserve: the WAL can hardly grow, it must be used again."""
+        return self.disk_free < RESERVE_BYTES / 2
 
 
 def measure(connection: sqlite3.Connection, path: Path, room: Room) -> Space:
     """Pages in use against what the file may grow to.
 
     A disk that others have filled never shrinks the file: pages that it has stay in use, and the
-    oldest readings make room for new ones inside it.
+    oldest readings make room for new ones inside it. Pages that are only in the WAL take their
+    place on the disk a second time when they are moved.
     """
     (page_size,) = connection.execute("PRAGMA page_size").fetchone()
     (pages,) = connection.execute("PRAGMA page_count").fetchone()
@@ -65,11 +79,13 @@ def measure(connection: sqlite3.Connection, path: Path, room: Room) -> Space:
     disk = os.statvfs(path.parent)
     disk_free = disk.f_bavail * disk.f_frsize
     file_bytes = pages * page_size
-    growth = max(0, disk_free - room.min_free)
+    unmoved = max(0, file_bytes - path.stat().st_size)
+    growth = max(0, disk_free - unmoved - max(room.min_free, RESERVE_BYTES))
     return Space(
         used=(pages - unused) * page_size,
         limit=min(room.max_size, file_bytes + growth),
         file_bytes=file_bytes,
         disk_free=disk_free,
         wal_excess=max(0, wal_bytes(path) - WAL_LIMIT_BYTES),
+        unmoved=unmoved,
     )

@@ -34,7 +34,9 @@ class Queue(Sending):
         times = [self.captured_us + i * 1000 for i in range(count)]
         readings = [Reading(f"name {us % 7}", us / 7, us) for us in times]
         dropped = [Dropped(f"reason {i}", 5, 0, 1) for i in range(drops)]
-        if self.do(self.repository.capture, readings, dropped, self.now, ROOM):
+        stored = self.do(self.repository.capture, readings, dropped, self.now, ROOM)
+        if stored is not None:
+            assert stored == count
             self.dropped += 5 * drops
             for reading in readings:
                 number = len(self.status) + 1

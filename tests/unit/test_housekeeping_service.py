@@ -1,6 +1,8 @@
 """P5: disk and flash wear are bounded, and what is given up for it is the least that will do."""
 
 import logging
+import os
+from collections import namedtuple
 
 import pytest
 from clocks import WALL, ManualClock
@@ -26,8 +28,9 @@ from sensor_node.processes.housekeeping_service import (
 )
 from sensor_node.storage.checkpoint import WAL_CHECKPOINT_BYTES, WAL_LIMIT_BYTES, wal_bytes
 from sensor_node.storage.repository import SensorDataSQLRepository
-from sensor_node.storage.room import Room
+from sensor_node.storage.room import RESERVE_BYTES, Room
 
+Disk = namedtuple("Disk", "f_bavail f_frsize")
 NOW_US = int(WALL * 1e6)
 DAY = 86_400.0
 SMALL = "max_size = 4MiB"
@@ -148,6 +151,20 @@ class TestTheWal:
             keeper.step()
         assert 10 <= len(keeper.own.checkpoints) <= 40
         assert longest <= WAL_CHECKPOINT_BYTES + 20_000, "it begins anew in the same place"
+
+    def test_that_cannot_grow_is_moved_whatever_its_length_so_that_it_is_used_again(
+        self, make, repository, monkeypatch
+    ) -> None:
+        keeper = make("min_free = 0\n", wal=None)
+        keeper.work()
+        fill(repository, 100)
+        monkeypatch.setattr(os, "statvfs", lambda path: Disk(RESERVE_BYTES // 2048, 1024))
+        keeper.step()
+        assert keeper.own.checkpoints == []
+        monkeypatch.setattr(os, "statvfs", lambda path: Disk(0, 1024))
+        for _ in range(3):
+            keeper.step()
+        assert keeper.own.checkpoints == [False] * 3
 
     def test_that_is_long_is_really_short_afterwards(self, make, repository) -> None:
         keeper = make(wal=WAL_LIMIT_BYTES + 1)

@@ -6,11 +6,13 @@ import sqlite3
 from collections import namedtuple
 
 import pytest
-from storage_fixtures import fill, readings
+from storage_fixtures import fill, readings, rows
 
+from sensor_node.config_schema import MAX_NAME_BYTES
+from sensor_node.model import Reading
 from sensor_node.storage import checkpoint, room
 from sensor_node.storage.checkpoint import wal_bytes
-from sensor_node.storage.room import Room
+from sensor_node.storage.room import READING_BYTES, RESERVE_BYTES, Room
 
 MIB = 1 << 20
 Disk = namedtuple("Disk", "f_bavail f_frsize")
@@ -38,11 +40,42 @@ def test_on_a_large_disk_max_size_is_the_limit(repository, free):
 
 def test_on_a_full_disk_the_file_may_not_grow(repository, free):
     fill(repository, 1000)
+    repository.checkpoint(truncate=False)
     free(64 * MIB)
     space = repository.space(Room(256 * MIB, 64 * MIB))
     assert space.limit == space.file_bytes
     free(65 * MIB)
     assert repository.space(Room(256 * MIB, 64 * MIB)).limit == space.file_bytes + MIB
+
+
+@pytest.mark.parametrize("min_free", [0, 1, RESERVE_BYTES])
+def test_a_reserve_is_kept_however_little_is_to_be_left_to_others(repository, free, min_free):
+    """Where nothing more can be written, nothing can be deleted either."""
+    repository.checkpoint(truncate=False)
+    free(RESERVE_BYTES)
+    space = repository.space(Room(8 * MIB, min_free))
+    assert space.limit == space.file_bytes
+    free(RESERVE_BYTES + MIB)
+    assert repository.space(Room(8 * MIB, min_free)).limit == space.file_bytes + MIB
+
+
+def test_what_the_wal_holds_has_its_place_in_the_file_kept_for_it(repository, free):
+    """A WAL that cannot be moved can never be emptied: not even by deleting."""
+    fill(repository, 5000)
+    free(RESERVE_BYTES + MIB)
+    space = repository.space(Room(8 * MIB, 0))
+    on_disk = repository.path.stat().st_size
+    assert space.unmoved == space.file_bytes - on_disk > 200_000
+    assert space.limit == space.file_bytes + MIB - space.unmoved
+    repository.checkpoint(truncate=False)
+    moved = repository.space(Room(8 * MIB, 0))
+    assert (moved.unmoved, moved.limit) == (0, space.file_bytes + MIB)
+
+
+@pytest.mark.parametrize("taken", [0, 1])
+def test_a_disk_is_cramped_when_others_have_taken_half_of_the_reserve(repository, free, taken):
+    free(RESERVE_BYTES // 2 - 512 * taken)
+    assert repository.space(Room(8 * MIB, 0)).cramped == bool(taken)
 
 
 def test_pages_that_eviction_freed_are_room_even_on_a_full_disk(repository, free):
@@ -56,14 +89,24 @@ def test_pages_that_eviction_freed_are_room_even_on_a_full_disk(repository, free
     after = repository.space(fill_free)
     assert after.limit == before.limit
     assert after.left > before.left + 20_000
-    assert repository.capture(readings(100), [], 0.0, fill_free)
+    assert repository.capture(readings(100), [], 0.0, fill_free) == 100
 
 
-def test_without_room_capture_stores_nothing(repository, free):
+def test_capture_stores_from_the_first_on_what_there_is_room_for(repository, free):
     fill(repository, 100)
     used = repository.space(Room(1 << 40, 0)).used
-    assert not repository.capture(readings(1), [], 0.0, Room(used, 0))
-    assert repository.capture(readings(1), [], 0.0, Room(used + 1, 0))
+    assert repository.capture(readings(3), [], 0.0, Room(used, 0)) == 0
+    room = Room(used + 2 * READING_BYTES, 0)
+    assert repository.capture(readings(3, 7), [], 0.0, room) == 2
+    last = rows(repository, "SELECT timestamp_us FROM message WHERE id > 100")
+    assert last == [(7,), (1_000_007,)]
+
+
+def test_no_reading_takes_more_than_is_reckoned(repository, free):
+    before = repository.space(Room(1 << 40, 0)).used
+    longest = [Reading("n" * MAX_NAME_BYTES, 0.1, 1 << 60)] * 10_000
+    assert repository.capture(longest, [], 0.0, Room(1 << 40, 0)) == 10_000
+    assert repository.space(Room(1 << 40, 0)).used - before <= 10_000 * READING_BYTES
 
 
 def test_a_wal_beyond_its_limit_stops_capture_when_the_room_left_is_less(
@@ -73,7 +116,7 @@ def test_a_wal_beyond_its_limit_stops_capture_when_the_room_left_is_less(
     used, wal = repository.space(Room(1 << 40, 0)).used, repository.wal_bytes()
     monkeypatch.setattr(room, "WAL_LIMIT_BYTES", wal - 5000)
     assert not repository.capture(readings(1), [], 0.0, Room(used + 5000, 0))
-    assert repository.capture(readings(1), [], 0.0, Room(used + 5001, 0))
+    assert repository.capture(readings(1), [], 0.0, Room(used + 5000 + READING_BYTES, 0))
 
 
 def test_a_wal_that_a_reader_keeps_long_is_no_reason_to_evict(repository, free, monkeypatch):
@@ -84,7 +127,7 @@ def test_a_wal_that_a_reader_keeps_long_is_no_reason_to_evict(repository, free, 
     after = repository.space(Room(8 * MIB, 0))
     assert (after.left, after.used) == (before.left, before.used)
     assert after.wal_excess > 100 * MIB
-    assert not after.accepts_readings
+    assert after.readings == 0
 
 
 # Checkpoints

@@ -74,7 +74,7 @@ class Node:
 
     def taken(self):
         chunks = self.buffer.oldest(10**9)
-        self.buffer.forget(chunks, [])
+        self.buffer.forget(sum(map(len, chunks)), [])
         return [reading for chunk in chunks for reading in chunk]
 
     def ticks(self):

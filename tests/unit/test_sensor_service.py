@@ -22,12 +22,14 @@ from sensor_node.processes.sensor_service import (
 )
 from sensor_node.storage.checkpoint import WAL_EMERGENCY_BYTES
 from sensor_node.storage.repository import SensorDataSQLRepository
-from sensor_node.storage.room import Room
+from sensor_node.storage.room import READING_BYTES, Room
 
 MOCK = "[sensor:room]\nrate = {}\n"
 HOST = "[sensor:load]\nsource = host\nrate = {}\n"
 # Then there is no room for readings, whatever the disk.
-FULL = "[storage]\nmin_free = 1024GiB\n"
+FULL = "[storage]\nmin_free = 1024GiB\nwhen_full = drop-newest\n"
+EVICTING = FULL.replace("newest", "oldest")
+LIMITLESS = Room(max_size=1 << 40, min_free=-(1 << 40))
 DISK_FULL = StorageUnavailable("disk full", "telemetry.db: database or disk is full")
 
 
@@ -67,6 +69,7 @@ class Repository(SensorDataSQLRepository):
 
     def checkpoint(self, *, truncate):
         self.node.checkpoints.append(truncate)
+        self.node.fail_if_told("checkpoint")
         super().checkpoint(truncate=truncate)
 
 
@@ -389,6 +392,88 @@ class TestNoRoom:
         assert node.dropped() == {"no room": 1}
 
 
+class TestNoRoomYetWithDropOldest:
+    """Eviction, in another process, makes room in a moment."""
+
+    def test_keeps_readings_until_there_is(self, make) -> None:
+        node = make(MOCK.format(500) + EVICTING)
+        node.run(5)
+        assert node.stored() == []
+        node.service._room = LIMITLESS
+        node.clock.advance(1)
+        node.step()
+        assert node.stored() == [int(WALL * 1e6) + 2000 * k for k in range(2501)]
+        assert node.dropped() == {}
+        assert node.service._buffer.trouble == ""
+
+    def test_stores_what_there_is_room_for(self, make) -> None:
+        node = make(MOCK.format(500) + EVICTING)
+        node.step()
+        used = node.service._repository.space(LIMITLESS).used
+        node.service._room = Room(used + 7 * READING_BYTES, LIMITLESS.min_free)
+        node.sample()
+        node.clock.advance(1)
+        node.sample()
+        node.step()
+        assert node.stored() == [int(WALL * 1e6) + 2000 * k for k in range(7)]
+        node.service._room = LIMITLESS
+        node.clock.advance(1)
+        node.step()
+        assert node.stored() == [int(WALL * 1e6) + 2000 * k for k in range(501)]
+
+    def test_does_not_spin(self, make) -> None:
+        node = make(MOCK.format(2000) + EVICTING)
+        node.run(120, every=1.0)
+        assert node.service._buffer.is_half_full()
+        assert node.step() == GROUP_COMMIT_SECONDS
+
+    def test_that_lasts_drops_with_its_reason_and_range_what_does_not_fit(self, make) -> None:
+        node = make(HOST.format(8) + EVICTING)
+        node.sample()
+        node.run(300)
+        node.service._room = LIMITLESS
+        while node.step() == 0.0:
+            pass
+        [(said, n, first, last)] = node.drop_ranges()
+        assert said == "no room"
+        assert len(node.stored()) + n == 2401
+        assert first >= 60
+        assert last == 300.0
+
+    def test_is_counted_at_a_stop(self, make) -> None:
+        node = make(MOCK.format(2) + EVICTING)
+        node.step()
+        node.clock.advance(10)
+        node.sample()
+        node.finish()
+        assert node.drop_ranges() == [("no room", 21, 0.0, 10.0)]
+
+
+class TestAnIoError:
+    def test_is_followed_by_a_new_wal_before_anything_is_committed(self, make) -> None:
+        """The kernel may have left a hole in the old one."""
+        node = make(MOCK.format(5))
+        node.run(1)
+        node.failing["capture"] = StorageUnavailable("I/O error", "telemetry.db: disk I/O error")
+        node.run(1)
+        assert node.checkpoints != []
+        node.checkpoints.clear()
+        node.failing.clear()
+        node.sizes.clear()
+        node.run(2)
+        assert node.checkpoints == [True]
+        assert len(node.stored()) == 21
+
+    def test_of_the_checkpoint_too_stops_no_capture(self, make) -> None:
+        node = make(MOCK.format(5))
+        node.run(1)
+        node.failing["capture"] = node.failing["checkpoint"] = StorageUnavailable("I/O error", "")
+        node.run(1)
+        del node.failing["capture"]
+        node.run(1)
+        assert len(node.stored()) == 16
+
+
 class TestTicksThatWereMissed:
     def test_by_a_simulated_sensor_are_made_up_for_a_minute(self, make) -> None:
         node = make(MOCK.format(2))
@@ -485,6 +570,7 @@ class TestAGeneratorThatReplacesAKilledOne:
         clock = self.killed(make)
         clock.advance(8)
         before = make(MOCK.format(2), run_started=1000.0, clock=clock)
+        before.service._evicts = False
         before.service._room = Room(max_size=0, min_free=0)  # full: nothing is stored
         before.step()
         clock.advance(10)

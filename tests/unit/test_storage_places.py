@@ -9,11 +9,13 @@ from storage_fixtures import WHO, audit, dump, fill, readings, rows
 
 from sensor_node.errors import StorageUnavailable
 from sensor_node.model import Dropped
+from sensor_node.storage import room
 from sensor_node.storage.connection import open_reader
 from sensor_node.storage.repository import SensorDataSQLRepository
 from sensor_node.storage.room import Room
 
-ANYTHING_GOES = Room(max_size=1 << 40, min_free=0)
+NO_LIMIT = -(1 << 40)
+ANYTHING_GOES = Room(max_size=1 << 40, min_free=NO_LIMIT)
 
 
 class Disk:
@@ -44,9 +46,11 @@ class Disk:
 
 
 @pytest.fixture
-def disk(tmp_path):
+def disk(tmp_path, monkeypatch):
     if os.geteuid():
         pytest.skip("only root can mount a file system")
+    # These disks are smaller than what is kept free of any disk.
+    monkeypatch.setattr(room, "RESERVE_BYTES", NO_LIMIT)
     path = tmp_path / "disk"
     path.mkdir()
     disk = Disk(path)
@@ -91,7 +95,9 @@ def test_when_the_disk_has_room_again_capture_goes_on_without_a_gap_in_the_ids(d
     with opened(disk) as repository:
         repository.begin_run(WHO, 0.0, "a run")
         disk.fill(leave=100_000)
-        assert reason_of(lambda: fill(repository, 5000)) == "disk full"
+        too_many = readings(5000)
+        why = reason_of(lambda: repository.capture(too_many, [], 0.0, ANYTHING_GOES))
+        assert why == "disk full"
         disk.empty()
         fill(repository, 3)
         assert rows(repository, "SELECT id FROM message") == [(1,), (2,), (3,)]
@@ -110,11 +116,21 @@ def test_a_full_disk_leaves_no_room_for_a_new_database(disk):
         assert audit(repository) == []
 
 
+def test_a_full_disk_is_called_so_also_where_there_is_a_database_already(disk):
+    with opened(disk) as repository:
+        fill(repository, 3)
+    disk.fill()
+    assert reason_of(lambda: SensorDataSQLRepository(disk.database)) == "disk full"
+    disk.empty()
+    with opened(disk) as repository:
+        assert repository.counts().captured == 3
+
+
 def test_on_a_full_disk_what_the_limits_allow_is_nothing_more(disk):
     """With min_free in force capture stops before the disk is full, and other programs go on."""
-    room = Room(max_size=1 << 40, min_free=512 * 1024)
+    limits = Room(max_size=1 << 40, min_free=512 * 1024)
     with opened(disk) as repository:
-        while repository.capture(readings(100), [], 0.0, room):
+        while repository.capture(readings(100), [], 0.0, limits):
             if repository.wal_bytes() > 100_000:
                 repository.checkpoint(truncate=True)
         repository.checkpoint(truncate=True)
