@@ -35,3 +35,8 @@ def start_ticks(pid: int, proc: Path = PROC) -> int | None:
 def is_stopped(pid: int, proc: Path = PROC) -> bool:
     """Whether SIGSTOP, or a debugger, keeps the process from going on."""
     return stat_fields(pid, proc)[:1] in (["T"], ["t"])
+
+
+def waits_for_disk(pid: int, proc: Path = PROC) -> bool:
+    """Whether it is in the kernel, where not even SIGKILL ends it before the disk has answered."""
+    return stat_fields(pid, proc)[:1] == ["D"]

@@ -155,6 +155,9 @@ class Child:
     def is_stopped(self) -> bool:
         return self.pid is not None and owner.is_stopped(self.pid)
 
+    def waits_for_disk(self) -> bool:
+        return self.pid is not None and owner.waits_for_disk(self.pid)
+
     def remember(self, kind: str, detail: str) -> None:
         """For the next process in this place to write down."""
         if len(self._news) < MOST_NEWS:

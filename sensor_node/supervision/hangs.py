@@ -1,7 +1,7 @@
 """Which children hang, and what is done about it: rules without processes."""
 
 import enum
-from collections.abc import Callable
+from typing import Protocol
 
 from sensor_node.supervision.slots import Signs
 
@@ -20,18 +20,26 @@ class Verdict(enum.Enum):
     HANGS = "does not move"
 
 
-def judge(signs: Signs, now: float, limit: float, is_stopped: Callable[[], bool]) -> Verdict:
-    """`now` and `limit` in monotonic seconds; `is_stopped` looks whether a SIGSTOP did it.
+class Suspect(Protocol):
+    """A child, where a look into /proc tells what keeps it."""
+
+    def is_stopped(self) -> bool: ...
+    def waits_for_disk(self) -> bool: ...
+
+
+def judge(signs: Signs, now: float, limit: float, child: Suspect) -> Verdict:
+    """`now` and `limit` in monotonic seconds.
 
     Waiting for the write lock is no fault. But who is stopped meanwhile may have the turnstile,
-    and then nobody else gets the lock.
+    and then nobody else gets the lock. Nor is waiting for a slow disk with the lock: a kill would
+    give it to nobody sooner, and with a generator what it has in memory would be gone.
     """
     if signs.holding_since is not None:
-        held = now - signs.holding_since
-        return Verdict.HOLDS_LOCK if held > HOLD_SECONDS else Verdict.WELL
+        late = now - signs.holding_since > HOLD_SECONDS
+        return Verdict.HOLDS_LOCK if late and not child.waits_for_disk() else Verdict.WELL
     if signs.waiting_since is not None:
-        waited = now - signs.waiting_since
-        return Verdict.BLOCKS_LOCK if waited > HOLD_SECONDS and is_stopped() else Verdict.WELL
+        late = now - signs.waiting_since > HOLD_SECONDS
+        return Verdict.BLOCKS_LOCK if late and child.is_stopped() else Verdict.WELL
     return Verdict.HANGS if now - signs.beat > limit else Verdict.WELL
 
 

@@ -192,7 +192,7 @@ class Supervisor:
                 child.signal(signal.SIGKILL)
                 continue
             limit = hangs.step_limit(child.role, self._config.sink.timeout)
-            verdict = hangs.judge(child.slot.signs(), now, limit, child.is_stopped)
+            verdict = hangs.judge(child.slot.signs(), now, limit, child)
             self._all_well &= verdict is hangs.Verdict.WELL
             if verdict in (hangs.Verdict.HOLDS_LOCK, hangs.Verdict.BLOCKS_LOCK):
                 LOGGER.error("process_killed name=%s it %s", child.name, verdict.value)

@@ -83,6 +83,13 @@ def test_whatever_a_process_is_called_its_start_time_is_found(proc, name) -> Non
     assert owner.start_ticks(812, proc.directory) == 4711
 
 
+@pytest.mark.parametrize("state", ["R", "S", "D", "T", "t", "Z"])
+def test_what_keeps_a_process_is_told_apart(proc, state) -> None:
+    proc.process(812, ticks=4711, state=state)
+    assert owner.is_stopped(812, proc.directory) == (state in "Tt")
+    assert owner.waits_for_disk(812, proc.directory) == (state == "D")
+
+
 def test_this_process_is_alive_and_knows_itself() -> None:
     identity = owner.own_identity("sender")
     role, boot, pid, ticks = identity.split(":")
