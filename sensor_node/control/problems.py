@@ -101,7 +101,12 @@ def _of_database(found: dict[str, Any]) -> list[Problem]:
     problems = []
     if storage["warning"]:
         problems.append(Problem(storage["warning"], "move [storage] path to a disk"))
-    problems += _of_room(storage, counts)
+    trouble = storage["trouble"]
+    if not trouble:
+        problems += _of_room(storage, counts)
+    elif all(process["trouble"] != trouble for process in found["processes"]):
+        what = f"{trouble}, where the database is: {storage['path']}"
+        problems.append(Problem(what, _STORAGE_MENDS[trouble]))
     return problems
 
 

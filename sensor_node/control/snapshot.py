@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import psutil
@@ -17,8 +18,8 @@ from sensor_node.settlement import SinkRecord
 from sensor_node.storage import events, ledger, lookup, runs, sink_row
 from sensor_node.storage.checkpoint import wal_bytes
 from sensor_node.storage.connection import Connection, reading, sqlite_facts
-from sensor_node.storage.filesystem import complaint
-from sensor_node.storage.room import Room, measure
+from sensor_node.storage.filesystem import complaint, is_read_only
+from sensor_node.storage.room import Room, Space, measure
 from sensor_node.supervision.pidfile import pid_file, running_pid
 from sensor_node.supervision.states import ChildReport, Report, read_report
 
@@ -146,6 +147,7 @@ def _read(connection: Connection, config: Config, now: Moment) -> dict[str, Any]
         "storage": {
             "path": str(path),
             "warning": complaint(path)[0],
+            "trouble": _trouble(path, space),
             "database_bytes": space.file_bytes,
             "used_bytes": space.used,
             "wal_bytes": wal_bytes(path),
@@ -158,6 +160,13 @@ def _read(connection: Connection, config: Config, now: Moment) -> dict[str, Any]
         "sqlite": sqlite_facts(),
         "database_error": "",
     }
+
+
+def _trouble(path: Path, space: Space) -> str:
+    """What the processes may not be able to tell: their report is on the same disk, as a rule."""
+    if is_read_only(path):
+        return "read-only"
+    return "disk full" if space.cramped else ""
 
 
 def _rates(

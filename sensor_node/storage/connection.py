@@ -168,7 +168,9 @@ def sqlite_facts() -> dict[str, str | bool]:
 
 
 def _code(error: sqlite3.Error) -> int:
-    return int(getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR)) & 0xFF
+    """The primary code; but a disk without room for the -shm file is full, not dying."""
+    code = int(getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR))
+    return sqlite3.SQLITE_FULL if code == sqlite3.SQLITE_IOERR_SHMSIZE else code & 0xFF
 
 
 @contextlib.contextmanager

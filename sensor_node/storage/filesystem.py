@@ -1,5 +1,6 @@
 """Whether a database can live where it is told to: not on a network, better not in memory."""
 
+import os
 import re
 from pathlib import Path
 
@@ -26,6 +27,15 @@ def file_system_of(path: Path, mounts: str) -> tuple[str, str]:
         if len(point) >= best and path.is_relative_to(point):
             best, found = len(point), (kind, options)
     return found
+
+
+def is_read_only(path: Path) -> bool:
+    """Whether its place is mounted so, or the kernel has made it so after an error."""
+    directory = path.parent.resolve()
+    mounts = MOUNTS.read_text(encoding="utf-8", errors="surrogateescape")
+    _, options = file_system_of(directory, mounts)
+    mounted = os.statvfs(directory).f_flag & os.ST_RDONLY
+    return bool(mounted) or "emergency_ro" in options.split(",")
 
 
 def complaint(path: Path) -> tuple[str, bool]:

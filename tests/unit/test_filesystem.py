@@ -4,7 +4,7 @@ import pytest
 
 from sensor_node.errors import DatabaseUnusable
 from sensor_node.storage import filesystem
-from sensor_node.storage.filesystem import complaint, file_system_of
+from sensor_node.storage.filesystem import complaint, file_system_of, is_read_only
 from sensor_node.storage.repository import SensorDataSQLRepository
 
 ROOT = "22 1 254:0 / / rw,relatime shared:1 - ext4 /dev/vda rw,discard"
@@ -46,6 +46,16 @@ def test_a_file_system_in_memory_is_warned_about_but_used(mounts, place, kind):
     text, refused = complaint(place / "telemetry.db")
     assert (f"is in memory ({kind})" in text, refused) == (True, False)
     SensorDataSQLRepository(place / "telemetry.db").close()
+
+
+@pytest.mark.parametrize(
+    ("options", "read_only"), [("rw,errors=remount-ro", False), ("rw,emergency_ro", True)]
+)
+def test_a_file_system_that_the_kernel_has_shut_after_an_error_is_read_only(
+    mounts, place, options, read_only
+):
+    mounts(line(place, "ext4", options))
+    assert is_read_only(place / "telemetry.db") == read_only
 
 
 def test_a_local_disk_is_not_complained_of(mounts, place):

@@ -23,6 +23,7 @@ PROCESS = {"name": "sender-1", "state": "RUNNING", "restarts": 0, "trouble": ""}
 SINK = {"state": "UP", "reason": "", "mend": "", "next_probe_seconds": None}
 DOWN = {"state": "DOWN", "reason": "connection refused", "mend": "", "next_probe_seconds": 130.0}
 STORAGE = {"warning": "", "used_bytes": 10 * MIB, "limit_bytes": 256 * MIB}
+STORAGE |= {"path": "/var/x.db", "trouble": ""}
 STORAGE |= {"spare_bytes": 0, "when_full": "drop-oldest", "limited_by": "max_size"}
 WELL = {
     "state": "running",
@@ -217,6 +218,15 @@ class TestANearlyFullDatabase:
         changes["storage"]["limited_by"] = "min_free"
         [(_, mend)] = problems(**changes)
         assert mend == "free disk space, or lower [storage] min_free"
+
+    @pytest.mark.parametrize("trouble", ["disk full", "read-only"])
+    def test_that_only_status_sees_is_said_once(self, trouble) -> None:
+        changes = full(1.0, captured=1000, sent=0, pending=1000)
+        changes["storage"]["trouble"] = trouble
+        [(what, _)] = problems(**changes)
+        assert what == f"{trouble}, where the database is: /var/x.db"
+        [(what, _)] = problems(**changes, **process(trouble=trouble))
+        assert what == f"the database cannot be used: {trouble} (sender-1)"
 
     def test_of_delivered_readings_is_none_as_they_make_room(self) -> None:
         assert problems(**full(0.99, captured=1000, sent=900, pending=100)) == []
