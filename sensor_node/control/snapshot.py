@@ -14,6 +14,7 @@ from sensor_node.control import in_force, problems
 from sensor_node.control.times import utc
 from sensor_node.errors import SensorNodeError
 from sensor_node.model import Counts
+from sensor_node.processes.owner import age_seconds
 from sensor_node.settlement import SinkRecord
 from sensor_node.storage import events, ledger, lookup, runs, sink_row
 from sensor_node.storage.checkpoint import wal_bytes
@@ -34,14 +35,15 @@ def take(config: Config, now: Moment) -> dict[str, Any]:
     """The appliance as it is; keys are only ever added."""
     pid = running_pid(config.runtime_directory)
     report = read_report(config.runtime_directory) if pid else None
+    uptime = age_seconds(pid, now.boottime) if pid and report else None
     state = _state(config, pid, report)
     mistake, changed = in_force.drift(config) if pid else ("", False)
     found: dict[str, Any] = {
         "node": config.node_id,
         "version": __version__,
         "state": state,
-        "since": utc(report.since) if report else None,
-        "uptime_seconds": max(0.0, now.wall - report.since) if report else None,
+        "since": None if uptime is None else utc(now.wall - uptime),
+        "uptime_seconds": uptime,
         "config": str(config.file),
         "processes": [_process(child) for child in report.processes] if report else [],
         "reload_problem": report.problem if report else "",
@@ -142,7 +144,7 @@ def _read(connection: Connection, config: Config, now: Moment) -> dict[str, Any]
         "dropping": [
             {"reason": event.detail, "readings": event.n, "seconds": now.wall - event.at}
             for event in events.since(connection, now.wall - DROPPING_SECONDS)
-            if event.kind == "dropped"
+            if event.kind == "dropped" and event.at <= now.wall
         ],
         "storage": {
             "path": str(path),

@@ -1,11 +1,13 @@
-"""HousekeepingService: checkpoints, retention, size limits, and an hourly line about it all."""
+"""HousekeepingService: checkpoints, retention, size limits, the clock, and an hourly line."""
 
 from collections.abc import Callable
 
 from sensor_node.clock import Moment
 from sensor_node.config import Config
 from sensor_node.log import LOGGER
+from sensor_node.proc import boot_id
 from sensor_node.storage.checkpoint import WAL_CHECKPOINT_BYTES, WAL_LIMIT_BYTES
+from sensor_node.storage.clock_steps import LEAST_STEP_SECONDS
 from sensor_node.storage.repository import SensorDataSQLRepository
 from sensor_node.storage.room import Room, Space
 
@@ -15,6 +17,7 @@ BUSY_STEP_SECONDS = 0.1
 SWEEP_SECONDS = 60.0
 SAMPLE_SECONDS = 10.0
 SUMMARY_SECONDS = 3600.0
+CLOCK_NOTE_SECONDS = 3600.0
 # DEAD and IN_DOUBT messages wait for a person, but not at the cost of all others.
 PARKED_SHARE = 0.1
 
@@ -40,9 +43,14 @@ class HousekeepingService:
         self._room_cursor = 0
         self._sweep_at = self._sample_at = 0.0
         self._summary_at: float | None = None
+        self._boot = boot_id()
+        self._clock_offset = 0.0
+        self._clock_noted_at: float | None = None
 
     def step(self, now: Moment) -> float:
         """One bite of whatever there is to do."""
+        # First: what it decides by is the clock.
+        self._mind_clock(now)
         space = self._repository.space(self._room)
         busy = self._checkpoint(space)
         if now.monotonic >= self._sample_at:
@@ -73,6 +81,17 @@ class HousekeepingService:
         self._repository.checkpoint(truncate=size > WAL_LIMIT_BYTES)
         self._moved_wal_bytes = size
         return True
+
+    def _mind_clock(self, now: Moment) -> None:
+        """The wall clock may be set at any time, the time since boot never."""
+        offset, noted_at = now.wall - now.boottime, self._clock_noted_at
+        if (
+            noted_at is None
+            or abs(offset - self._clock_offset) >= LEAST_STEP_SECONDS
+            or now.monotonic - noted_at >= CLOCK_NOTE_SECONDS
+        ):
+            self._repository.note_clock(now, self._boot)
+            self._clock_offset, self._clock_noted_at = offset, now.monotonic
 
     def _make_room(self, space: Space, now: Moment) -> bool:
         """Delivered readings first, then what `when_full` says. Returns whether any was made."""

@@ -9,6 +9,8 @@ from pathlib import Path
 
 from sensor_node.proc import PROC, START_TICKS, STATE, boot_id, stat_fields
 
+TICKS_A_SECOND = os.sysconf("SC_CLK_TCK")
+
 
 def own_identity(role: str, proc: Path = PROC) -> str:
     """The owner text of this process."""
@@ -30,6 +32,12 @@ def start_ticks(pid: int, proc: Path = PROC) -> int | None:
     """Start time in ticks since boot; None where there is no such process, or only its zombie."""
     fields = stat_fields(pid, proc)
     return int(fields[START_TICKS]) if fields and fields[STATE] not in ("Z", "X") else None
+
+
+def age_seconds(pid: int, boottime: float, proc: Path = PROC) -> float | None:
+    """How long ago the process started, whatever became of the wall clock; None as above."""
+    ticks = start_ticks(pid, proc)
+    return None if ticks is None else max(0.0, boottime - ticks / TICKS_A_SECOND)
 
 
 def is_stopped(pid: int, proc: Path = PROC) -> bool:

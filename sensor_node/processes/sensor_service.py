@@ -23,7 +23,6 @@ GROUP_COMMIT_SECONDS = 0.1
 # A commit holds the write lock, for which a sender waits twice a batch: with 10,000 readings in
 # each, two senders deliver 0.6 times as much.
 READINGS_A_COMMIT = 5000
-CLOCK_STEP_SECONDS = 1.0
 STOP_SAMPLING_SECONDS = 2.0
 IDLE_SECONDS = 1.0
 NO_ROOM = "no room"
@@ -66,7 +65,6 @@ class SensorService:
         self._buffer = Buffer(config.sensors, self._interval)
         self._commit_at = 0.0
         self._started = clock.now()
-        self._clock_offset = self._started.wall - self._started.boottime
         on_reading = _nothing if self._interval else wake
         self._samplers = [
             Sampler(sensors, clock, on_reading)
@@ -83,7 +81,6 @@ class SensorService:
             return self._commit_at - now.monotonic
         try:
             repository = self._opened(now)
-            self._note_clock_step(repository, now)
             if self._buffer.trouble == "I/O error":
                 _write_anew(repository)
             more = self._commit(repository, now)
@@ -154,13 +151,6 @@ class SensorService:
         for sensor in self._sensors:
             if (missed := round(gap * sensor.rate) - 1) > 0:
                 self._buffer.drop("not running", missed, last_us, self._started.wall_us)
-
-    def _note_clock_step(self, repository: SensorDataSQLRepository, now: Moment) -> None:
-        offset = now.wall - now.boottime  # a suspended machine is no clock step
-        if abs(offset - self._clock_offset) >= CLOCK_STEP_SECONDS:
-            step = offset - self._clock_offset
-            repository.record_event(now.wall, "clock step", f"{step:+.1f} s")
-            self._clock_offset = offset
 
 
 def commit_interval(config: Config) -> float:

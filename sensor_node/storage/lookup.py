@@ -4,7 +4,7 @@ import sqlite3
 from dataclasses import dataclass
 
 from sensor_node.model import MessageStatus
-from sensor_node.storage import retention, tiles
+from sensor_node.storage import clock_steps, retention, tiles
 
 RECENT = """
 SELECT * FROM message_status WHERE timestamp_us >= :since ORDER BY id DESC LIMIT :limit
@@ -93,12 +93,18 @@ def stuck(connection: sqlite3.Connection, up_since: float) -> dict[str, object] 
     return {"messages": count, "reason": reason} if count else None
 
 
-def oldest_undelivered_us(connection: sqlite3.Connection) -> int | None:
-    """When the oldest message that is still to be delivered was captured."""
+def first_undelivered(connection: sqlite3.Connection) -> int:
+    """The id of the oldest message that is still to be delivered, or of the next captured."""
     (sending,) = connection.execute(IN_FLIGHT_NEAR_THE_TOP).fetchone()
     waiting = retention.first_waiting(connection)
-    first = waiting if sending is None else min(sending, waiting)
-    return retention.captured_at_us(connection, first)
+    return waiting if sending is None else min(sending, waiting)
+
+
+def oldest_undelivered_us(connection: sqlite3.Connection) -> int | None:
+    """When the oldest message that is still to be delivered was captured, by the present clock."""
+    first = first_undelivered(connection)
+    at = retention.captured_at_us(connection, first)
+    return None if at is None else at + int(clock_steps.since(connection, first, at)[0] * 1e6)
 
 
 def _row(

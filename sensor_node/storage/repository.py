@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from sensor_node.clock import Moment
 from sensor_node.model import Claim, Counts, Dropped, Message, Outcome, Reading, Stream
 from sensor_node.settlement import DUE_FIRST, Rules, SinkRecord, settlement
 from sensor_node.storage import (
@@ -199,7 +200,7 @@ class SensorDataSQLRepository:
             tiles.settle(connection, claim, decided, outcome.detail, now)
             if decided.sink != sink:
                 sink_row.write(connection, decided.sink)
-                _note_sink(connection, sink, decided.sink, now)
+                sink_row.note(connection, sink, decided.sink, now)
             return True
 
     def halve(self, claim: Claim, error: str, due_at: float, now: float) -> bool:
@@ -305,6 +306,12 @@ class SensorDataSQLRepository:
         with self._transaction() as connection:
             return retention.evict_older_than(connection, EVICT_BITE, limit_us, now)
 
+    def note_clock(self, now: Moment, boot: str) -> None:
+        """Where the clock stands; nothing waits or ages because it was set. `boot`: the boot id."""
+        with self._transaction() as connection:
+            self._database.lock.allow_long()  # many batches may wait
+            runs.note_clock(connection, now, boot)
+
     def sample(self, boottime: float) -> None:
         """Note the counts for the rates that `status` shows, if they have changed."""
         with self._transaction() as connection:
@@ -333,14 +340,3 @@ def _find_left_over(
     """The batch that was due first when the sink came UP; what is being halved waits its turn."""
     due = min(now, sink.since)
     return tiles.find_due(connection, due, math.inf, skip_unknown=at_most_once, after=DUE_FIRST)
-
-
-def _note_sink(
-    connection: sqlite3.Connection, before: SinkRecord, after: SinkRecord, now: float
-) -> None:
-    if before.up and not after.up:
-        events.record(connection, now, "sink down", after.reason)
-    elif after.up and not before.up:
-        backlog = ledger.counts(connection).undelivered
-        detail = f"after {now - before.since:.0f} s, backlog {backlog}: {before.reason}"
-        events.record(connection, now, "sink up", detail)

@@ -7,7 +7,7 @@ neighbours of their kind. Each function takes one small bite inside a transactio
 import sqlite3
 from typing import NamedTuple
 
-from sensor_node.storage import events, tiles
+from sensor_node.storage import clock_steps, events, tiles
 
 TILES_A_BITE = 200
 MESSAGES_A_BITE = 5000
@@ -80,11 +80,20 @@ def evict_oldest(connection: sqlite3.Connection, most: int, reason: str, now: fl
 
 
 def evict_older_than(connection: sqlite3.Connection, most: int, limit_us: int, now: float) -> int:
-    """`evict_oldest` for what was captured before `limit_us`. Returns how many messages."""
+    """`evict_oldest` for what was captured before `limit_us`. Returns how many messages.
+
+    By the present clock: as much as it was set since then is not age.
+    """
     first = first_waiting(connection)
     at = captured_at_us(connection, first)
-    if at is None or at >= limit_us:
+    if at is None:
         return 0
+    set_by, last_alike = clock_steps.since(connection, first, at)
+    limit_us -= int(set_by * 1e6)
+    if at >= limit_us:
+        return 0
+    if last_alike is not None:
+        most = min(most, last_alike - first + 1)
     row = {"id": first, "most": most, "limit": limit_us}
     (young,) = connection.execute(FIRST_YOUNG, row).fetchone()
     last_old = young - 1 if young else first + most - 1

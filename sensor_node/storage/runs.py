@@ -4,11 +4,19 @@ import json
 import sqlite3
 from dataclasses import dataclass
 
+from sensor_node.clock import Moment
 from sensor_node.model import Counts
-from sensor_node.storage import events, retention, sink_row, streams, tiles
+from sensor_node.storage import (
+    clock_steps,
+    events,
+    lookup,
+    memo,
+    retention,
+    sink_row,
+    streams,
+    tiles,
+)
 
-GET_MEMO = "SELECT value FROM memo WHERE name = :name"
-PUT_MEMO = "INSERT OR REPLACE INTO memo(name, value) VALUES (:name, :value)"
 LAST_RUN_EVENT = """
 SELECT kind FROM event WHERE kind IN ('started', 'stopped') ORDER BY id DESC LIMIT 1
 """
@@ -48,14 +56,14 @@ def begin(connection: sqlite3.Connection, who: Identity, now: float, run: str) -
     in microseconds; None to the first that came so far, and where nobody knows any more.
     """
     last_us = _accounted_us(connection, now)
-    resumed = connection.execute(GET_MEMO, {"name": "run"}).fetchone() == (run,)
+    resumed = memo.get(connection, "run") == run
     if not resumed and last_us is not None:
         _note_gap(connection, last_us, now)
     last = connection.execute(LAST_RUN_EVENT).fetchone()
     if not resumed and last and last[0] == "started":
         events.record(connection, now, "unclean stop", "the last run did not stop by itself")
     if not resumed:
-        connection.execute(PUT_MEMO, {"name": "run", "value": run})
+        memo.put(connection, "run", run)
         connection.execute(FORGET_SAMPLES)
         events.record(connection, now, "started", f"node {who.node}")
     _note_changes(connection, who, now)
@@ -73,7 +81,22 @@ def keep_account(connection: sqlite3.Connection, now: float) -> None:
     """Called before other nodes' readings, or of other days, become the last ones."""
     last_us = _accounted_us(connection, now)
     if last_us is not None:
-        connection.execute(PUT_MEMO, {"name": "accounted_us", "value": str(last_us)})
+        memo.put(connection, "accounted_us", str(last_us))
+
+
+def note_clock(connection: sqlite3.Connection, now: Moment, boot: str) -> None:
+    """Called now and then, and when the wall clock was set; `boot` is the boot id.
+
+    A clock set forward makes due what waits. One set back would make it wait as long again, so
+    that it is made due: tried once too early, and not too late.
+    """
+    step = clock_steps.note(connection, now, boot, lookup.first_undelivered(connection))
+    if step:
+        events.record(connection, now.wall, "clock step", f"{step:+.1f} s")
+        sink_row.clock_set(connection, step, now.wall)
+    if step is None or step < 0:
+        tiles.wait_no_longer(connection, now.wall)
+        sink_row.wait_no_longer(connection, now.wall)
 
 
 def sample(connection: sqlite3.Connection, at: float, counts: Counts) -> None:
@@ -110,22 +133,21 @@ def _note_gap(connection: sqlite3.Connection, last_us: int, now: float) -> None:
 
 
 def _note_changes(connection: sqlite3.Connection, who: Identity, now: float) -> None:
-    before = connection.execute(GET_MEMO, {"name": "settings"}).fetchone()
-    old = json.loads(before[0]) if before else None
+    before = memo.get(connection, "settings")
+    old = json.loads(before) if before else None
     if old is not None and old != who.settings:
         names = [key for key in old.keys() | who.settings if old.get(key) != who.settings.get(key)]
         events.record(connection, now, "configuration changed", ", ".join(sorted(names)))
     if old != who.settings:
-        value = json.dumps(who.settings)
-        connection.execute(PUT_MEMO, {"name": "settings", "value": value})
+        memo.put(connection, "settings", json.dumps(who.settings))
 
 
 def _choose_stream(connection: sqlite3.Connection, who: Identity, now: float) -> None:
-    recorded = connection.execute(GET_MEMO, {"name": "machine"}).fetchone()
+    recorded = memo.get(connection, "machine")
     stream = streams.last(connection)
-    if stream is None or recorded is None or recorded[0] != who.machine:
+    if stream is None or recorded != who.machine:
         begun = streams.begin(connection, who.node)
-        connection.execute(PUT_MEMO, {"name": "machine", "value": who.machine})
+        memo.put(connection, "machine", who.machine)
         if stream is not None:
             detail = f"{begun.name}: this is another machine than before"
             events.record(connection, now, "new stream", detail)

@@ -4,6 +4,7 @@ import sqlite3
 
 from sensor_node.model import SinkStatus
 from sensor_node.settlement import SinkRecord
+from sensor_node.storage import events, ledger
 
 READ = """
 SELECT state, epoch, since, reason, mend, refusing, next_probe_at, failures,
@@ -17,6 +18,10 @@ SET state = :state, epoch = :epoch, since = :since, reason = :reason, mend = :me
     refused_successes = :refused_successes
 """
 PROBE_NOW = "UPDATE sink SET next_probe_at = :now WHERE state = 'DOWN'"
+SINCE_BY_THE_NEW_CLOCK = "UPDATE sink SET since = since + :step WHERE since + :step <= :now"
+WAIT_NO_LONGER = """
+UPDATE sink SET next_probe_at = min(next_probe_at, :now), next_send_at = min(next_send_at, :now)
+"""
 
 
 def read(connection: sqlite3.Connection) -> SinkRecord:
@@ -52,6 +57,26 @@ def write(connection: sqlite3.Connection, sink: SinkRecord) -> None:
     )
 
 
+def note(connection: sqlite3.Connection, before: SinkRecord, after: SinkRecord, now: float) -> None:
+    """UP -> DOWN and DOWN -> UP are events."""
+    if before.up and not after.up:
+        events.record(connection, now, "sink down", after.reason)
+    elif after.up and not before.up:
+        backlog = ledger.counts(connection).undelivered
+        detail = f"after {max(0.0, now - before.since):.0f} s, backlog {backlog}: {before.reason}"
+        events.record(connection, now, "sink up", detail)
+
+
 def probe_now(connection: sqlite3.Connection, now: float) -> None:
     """Whatever was wrong may be mended: do not wait."""
     connection.execute(PROBE_NOW, {"now": now})
+
+
+def clock_set(connection: sqlite3.Connection, step: float, now: float) -> None:
+    """The clock was set by `step` seconds: the state has lasted as long as before."""
+    connection.execute(SINCE_BY_THE_NEW_CLOCK, {"step": step, "now": now})
+
+
+def wait_no_longer(connection: sqlite3.Connection, now: float) -> None:
+    """For a clock that was set back: what waits for it could wait as long again."""
+    connection.execute(WAIT_NO_LONGER, {"now": now})

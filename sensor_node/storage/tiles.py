@@ -39,6 +39,9 @@ SELECT first_id FROM batch
 WHERE status = 'FAILED' AND next_attempt_at > :now + :longest AND fate_unknown <= :unknown
 ORDER BY next_attempt_at DESC LIMIT 1
 """
+WAIT_NO_LONGER = """
+UPDATE batch SET next_attempt_at = :now WHERE status = 'FAILED' AND next_attempt_at > :now
+"""
 FIND_LEAST_RECENTLY_TRIED = """
 SELECT first_id FROM batch WHERE status = 'FAILED' AND fate_unknown <= :unknown
 ORDER BY turn LIMIT 1
@@ -187,6 +190,11 @@ def find_due(
     found = connection.execute(FIND_DUE, row).fetchone()
     found = found or connection.execute(FIND_OVERDUE, row).fetchone()
     return int(found[0]) if found else None
+
+
+def wait_no_longer(connection: sqlite3.Connection, now: float) -> None:
+    """Every FAILED tile is due: the clock by which they wait was set back."""
+    connection.execute(WAIT_NO_LONGER, {"now": now})
 
 
 def find_least_recently_tried(connection: sqlite3.Connection, *, skip_unknown: bool) -> int | None:

@@ -59,6 +59,8 @@ class Node:
         self.turnstile = self.state / "telemetry.db.turnstile"
         self.writer = self.state / "telemetry.db.writer"
         self.shm = self.state / "telemetry.db-shm"
+        # For its processes and commands, beside those of this test.
+        self.variables: dict[str, str] = {}
         self._sections = {name: dict(options) for name, options in DEFAULTS.items()}
         self.configure(**sections)
 
@@ -92,7 +94,7 @@ class Node:
         """The product under test is the one that this test would import."""
         source = str(Path(sensor_node.__file__).parents[1])
         kept = {name: value for name, value in os.environ.items() if name != "NOTIFY_SOCKET"}
-        return kept | {"PYTHONPATH": source}
+        return kept | {"PYTHONPATH": source} | self.variables
 
     def run(self, *arguments: str, status: int | None = 0) -> subprocess.CompletedProcess[str]:
         """sensor-node-ctl; the exit status must be `status`, None for any."""

@@ -438,6 +438,63 @@ class TestSamples:
         assert wal_bytes(repository.path) == before
 
 
+class TestTheClock:
+    @pytest.mark.parametrize(("step", "said"), [(3600, "+3600.0 s"), (-1.5, "-1.5 s")])
+    def test_that_steps_is_an_event_once(self, make, repository, step, said) -> None:
+        keeper = make()
+        keeper.work()
+        keeper.clock.wall += step
+        keeper.run(3)
+        assert events(repository, "clock step") == [said]
+
+    def test_that_steps_while_nobody_looks_is_noted_later(self, make, repository) -> None:
+        make().work()
+        keeper = make()
+        keeper.clock.wall += 60
+        keeper.run(3)
+        assert events(repository, "clock step") == ["+60.0 s"]
+
+    def test_that_is_slewed_or_goes_on_while_the_machine_sleeps_is_none(
+        self, make, repository
+    ) -> None:
+        keeper = make()
+        keeper.work()
+        keeper.clock.wall += 0.9
+        keeper.clock.suspend(3600)
+        keeper.run(3)
+        assert events(repository, "clock step") == []
+
+    def test_that_creeps_is_noted_within_the_hour(self, make, repository) -> None:
+        keeper = make()
+        keeper.work()
+        for _ in range(2):
+            keeper.clock.wall += 0.6
+            keeper.clock.advance(3600)
+            keeper.work()
+        assert events(repository, "clock step") == ["+1.2 s"]
+
+    def test_that_leaps_makes_no_reading_old(self, make, repository) -> None:
+        keeper = make("max_age = 1h")
+        fill(repository, 10, first_us=NOW_US - 60 * 1_000_000)
+        fail(repository, 5)
+        keeper.work()
+        keeper.clock.wall += 3650 * DAY
+        keeper.run(60)
+        assert repository.counts().evicted == 0
+        keeper.run(3600)
+        assert repository.counts().evicted == 10, "an hour has passed"
+
+    def test_that_leaps_costs_delivered_readings_only(self, make, repository) -> None:
+        keeper = make("max_age = 1h\nkeep_sent = 1h")
+        fill(repository, 20, first_us=NOW_US)
+        deliver(repository, 10, WALL)
+        keeper.work()
+        keeper.clock.wall += 3650 * DAY
+        keeper.run(SWEEP_SECONDS)
+        counts = repository.counts()
+        assert (counts.purged, counts.pending, counts.evicted) == (10, 10, 0)
+
+
 def test_there_is_one_summary_line_an_hour(make, repository, caplog) -> None:
     keeper = make()
     with caplog.at_level(logging.INFO, logger="sensor_node"):

@@ -499,7 +499,6 @@ class TestTicksThatWereMissed:
         node.sample()
         node.step()
         assert node.drop_ranges() == [("asleep", 7200, 0.0, 3600.0)]
-        assert events(node, "clock step") == []
 
     @pytest.mark.parametrize("value", [math.nan, math.inf])
     def test_because_the_value_was_no_number_are_counted(self, make, monkeypatch, value) -> None:
@@ -607,35 +606,6 @@ class TestAGeneratorThatReplacesAKilledOne:
         node.step()
         assert node.dropped() == {}
         assert events(node, "not running") == ["no capture for 10.0 s"]
-
-
-class TestTheClock:
-    @pytest.mark.parametrize(("step", "said"), [(3600, "+3600.0 s"), (-1.5, "-1.5 s")])
-    def test_that_steps_is_an_event_once(self, make, step, said) -> None:
-        node = make(MOCK.format(1))
-        node.step()
-        node.clock.wall += step
-        for _ in range(3):
-            node.clock.advance(1)
-            node.step()
-        assert events(node, "clock step") == [said]
-
-    def test_that_is_slewed_is_none(self, make) -> None:
-        node = make(MOCK.format(1))
-        node.step()
-        node.clock.wall += 0.9
-        node.step()
-        assert events(node, "clock step") == []
-
-    def test_that_steps_while_the_database_cannot_be_used_is_noted_later(self, make) -> None:
-        node = make(MOCK.format(1))
-        node.failing["open"] = DISK_FULL
-        node.run(2, every=1.0)
-        node.clock.wall += 60
-        node.run(2, every=1.0)
-        node.failing.clear()
-        node.step()
-        assert events(node, "clock step") == ["+60.0 s"]
 
 
 class TestTheWal:

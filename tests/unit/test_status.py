@@ -79,6 +79,9 @@ class Node:
         self.file.write_text("[node]\nid = edge-01\n[sensor:room]\n[storage]\nmin_free = 0\n")
         self.config = load_config(self.file)
         self.clock = ManualClock()
+        # It is an hour and a minute since this process has started.
+        started = owner.start_ticks(os.getpid()) / owner.TICKS_A_SECOND
+        self.clock.boottime = started + 3660
         self.repository = None
 
     def make_database(self):
@@ -106,7 +109,7 @@ class Node:
             pid=os.getpid(),
             version="0.1.0",
             config=str(self.file),
-            since=WALL - 3660,
+            since=WALL - 3660 - 86_400,  # by a clock that has been set since
             ready=True,
             reloads=0,
             problem="",
@@ -140,7 +143,7 @@ def node(tmp_path, monkeypatch):
 def busy(node):
     """A running node with some of everything."""
     repository = node.make_database()
-    repository.sample(990.0)
+    repository.sample(node.clock.boottime - 10)
     fill(repository, 20, first_us=NOW_US - 100_000_000)
     claim = repository.claim_fresh("sender", POLICY, WALL, 5)
     assert repository.settle(claim, DELIVERED, RULES, WALL)
@@ -182,7 +185,7 @@ class TestTheJson:
         found = busy.status()
         assert (found["node"], found["state"]) == ("edge-01", "running")
         assert found["since"] == "2026-11-23T06:43:38Z"
-        assert found["uptime_seconds"] == 3660
+        assert found["uptime_seconds"] == pytest.approx(3660)
 
     def test_tells_the_processes(self, busy) -> None:
         generator, sender = busy.status()["processes"]

@@ -1,0 +1,98 @@
+"""By how much the wall clock was set while readings waited, so that their age is time that passed.
+
+The clock of a box without a battery says 1970 until the network comes. Nobody can set the time
+since boot: what the wall clock moved beyond it was a step, also if the appliance did not run
+meanwhile. Across a boot nothing is known, and all that the wall clock moved counts as a step.
+"""
+
+import json
+import sqlite3
+from typing import NamedTuple
+
+from sensor_node.clock import Moment
+from sensor_node.storage import memo
+
+MEMO = "clock"
+# A smaller one is nothing that a wait or an age would notice.
+LEAST_STEP_SECONDS = 1.0
+# Beyond these the oldest are taken together, so that nothing looks older than it is.
+MOST_STEPS = 100
+# A step is noticed a little late: the newest readings may be of after it. Those of before are
+# nearer to what the clock said then or, if it was set back, in its future.
+LAST_BEFORE_FORWARD = """
+SELECT id FROM message WHERE id > :above AND timestamp_us < :now_us - :step_us / 2
+ORDER BY id DESC LIMIT 1
+"""
+LAST_BEFORE_BACK = """
+SELECT id FROM message WHERE id > :above AND timestamp_us > :now_us ORDER BY id DESC LIMIT 1
+"""
+
+
+class Step(NamedTuple):
+    """The clock was set by `seconds`, and then said `wall`; `last_id` was captured before."""
+
+    last_id: int
+    seconds: float
+    wall: float
+
+
+class Noted(NamedTuple):
+    """What the database remembers: the boot, the wall clock, what that was ahead of the boot's."""
+
+    boot: str
+    wall: float
+    offset: float
+    steps: list[Step]
+
+
+def note(
+    connection: sqlite3.Connection, now: Moment, boot: str, first_undelivered: int
+) -> float | None:
+    """Remember where the clock stands. Returns the seconds by which it was set since, 0: not.
+
+    None after another boot: then nobody knows. What is delivered needs no age.
+    """
+    offset = now.wall - now.boottime
+    before = _read(connection) or Noted(boot, now.wall, offset, [])
+    same_boot = boot == before.boot
+    seconds = offset - before.offset if same_boot else now.wall - before.wall
+    steps = [step for step in before.steps if step.last_id >= first_undelivered]
+    if abs(seconds) < LEAST_STEP_SECONDS:
+        seconds, offset = 0.0, before.offset if same_boot else offset
+    else:
+        above = steps[-1].last_id if steps else 0
+        row = {"above": above, "now_us": now.wall_us, "step_us": int(seconds * 1e6)}
+        query = LAST_BEFORE_FORWARD if seconds > 0 else LAST_BEFORE_BACK
+        last = connection.execute(query, row).fetchone()
+        steps.append(Step(last[0] if last else above, seconds, now.wall))
+    while len(steps) > MOST_STEPS:
+        oldest, newer = steps[:2]
+        steps[:2] = [newer._replace(seconds=newer.seconds + max(0.0, oldest.seconds))]
+    memo.put(connection, MEMO, json.dumps(Noted(boot, now.wall, offset, steps)))
+    return seconds if same_boot else None
+
+
+def since(
+    connection: sqlite3.Connection, message_id: int, timestamp_us: int
+) -> tuple[float, int | None]:
+    """By how many seconds the clock was set since the message was captured.
+
+    And the last id of which the same is true, None: of all that come after it.
+    """
+    noted = _read(connection)
+    steps = noted.steps if noted else []
+    later = [step for step in steps if step.last_id >= message_id]
+    earlier = steps[: len(steps) - len(later)]
+    seconds = sum(step.seconds for step in later)
+    if earlier and timestamp_us / 1e6 < earlier[-1].wall - earlier[-1].seconds / 2:
+        # Captured before that step, and stored after it.
+        seconds += max(0.0, earlier[-1].seconds)
+    return seconds, later[0].last_id if later else None
+
+
+def _read(connection: sqlite3.Connection) -> Noted | None:
+    text = memo.get(connection, MEMO)
+    if text is None:
+        return None
+    boot, wall, offset, steps = json.loads(text)
+    return Noted(boot, wall, offset, [Step(*step) for step in steps])

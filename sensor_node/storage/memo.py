@@ -1,0 +1,15 @@
+"""Small facts that the appliance keeps about itself, by name."""
+
+import sqlite3
+
+GET = "SELECT value FROM memo WHERE name = :name"
+PUT = "INSERT OR REPLACE INTO memo(name, value) VALUES (:name, :value)"
+
+
+def get(connection: sqlite3.Connection, name: str) -> str | None:
+    row = connection.execute(GET, {"name": name}).fetchone()
+    return str(row[0]) if row else None
+
+
+def put(connection: sqlite3.Connection, name: str, value: str) -> None:
+    connection.execute(PUT, {"name": name, "value": value})
