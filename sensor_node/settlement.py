@@ -26,7 +26,10 @@ class Rules:
 
 @dataclass(frozen=True, slots=True)
 class BatchRecord:
-    """What the database remembers of a claimed batch; the columns of table `batch`."""
+    """What the database remembers of a claimed batch; the columns of table `batch`.
+
+    `due_at`: its `next_attempt_at` when it was claimed, None for a fresh one.
+    """
 
     size: int
     attempts: int
@@ -35,6 +38,7 @@ class BatchRecord:
     failed_successes: int | None
     refused_successes: int | None
     fate_unknown: bool
+    due_at: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,9 +102,10 @@ def settlement(
     elif was_up and batch.failed_epoch is not None and batch.failed_epoch < epoch:
         decided = _at_fault(batch, failed, sink, outcome, rules, now)
     else:
-        # Failed for the sink's sake: due as soon as it is UP.
+        # Failed for the sink's sake: due as soon as it is UP, in the place that it had.
         after = _unwell(sink, outcome, rules, now) if current else sink
-        decided = Settlement("FAILED", failed, after, next_attempt_at=now)
+        due_at = min(now, batch.due_at or now)
+        decided = Settlement("FAILED", failed, after, next_attempt_at=due_at)
     if rules.at_most_once and not outcome.fate_known:
         return Settlement("IN_DOUBT", decided.batch, decided.sink)  # SENDING -> IN_DOUBT
     return decided

@@ -63,7 +63,7 @@ ORDER BY message.id
 # The fence of every settle: still SENDING, still ours, still the same attempt.
 READ_BATCH = """
 SELECT last_id - first_id + 1, attempts, answers, failed_epoch, failed_successes,
-       refused_successes, fate_unknown
+       refused_successes, fate_unknown, next_attempt_at
 FROM batch
 WHERE first_id = :first_id AND last_id = :last_id
   AND status = 'SENDING' AND owner = :owner AND attempts = :attempt
@@ -215,10 +215,8 @@ def read_batch(connection: sqlite3.Connection, claim: Claim) -> BatchRecord | No
     row = connection.execute(READ_BATCH, _fence(claim)).fetchone()
     if row is None:
         return None
-    size, attempts, answers, failed_epoch, failed_successes, refused_successes, unknown = row
-    return BatchRecord(
-        size, attempts, answers, failed_epoch, failed_successes, refused_successes, bool(unknown)
-    )
+    size, attempts, answers, epoch, successes, refused, unknown, due_at = row
+    return BatchRecord(size, attempts, answers, epoch, successes, refused, bool(unknown), due_at)
 
 
 def settle(

@@ -137,6 +137,18 @@ def test_a_batch_that_has_only_failed_as_a_probe_may_take_the_sink_down(outcome)
     assert not settle(probed, replace(UP, epoch=5), outcome).sink.up
 
 
+@every_failure
+def test_a_batch_that_fails_for_the_sinks_sake_keeps_its_place_among_those_due(outcome):
+    waiting = replace(MANY, due_at=NOW - 500)
+    assert settle(waiting, DOWN, outcome).next_attempt_at == NOW - 500
+    assert settle(MANY, DOWN, outcome).next_attempt_at == NOW
+
+
+@every_failure
+def test_a_place_that_a_clock_has_put_into_the_future_is_given_up(outcome):
+    assert settle(replace(MANY, due_at=NOW + 1e8), DOWN, outcome).next_attempt_at == NOW
+
+
 # A batch at fault
 
 

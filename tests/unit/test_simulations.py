@@ -214,6 +214,19 @@ def test_an_outage_is_followed_by_the_oldest_first(repository):
         assert newest - first <= 10 * together, (first, newest)
 
 
+def test_an_outage_with_more_probes_than_batches_is_followed_by_the_oldest_first(repository):
+    """The retrier tries them by turns, which changes nothing in their order."""
+    appliance = Appliance(repository, lambda ids: ERROR, batch_size=10)
+    appliance.capture(200)
+    appliance.run(appliance.now + DAY)
+    before = len(appliance.requests)
+    appliance.answer = lambda ids: DELIVERED
+    appliance.run(appliance.now + HOUR)
+    _, *after = [ids[0] for _, ids in appliance.requests[before:]]
+    assert after == sorted(after)
+    assert len(after) == 19
+
+
 def test_an_outage_that_comes_again_at_once_costs_no_request_for_each_batch_left_over(repository):
     appliance = Appliance(repository, lambda ids: ERROR, batch_size=10)
     appliance.capture(10_000)
