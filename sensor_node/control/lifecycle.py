@@ -131,7 +131,8 @@ def _await_ready(process: subprocess.Popen[bytes], channel: socket.socket, confi
         said = fields.get("STATUS", said)
         if "EXTEND_TIMEOUT_USEC" in fields:
             deadline = time.monotonic() + int(fields["EXTEND_TIMEOUT_USEC"]) / 1e6
-            print(f"sensor-node-ctl: {said}", file=sys.stderr, flush=True)
+            if "STATUS" in fields:
+                print(f"sensor-node-ctl: {said}", file=sys.stderr, flush=True)
     raise SensorNodeError(f"not ready in time, but still trying; see {log_file(config)}")
 
 
