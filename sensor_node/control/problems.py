@@ -87,7 +87,7 @@ _STORAGE_MENDS = {
     "I/O error": "look at the kernel's log; the card may be dying",
     "no permission": "try as root, or look at the file's owner and mode",
     "locked by another program": "end that program's transaction, such as a sqlite3 shell's",
-    "cannot be opened": "look at the directory, its owner and mode",
+    "cannot be opened": "look at the directory, its owner and mode, and at the limit on open files",
     "damaged": "stop; move the database away, keep it, and start anew",
 }
 

@@ -1,5 +1,6 @@
 """What it means that no answer came: told by the types of the errors, never by their texts."""
 
+import errno
 import http.client
 import os
 import socket
@@ -21,6 +22,7 @@ CERTIFICATE = (ssl.SSLCertVerificationError, CertificateError)
 TIMEOUT = (TimeoutError, urllib3.exceptions.TimeoutError)
 DROPPED = (ConnectionError, ssl.SSLEOFError, ssl.SSLZeroReturnError)
 UNUSABLE_URL = (requests.exceptions.InvalidURL, urllib3.exceptions.LocationValueError)
+TOO_MANY_FILES = (errno.EMFILE, errno.ENFILE)
 UNKNOWN_NAME = (socket.EAI_NONAME, socket.EAI_NODATA)
 
 
@@ -59,7 +61,8 @@ def _explained(causes: tuple[BaseException, ...], sink: SinkConfig) -> tuple[Ver
         return Verdict.TRY_LATER, f"TLS failed: {reason.replace('_', ' ').lower()}", mends.TLS
     for cause in causes:
         if isinstance(cause, OSError) and isinstance(cause.errno, int):
-            return Verdict.TRY_LATER, os.strerror(cause.errno).lower(), ""
+            mend = mends.OPEN_FILES if cause.errno in TOO_MANY_FILES else ""
+            return Verdict.TRY_LATER, os.strerror(cause.errno).lower(), mend
     if _first(causes, ConnectionError):
         return Verdict.TRY_LATER, "connection closed without a whole answer", ""
     if _first(causes, http.client.HTTPException):

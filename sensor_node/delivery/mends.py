@@ -13,6 +13,7 @@ CERTIFICATE = (
 )
 TLS = f"if it lasts: {URL} (https?), cert_file and key_file"
 NOT_HTTP = f"if it lasts: {URL} (http or https? the port?)"
+OPEN_FILES = "raise the limit on open files: LimitNOFILE= of the service, or ulimit -n"
 BY_STATUS = {
     404: URL,
     405: URL,

@@ -52,6 +52,7 @@ class Child:
         self.kill_at: float | None = None
         self.restart_at = 0.0
         self.aborted_at: float | None = None
+        self.killed = False
         self._process: BaseProcess | None = None
         self._short_lives = 0
         self._started = 0.0
@@ -92,6 +93,7 @@ class Child:
         self._news.clear()
         self._started, self._since = time.monotonic(), time.time()
         self.state, self.kill_at, self.aborted_at = ChildState.STARTING, None, None
+        self.killed = False
         pid = self._process.pid
         self._owner = owner.identity_of(self.role, pid or 0)
 

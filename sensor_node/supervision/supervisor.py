@@ -188,21 +188,26 @@ class Supervisor:
             if child.pid is None:
                 continue
             if child.kill_at is not None and now >= child.kill_at:
-                LOGGER.warning("process_killed name=%s it did not stop in time", child.name)
-                child.signal(signal.SIGKILL)
+                self._kill(child, "did not stop in time")
                 continue
             limit = hangs.step_limit(child.role, self._config.sink.timeout)
             verdict = hangs.judge(child.slot.signs(), now, limit, child)
             self._all_well &= verdict is hangs.Verdict.WELL
             if verdict in (hangs.Verdict.HOLDS_LOCK, hangs.Verdict.BLOCKS_LOCK):
-                LOGGER.error("process_killed name=%s it %s", child.name, verdict.value)
-                child.signal(signal.SIGKILL)
+                self._kill(child, verdict.value)
             elif verdict is hangs.Verdict.HANGS and child.aborted_at is None:
                 LOGGER.error("process_aborted name=%s it %s", child.name, verdict.value)
                 child.aborted_at = now
                 child.signal(signal.SIGABRT)
             elif child.aborted_at is not None and now - child.aborted_at > hangs.ABORT_SECONDS:
-                child.signal(signal.SIGKILL)
+                self._kill(child, "does not end")
+
+    def _kill(self, child: Child, why: str) -> None:
+        """Once: it takes a moment to be gone, and what is stuck in the kernel takes longer."""
+        if not child.killed:
+            LOGGER.error("process_killed name=%s it %s", child.name, why)
+            child.killed = True
+            child.signal(signal.SIGKILL)
 
     def _announce(self, now: float) -> None:
         """Say what has changed, to whoever started us and to `status`."""

@@ -1,6 +1,7 @@
 """What a forked child does first: cut its ties to the supervisor, then run its role's service."""
 
 import contextlib
+import errno
 import hashlib
 import os
 import signal
@@ -24,6 +25,8 @@ EXIT_CONFIG = 78
 MACHINE_ID = Path("/etc/machine-id")
 # The kernel ends network processes before capture when memory is short.
 OOM_SCORE = {"generator": 0, "housekeeper": 100, "sender": 500, "retrier": 500}
+# No file and no memory is left.
+REFUSED = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
@@ -63,8 +66,10 @@ def work(birth: Birth) -> None:
         # The supervisor says it, once for all children that find the same.
         birth.slot.say(str(error))
         sys.exit(EXIT_CONFIG)
-    except Exception:
-        log.LOGGER.exception("crashed role=%s", birth.role)
+    except Exception as error:
+        # A stack says nothing about what the system refuses to whoever asks.
+        refused = isinstance(error, MemoryError) or getattr(error, "errno", 0) in REFUSED
+        log.LOGGER.error("crashed role=%s %r", birth.role, error, exc_info=not refused)
         sys.exit(1)
 
 

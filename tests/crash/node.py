@@ -179,6 +179,17 @@ class Node:
         wait_until(lambda: not proc.is_alive(pid), what=f"{name} is dead")
         return pid
 
+    def stop_idle(self, name: str) -> int:
+        """SIGSTOP, but not on the way to the write lock or with it. Returns the pid."""
+        pid = self.pids()[name]
+
+        def is_idle() -> bool:
+            held = [proc.holders(file) for file in (self.turnstile, self.writer)]
+            return pid not in held[0] | held[1] and not self.queues(pid)
+
+        proc.stop_in_the_act(pid, is_idle)
+        return pid
+
     def await_running(self, name: str, *, instead_of: int = 0) -> int:
         """The pid of the process in that place, when it is RUNNING and not the one before."""
 
@@ -216,6 +227,13 @@ class Node:
 
     def one(self, query: str, *values: object) -> Any:
         return self.rows(query, *values)[0][0]
+
+    @contextlib.contextmanager
+    def writing(self) -> Iterator[sqlite3.Connection]:
+        """One transaction of another program's."""
+        opened = contextlib.closing(sqlite3.connect(self.database))
+        with self.locked(), opened as connection, connection:
+            yield connection
 
     def captured(self) -> int:
         return int(self.one("SELECT coalesce(max(id), 0) FROM message"))

@@ -27,10 +27,17 @@ def state(pid: int) -> str:
 
 def pending(pid: int) -> set[int]:
     """The signals that have been sent to the process and that it has not taken yet."""
-    lines = (PROC / str(pid) / "status").read_text().splitlines()
-    fields = dict(line.split(":", 1) for line in lines)
-    mask = int(fields["ShdPnd"], 16)
+    mask = int(_status(pid)["ShdPnd"], 16)
     return {number for number in range(1, 65) if mask >> (number - 1) & 1}
+
+
+def parent(pid: int) -> int:
+    return int(_status(pid)["PPid"])
+
+
+def data_bytes(pid: int) -> int:
+    """The memory that RLIMIT_DATA counts: private and writable."""
+    return int(_status(pid)["VmData"].split()[0]) * 1024
 
 
 def with_argument(argument: str) -> list[int]:
@@ -80,6 +87,11 @@ def stop_in_the_act(pid: int, holds: Callable[[], bool], deadline: float = 30.0)
             return
         os.kill(pid, signal.SIGCONT)
     raise AssertionError(f"process {pid} was not caught in the act within {deadline:g} s")
+
+
+def _status(pid: int) -> dict[str, str]:
+    lines = (PROC / str(pid) / "status").read_text().splitlines()
+    return dict(line.split(":", 1) for line in lines)
 
 
 def _locks(*, waiting: bool) -> list[tuple[str, str, str, str, str]]:

@@ -255,9 +255,10 @@ class TestStopping:
         ready(child)
         child.ask_to_stop(100.0, timeout=7.0)
         child.aborted_at = 100.0
+        child.killed = True
         end_of(child)
         start(child, config)
-        assert (child.kill_at, child.aborted_at) == (None, None)
+        assert (child.kill_at, child.aborted_at, child.killed) == (None, None, False)
 
 
 class TestTheReport:

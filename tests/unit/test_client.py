@@ -2,6 +2,7 @@
 
 import base64
 import contextlib
+import errno
 import gc
 import gzip
 import os
@@ -672,6 +673,17 @@ def test_no_route_is_said_in_words(connect, monkeypatch):
     monkeypatch.setattr("sensor_node.delivery.dialing.Dialer._connect", no_route)
     outcome = connect("http://127.0.0.1/").post(b"[A]", KEY)
     assert (outcome.detail, outcome.fate_known) == ("no route to host", True)
+    assert outcome.mend == ""
+
+
+def test_the_mend_of_too_many_open_files_is_not_the_sinks(connect, monkeypatch):
+    def no_number(*_):
+        raise OSError(errno.EMFILE, "untranslated")
+
+    monkeypatch.setattr("sensor_node.delivery.dialing.Dialer._connect", no_number)
+    outcome = connect("http://127.0.0.1/").post(b"[A]", KEY)
+    assert (outcome.verdict, outcome.detail) == (Verdict.TRY_LATER, "too many open files")
+    assert "LimitNOFILE" in outcome.mend
 
 
 # TLS

@@ -1,5 +1,7 @@
 """The watchdog is fed while every process moves, and not by a supervisor that only turns."""
 
+import signal
+
 import pytest
 
 from sensor_node.config import load_config
@@ -65,6 +67,20 @@ def test_it_is_fed_while_all_are_well(supervisor, watchdog, monkeypatch) -> None
     turn(supervisor, WELL, monkeypatch)
     turn(supervisor, WELL, monkeypatch)
     assert watchdog.fed == 2
+
+
+@pytest.mark.parametrize("verdict", [hangs.Verdict.HOLDS_LOCK, hangs.Verdict.BLOCKS_LOCK])
+def test_who_is_killed_for_the_lock_is_killed_and_told_of_once(
+    supervisor, monkeypatch, caplog, verdict
+) -> None:
+    """It takes some turns to be gone."""
+    signals = []
+    monkeypatch.setattr(supervisor._children[0], "signal", signals.append)
+    with caplog.at_level("ERROR", logger="sensor_node"):
+        for _ in range(3):
+            turn(supervisor, [verdict, *WELL[1:]], monkeypatch)
+    assert signals == [signal.SIGKILL]
+    assert len(caplog.records) == 1
 
 
 @pytest.mark.parametrize("verdict", set(hangs.Verdict) - {hangs.Verdict.WELL})

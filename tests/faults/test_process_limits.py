@@ -1,0 +1,104 @@
+"""P1, P2, P5: a process that may have no more files, or no more memory, than it has."""
+
+import os
+import resource
+import signal
+
+from checker import judge, unaccounted_ticks
+from crash import proc
+from crash.node import assert_nothing_lost, assert_on_grid, running
+from waiting import wait_until
+
+RATE = 20
+FILES, MEMORY = resource.RLIMIT_NOFILE, resource.RLIMIT_DATA
+# What starting a child takes for a moment: the ends of two pipes.
+PIPES = 4
+
+
+def limit(pid: int, which: int, most: int) -> None:
+    """As `prlimit` does; the hard limit stays, so that it can be raised again."""
+    resource.prlimit(pid, which, (most, resource.prlimit(pid, which)[1]))
+
+
+def lift(pid: int, which: int) -> None:
+    hard = resource.prlimit(pid, which)[1]
+    limit(pid, which, hard)
+
+
+def allow_files(pid: int, more: int) -> None:
+    """So many files may be opened beside those that are open now."""
+    numbers = {int(name) for name in os.listdir(proc.PROC / str(pid) / "fd")}
+    free = sorted(set(range(len(numbers) + more + 1)) - numbers)
+    limit(pid, FILES, free[more])
+
+
+def test_processes_that_reach_their_limit_of_open_files_say_so_and_recover(tmp_path):
+    with running(tmp_path, sensor={"rate": RATE}) as (node, sink):
+        node.await_delivered(10)
+        pids = node.pids()
+        network = [pids[name] for name in ("sender-1", "sender-2", "retrier")]
+        for pid in network:
+            allow_files(pid, 0)
+        sink.restart()  # whoever had a connection needs a new one
+        reason = "SELECT reason || '; ' || mend FROM sink WHERE state = 'DOWN'"
+        wait_until(lambda: "too many open files" in str(node.rows(reason)), what="it says so")
+        assert "LimitNOFILE" in node.one(reason)
+        for pid in network:
+            lift(pid, FILES)
+        node.await_delivered()
+        assert pids == node.pids()
+        assert_nothing_lost(node, sink)
+        assert_on_grid(node.times_us(), RATE)
+        judge(node.database, sink.database).assert_good()
+
+
+def test_a_supervisor_and_its_children_with_too_few_open_files_go_on_when_they_have_more(tmp_path):
+    with running(tmp_path, sensor={"rate": RATE}) as (node, sink):
+        node.await_delivered(10)
+        supervisor = node.pids()["supervisor"]
+        allow_files(supervisor, 0)
+        sender = node.kill("sender-1")
+        line = "process_not_started name=sender-1 [Errno 24] Too many open files"
+        wait_until(lambda: line in node.log(), what="it says so", detail=node.log)
+        # Now one can be started, but it can open no database.
+        allow_files(supervisor, PIPES)
+        node.await_running("sender-1", instead_of=sender)
+        generator = node.kill("generator")
+        wait_until(
+            lambda: "storage_unavailable cannot be opened" in node.log(),
+            deadline=90,
+            what="a child finds no room for its files",
+            detail=node.log,
+        )
+        for pid in node.processes():
+            lift(pid, FILES)
+        node.await_running("generator", instead_of=generator)
+        node.await_captured(node.captured() + RATE)
+        assert node.pids()["supervisor"] == supervisor
+        assert "Traceback" not in node.log()
+        assert_nothing_lost(node, sink)
+        judge(node.database, sink.database).assert_good()
+        assert abs(unaccounted_ticks(node.database, {"temperature": RATE})) <= 3
+        assert node.one("SELECT count(*) FROM stream") == 1
+
+
+def test_a_sender_without_memory_dies_in_one_line_and_capture_misses_no_tick(tmp_path):
+    rate = 3000
+    settings = {"sink": {"batch_size": 8000}, "process": {"senders": 1}}
+    with running(tmp_path, sensor={"rate": rate}, **settings) as (node, sink):
+        node.await_delivered(10)
+        sender = node.stop_idle("sender-1")
+        node.await_captured(node.captured() + 10_000)
+        limit(sender, MEMORY, proc.data_bytes(sender))
+        os.kill(sender, signal.SIGCONT)
+        wait_until(lambda: not proc.is_alive(sender), what="it has no memory for a whole batch")
+        node.await_running("sender-1", instead_of=sender)
+        assert "crashed role=sender MemoryError()" in node.log()
+        assert "Traceback" not in node.log()
+        times = node.times_us()
+        assert abs((times[-1] - times[0]) / 1e6 * rate + 1 - len(times)) < 1
+        assert node.dropped() == 0
+        node.configure(sensor={"rate": 1})
+        node.run("reload")
+        assert_nothing_lost(node, sink)
+        judge(node.database, sink.database).assert_good()
