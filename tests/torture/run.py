@@ -1,0 +1,166 @@
+"""The whole of it: phases of torture, then peace, and the verdict."""
+
+import itertools
+import os
+import shutil
+import sqlite3
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing
+from pathlib import Path
+
+from checker import judge, unaccounted_ticks
+from crash import proc
+from waiting import wait_until
+
+from .acts import do
+from .plan import Action, actions
+from .victim import RATES, Victim, victim
+
+Say = Callable[[str], None]
+# Turns of a minute and a quarter, and of a quarter of that; shorter if there is less time.
+TURN_SECONDS = 100.0
+TURNS = (("at-least-once", 0.75), ("at-most-once", 0.25))
+DRAIN_SECONDS = 300.0
+# A generator's last tick and its successor's first are on two grids, for each sensor.
+TICKS_A_START = len(RATES)
+SILENCES = "SELECT at, first, last FROM event WHERE kind = 'not running'"
+STARTS = "SELECT at FROM event WHERE kind = 'started' ORDER BY id"
+# Before the run's own first reading, which is taken as it starts.
+BEFORE = "SELECT max(timestamp_us) FROM message WHERE timestamp_us < ? - 1000"
+DEATHS = "SELECT coalesce(sum(n), 0) FROM event WHERE kind = 'process died' AND detail LIKE ?"
+
+
+def torture(seconds: float, seed: int, directory: Path, say: Say) -> bool:
+    """Whether every promise held. What is needed to find out why not stays in the directory."""
+    began = time.monotonic()
+    done: Counter[str] = Counter()
+
+    def tell(text: str) -> None:
+        say(f"{time.monotonic() - began:8.2f} {text}")
+
+    if os.geteuid():
+        tell("not root: no disk is filled")
+    with ExitStack() as stack:
+        victims = [stack.enter_context(victim(name, directory / name)) for name, _ in TURNS]
+        plans = [actions(f"{seed} {name}") for name, _ in TURNS]
+        end = began + seconds
+        turn = min(TURN_SECONDS, seconds)
+        for (_, share), one, plan in itertools.cycle(zip(TURNS, victims, plans, strict=True)):
+            if (left := end - time.monotonic()) <= 0:
+                break
+            tell(f"--- {one.name}")
+            harass(one, plan, min(left, turn * share), tell, done)
+            one.calm_down(tell)
+        kills = sum((one.kills for one in victims), Counter())
+        tell("--- the verdict")
+        wrong = [line for one in victims for line in verdict(one, tell)]
+    say(f"actions: {told(done)}; {done.total()} in all")
+    say(f"kills: {told(kills)}; {kills.total()} in all")
+    for line in wrong:
+        say(f"WRONG: {line}")
+    say(f"verdict: {'bad' if wrong else 'good'}, seed {seed}")
+    return not wrong
+
+
+def told(counts: Counter[str]) -> str:
+    return ", ".join(f"{name} {n}" for name, n in sorted(counts.items()))
+
+
+def harass(
+    one: Victim, plan: Iterator[Action], seconds: float, tell: Say, done: Counter[str]
+) -> None:
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        action = next(plan)
+        tell(str(action))
+        done[action.kind] += 1
+        do(one, action)
+        one.wait(min(action.pause, max(0.0, end - time.monotonic())))
+
+
+def verdict(one: Victim, tell: Say) -> list[str]:
+    """What is wrong with what the node has left, and with the delivery of it."""
+    wrong = [f"{one.name}: {text}" for text in one.complaints]
+    try:
+        wrong += [f"{one.name}: {text}" for text in examine(one, tell)]
+    except AssertionError as error:
+        wrong.append(f"{one.name}: {error}")
+    if wrong:
+        shutil.copytree(one.node.state, one.directory / "state", ignore=lambda *_: ["lost+found"])
+    return wrong
+
+
+def examine(one: Victim, tell: Say) -> Iterator[str]:
+    """Each thing that is wrong; raises AssertionError for what ends the examination."""
+    node, sink = one.node, one.sink
+    if node.processes():
+        yield f"these did not end with the node: {node.processes()}"
+    if left := proc.with_argument(str(one.directory)):
+        yield f"these were left behind by a command: {left}"
+    yield from crashes(one)
+    missing, allowed = ticks(node.database, one.reloads)
+    tell(f"{one.name}: {missing:.1f} ticks unaccounted for, {allowed} are the grids' own")
+    if abs(missing) > allowed:
+        yield f"{missing:.1f} ticks are unaccounted for"
+    first = judge(node.database, sink.database)
+    tell(f"{one.name}: {first}")
+    first.assert_good()
+    doubtful = node.wire_ids("status = 'IN_DOUBT'")
+    if one.name == "at-most-once":
+        yield from (f"{wire} was stored twice" for wire in sorted(first.stored_twice))
+    drain(one)
+    last = judge(node.database, sink.database)
+    tell(f"{one.name}: delivered: {last}")
+    last.assert_good()
+    if last.stored != last.captured:
+        yield f"{last.captured - last.stored} were not delivered in the end"
+    if one.name == "at-most-once":
+        yield from (f"{wire} was repeated" for wire in sorted(last.stored_twice - doubtful))
+    elif first.in_doubt:
+        yield f"{first.in_doubt} are in doubt, though they may be repeated"
+
+
+def crashes(one: Victim) -> Iterator[str]:
+    for file in sorted(one.node.state.glob("sensor-node.log*")):
+        text = file.read_text(errors="replace")
+        if (place := text.find("Traceback")) >= 0:
+            yield f"{file.name}: {text[max(0, place - 200) : place + 2000]}"
+
+
+def ticks(database: Path, reloads: int) -> tuple[float, int]:
+    """Ticks that are neither captured, dropped nor of a time when nothing ran; and how many may be.
+
+    A silence before a run's start is told by an event, or shorter than a second.
+    """
+    uri = f"{database.as_uri()}?mode=ro"
+    with closing(sqlite3.connect(uri, uri=True)) as connection:
+        silences = {at: last - first for at, first, last in connection.execute(SILENCES)}
+        starts = [at for (at,) in connection.execute(STARTS)]
+        (deaths,) = connection.execute(DEATHS, ("generator %",)).fetchone()
+        for at in starts[1:]:
+            (before,) = connection.execute(BEFORE, (int(at * 1e6),)).fetchone()
+            silences.setdefault(at, int(at * 1e6) - before)
+    quiet = sum(silences.values()) / 1e6 * sum(RATES.values())
+    allowed = TICKS_A_START * (len(starts) + deaths + reloads)
+    return unaccounted_ticks(database, RATES) - quiet, allowed
+
+
+def drain(one: Victim) -> None:
+    """Whatever waits for a person is sent again, and nothing new is captured."""
+    node = one.node
+    for name in RATES:
+        section = "sensor" if name == "temperature" else f"sensor:{name}"
+        node.configure(**{section: {"rate": "1/h"}})
+    node.run("start")
+    for which in ("--dead", "--in-doubt"):
+        node.run("requeue", which)
+    undelivered = ("pending", "in_flight", "failed", "dead", "in_doubt")
+
+    def drained() -> bool:
+        counts = node.status()["counts"]
+        return not any(counts[name] for name in undelivered)
+
+    wait_until(drained, DRAIN_SECONDS, f"{one.name}: everything is delivered", node.story)
+    node.run("stop")
