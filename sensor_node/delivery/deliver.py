@@ -7,13 +7,15 @@ from sensor_node.config import Config
 from sensor_node.delivery import formats
 from sensor_node.delivery.client import HttpTelemetryClient
 from sensor_node.log import LOGGER
-from sensor_node.model import Claim
+from sensor_node.model import Claim, Outcome, Verdict
 from sensor_node.schedule import BackoffPolicy
 from sensor_node.settlement import Rules
 from sensor_node.storage.rate_limit import ClaimPolicy
 from sensor_node.storage.repository import SensorDataSQLRepository
 
 MAX_BODY_BYTES = 1024 * 1024
+# A request that takes more than this share of its time is slow: one twice as large might not end.
+SLOW = 0.25
 # Settles a claim at a wall time; False if the claim was lost.
 Settle = Callable[[float], bool]
 
@@ -52,13 +54,14 @@ class Courier:
         self._client = client
         self._clock = clock
         self._message_bytes = 1
+        self._carried = config.sink.batch_size
         self._claim: Claim | None = None
         self._settle: Settle | None = None
 
     @property
     def limit(self) -> int:
-        """The most messages that fit into one request, going by those seen so far."""
-        return max(1, min(self._sink.batch_size, MAX_BODY_BYTES // self._message_bytes))
+        """The most messages for one request, going by those seen so far and how they fared."""
+        return max(1, min(self._carried, MAX_BODY_BYTES // self._message_bytes))
 
     @property
     def in_hand(self) -> bool:
@@ -98,12 +101,26 @@ class Courier:
         if len(body) > MAX_BODY_BYTES and claim.size > 1:
             self._message_bytes = max(self._message_bytes, len(body) // claim.size + 1)
             return self._halve(claim, "", 0.0)
+        began = self._clock.now().monotonic
         outcome = self._client.post(body, formats.idempotency_key(claim, body))
+        self._learn(claim.size, outcome, self._clock.now().monotonic - began)
         # At debug level only: an outage is a line for the sink, not for each batch.
         line = "batch_tried batch=%d-%d attempt=%d verdict=%s %s"
         said = (claim.attempt, outcome.verdict, outcome.detail)
         LOGGER.debug(line, claim.first_id, claim.last_id, *said)
         return lambda now: self._repository.settle(claim, outcome, self._rules, now)
+
+    def _learn(self, size: int, outcome: Outcome, seconds: float) -> None:
+        """Less at a time over a link that does not carry as much in the time there is, then more.
+
+        Whoever could not even connect has learnt nothing about the link.
+        """
+        slow = seconds > SLOW * self._sink.timeout
+        sent = outcome.answered or not outcome.fate_known
+        if slow and sent and outcome.verdict is Verdict.TRY_LATER:
+            self._carried = max(1, self._carried // 2)
+        elif not slow and outcome.verdict is Verdict.DELIVERED and size >= self._carried:
+            self._carried = min(2 * self._carried, self._sink.batch_size)
 
     def _halve(self, claim: Claim, error: str, wait: float) -> Settle:
         return lambda now: self._repository.halve(claim, error, now + wait, now)

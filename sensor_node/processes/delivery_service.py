@@ -61,11 +61,11 @@ class DeliveryService:
         self._repository.close()
 
     def _claim(self, backlog: Backlog, now: Moment) -> Claim | None:
-        owner, policy, repository = self._owner, self._policy, self._repository
+        what = (self._owner, self._policy, now.wall, self._courier.limit)
         claim = None
         if backlog.left_over:
-            claim = repository.claim_due(owner, policy, now.wall, left_over=True)
-        return claim or repository.claim_fresh(owner, policy, now.wall, self._courier.limit)
+            claim = self._repository.claim_due(*what, left_over=True)
+        return claim or self._repository.claim_fresh(*what)
 
     def _time_to_fill(self, backlog: Backlog, now: Moment) -> float:
         """Seconds that an incomplete batch may still wait for more readings.

@@ -54,15 +54,12 @@ class RetryService:
         return wait if wait > 0 else POLL_SECONDS
 
     def _claim(self, sink: SinkRecord, now: Moment) -> Claim | None:
-        if sink.up:
-            if not self._repository.is_due(self._policy, now.wall):
-                return None
-            return self._repository.claim_due(self._owner, self._policy, now.wall)
-        if not sink.probe_due(now.wall, self._policy.longest):
-            return None
-        return self._repository.claim_probe(
-            self._owner, self._policy, now.wall, self._courier.limit
-        )
+        what = (self._owner, self._policy, now.wall, self._courier.limit)
+        if not sink.up:
+            due = sink.probe_due(now.wall, self._policy.longest)
+            return self._repository.claim_probe(*what) if due else None
+        due = self._repository.is_due(self._policy, now.wall)
+        return self._repository.claim_due(*what) if due else None
 
     def _look_around(self, now: Moment) -> None:
         """Dead owners, doubtful batches after a change of mode, changed secrets."""

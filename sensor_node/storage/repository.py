@@ -16,6 +16,7 @@ from sensor_node.model import Claim, Counts, Dropped, Message, Outcome, Reading,
 from sensor_node.settlement import DUE_FIRST, Rules, SinkRecord, settlement
 from sensor_node.storage import (
     checkpoint,
+    due,
     events,
     ledger,
     lookup,
@@ -139,9 +140,9 @@ class SensorDataSQLRepository:
             return paid(connection, policy, now, claim)
 
     def claim_due(
-        self, owner: str, policy: ClaimPolicy, now: float, *, left_over: bool = False
+        self, owner: str, policy: ClaimPolicy, now: float, limit: int, *, left_over: bool = False
     ) -> Claim | None:
-        """FAILED -> SENDING for the batch that is due first, while the sink is UP.
+        """FAILED -> SENDING for up to `limit` of the batch that is due first, while the sink is UP.
 
         Only what an outage has `left_over`, or whatever is due.
         """
@@ -149,16 +150,14 @@ class SensorDataSQLRepository:
             sink = sink_row.read(connection)
             if not sink.up or not may_send(connection, policy, now):
                 return None
-            first = (
+            tile = (
                 _find_left_over(connection, sink, now, at_most_once=policy.at_most_once)
                 if left_over
-                else tiles.find_due(
-                    connection, now, policy.longest, skip_unknown=policy.at_most_once
-                )
+                else due.find_due(connection, now, policy.longest, skip_unknown=policy.at_most_once)
             )
-            if first is None:
+            if tile is None:
                 return None
-            claim = tiles.claim_again(connection, sink, owner, first, now)
+            claim = tiles.claim_again(connection, sink, owner, tile, policy.limit(limit), now)
             return paid(connection, policy, now, claim)
 
     def claim_probe(self, owner: str, policy: ClaimPolicy, now: float, limit: int) -> Claim | None:
@@ -170,15 +169,14 @@ class SensorDataSQLRepository:
             sink = sink_row.read(connection)
             if not sink.probe_due(now, policy.longest):
                 return None
-            limit = 1 if sink.refusing else policy.limit(limit)
-            claim = tiles.claim_fresh(connection, sink, owner, limit, now)
+            limit = policy.limit(limit)
+            fresh = 1 if sink.refusing else limit
+            claim = tiles.claim_fresh(connection, sink, owner, fresh, now)
             if claim is None:
-                first = tiles.find_least_recently_tried(
-                    connection, skip_unknown=policy.at_most_once
-                )
-                if first is None:
+                tile = due.find_least_recently_tried(connection, skip_unknown=policy.at_most_once)
+                if tile is None:
                     return None
-                claim = tiles.claim_again(connection, sink, owner, first, now)
+                claim = tiles.claim_again(connection, sink, owner, tile, limit, now)
             return paid(connection, policy, now, claim)
 
     def read_claim(self, claim: Claim) -> list[Message]:
@@ -213,9 +211,7 @@ class SensorDataSQLRepository:
     def is_due(self, policy: ClaimPolicy, now: float) -> bool:
         """Whether claim_due() would find a batch; asking takes no lock."""
         with self._snapshot() as connection:
-            found = tiles.find_due(
-                connection, now, policy.longest, skip_unknown=policy.at_most_once
-            )
+            found = due.find_due(connection, now, policy.longest, skip_unknown=policy.at_most_once)
             return found is not None
 
     def claims(self) -> list[tuple[int, int, str]]:
@@ -336,7 +332,7 @@ class SensorDataSQLRepository:
 
 def _find_left_over(
     connection: sqlite3.Connection, sink: SinkRecord, now: float, *, at_most_once: bool
-) -> int | None:
+) -> tuple[int, int] | None:
     """The batch that was due first when the sink came UP; what is being halved waits its turn."""
-    due = min(now, sink.since)
-    return tiles.find_due(connection, due, math.inf, skip_unknown=at_most_once, after=DUE_FIRST)
+    latest = min(now, sink.since)
+    return due.find_due(connection, latest, math.inf, skip_unknown=at_most_once, after=DUE_FIRST)

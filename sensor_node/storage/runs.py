@@ -8,6 +8,7 @@ from sensor_node.clock import Moment
 from sensor_node.model import Counts
 from sensor_node.storage import (
     clock_steps,
+    due,
     events,
     lookup,
     memo,
@@ -95,7 +96,7 @@ def note_clock(connection: sqlite3.Connection, now: Moment, boot: str) -> None:
         events.record(connection, now.wall, "clock step", f"{step:+.1f} s")
         sink_row.clock_set(connection, step, now.wall)
     if step is None or step < 0:
-        tiles.wait_no_longer(connection, now.wall)
+        due.wait_no_longer(connection, now.wall)
         sink_row.wait_no_longer(connection, now.wall)
 
 

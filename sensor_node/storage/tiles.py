@@ -5,7 +5,6 @@ PENDING; a tile is changed only by its owner (the fence), by a person's requeue,
 """
 
 import contextlib
-import math
 import sqlite3
 
 from sensor_node.model import Claim, Message, Stream
@@ -25,28 +24,6 @@ INSERT_CLAIM = """
 INSERT INTO batch(first_id, last_id, status, attempts, owner, claimed_at)
 VALUES (:first_id, :last_id, 'SENDING', 1, :owner, :now)
 """
-# A deadline further ahead than any that could have been set is a clock that has jumped: due.
-# `fate_unknown <= :unknown`: with at-most-once, nothing whose fate was ever unknown goes again.
-FIND_DUE = """
-SELECT first_id FROM batch
-WHERE status = 'FAILED' AND next_attempt_at > :after AND next_attempt_at <= :now
-  AND fate_unknown <= :unknown
-ORDER BY next_attempt_at LIMIT 1
-"""
-BEFORE_ALL = -math.inf
-FIND_OVERDUE = """
-SELECT first_id FROM batch
-WHERE status = 'FAILED' AND next_attempt_at > :now + :longest AND fate_unknown <= :unknown
-ORDER BY next_attempt_at DESC LIMIT 1
-"""
-WAIT_NO_LONGER = """
-UPDATE batch SET next_attempt_at = :now WHERE status = 'FAILED' AND next_attempt_at > :now
-"""
-FIND_LEAST_RECENTLY_TRIED = """
-SELECT first_id FROM batch WHERE status = 'FAILED' AND fate_unknown <= :unknown
-ORDER BY turn LIMIT 1
-"""
-
 CLAIM_AGAIN = """
 UPDATE batch
 SET status = 'SENDING', attempts = attempts + 1, owner = :owner, claimed_at = :now
@@ -166,42 +143,19 @@ def claim_fresh(
 
 
 def claim_again(
-    connection: sqlite3.Connection, sink: SinkRecord, owner: str, first_id: int, now: float
+    connection: sqlite3.Connection,
+    sink: SinkRecord,
+    owner: str,
+    tile: tuple[int, int],
+    limit: int,
+    now: float,
 ) -> Claim:
-    """FAILED -> SENDING."""
-    row = connection.execute(
-        CLAIM_AGAIN, {"first_id": first_id, "owner": owner, "now": now}
-    ).fetchone()
-    first, last, attempts, round_ = row
+    """FAILED -> SENDING for the first `limit` messages of the tile; others stay as they are."""
+    cut(connection, *tile, tile[0] + limit - 1)
+    row = {"first_id": tile[0], "owner": owner, "now": now}
+    first, last, attempts, round_ = connection.execute(CLAIM_AGAIN, row).fetchone()
     stream = stream_of(connection, first)
     return Claim(first, last, owner, attempts, round_, sink.epoch, not sink.up, stream)
-
-
-def find_due(
-    connection: sqlite3.Connection,
-    now: float,
-    longest: float,
-    *,
-    skip_unknown: bool,
-    after: float = BEFORE_ALL,
-) -> int | None:
-    """The first id of the FAILED tile that is due first, of those due `after` that time."""
-    row = {"after": after, "now": now, "longest": longest, "unknown": int(not skip_unknown)}
-    found = connection.execute(FIND_DUE, row).fetchone()
-    found = found or connection.execute(FIND_OVERDUE, row).fetchone()
-    return int(found[0]) if found else None
-
-
-def wait_no_longer(connection: sqlite3.Connection, now: float) -> None:
-    """Every FAILED tile is due: the clock by which they wait was set back."""
-    connection.execute(WAIT_NO_LONGER, {"now": now})
-
-
-def find_least_recently_tried(connection: sqlite3.Connection, *, skip_unknown: bool) -> int | None:
-    """The first id of the FAILED tile whose last failure is longest ago, in turns, not in time."""
-    row = {"unknown": int(not skip_unknown)}
-    found = connection.execute(FIND_LEAST_RECENTLY_TRIED, row).fetchone()
-    return int(found[0]) if found else None
 
 
 def read_messages(connection: sqlite3.Connection, claim: Claim) -> list[Message]:

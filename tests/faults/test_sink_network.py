@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+from checker import judge
 from crash.node import Node
 from faults import name_server
 from faults.networks import FAR, FAR_6, FAR_TOO, Network, needs_namespaces, network
@@ -27,11 +28,19 @@ def cable():
 
 
 @contextlib.contextmanager
-def across(cable: Network, tmp_path: Path, host: str, prefix: Sequence[str] = (), name: str = ""):
+def across(
+    cable: Network,
+    tmp_path: Path,
+    host: str,
+    prefix: Sequence[str] = (),
+    name: str = "",
+    **sections: dict[str, object],
+):
     """A node at the edge, and its sink at that address of the far side, called by that name."""
     with SinkProcess(tmp_path, host=host, prefix=cable.far) as sink:
         url = sink.url.replace(host, name or host)
-        sections = {**QUICK, "sink": {**QUICK["sink"], "url": url}}
+        sections = {**QUICK, **sections}
+        sections["sink"] = {**sections["sink"], "url": url}
         with Node(tmp_path / "node", prefix=prefix or cable.edge, **sections) as node:
             node.start()
             yield node, sink
@@ -100,3 +109,18 @@ def test_names_that_fail_block_and_change_are_borne_and_followed(cable, tmp_path
         assert_mended(node)
         wait_until(lambda: sink.count() > 20, what="it is the sink of that name")
         verdict_of(node, sink)
+
+
+def test_a_link_too_slow_for_a_full_batch_carries_everything_in_smaller_ones(cable, tmp_path):
+    """16 kB a second: a batch of 100 takes 0.9 s, and 0.5 s is all it has."""
+    at_once = {"source": "command", "command": "seq 220", "rate": "1/h"}
+    options = {"timeout": "500ms", "batch_size": 100}
+    cable.slow_down(128)
+    with across(cable, tmp_path, FAR, sensor=at_once, sink=options) as (node, sink):
+        node.await_captured(220)
+        node.await_delivered()
+        node.stop()
+        tried = [line for line in node.log().splitlines() if "batch_tried" in line]
+        late = sum("timed out" in line for line in tried)
+        assert 0 < late < 25, f"{late} of {len(tried)} requests took too long"
+        judge(node.database, sink.database).assert_good()

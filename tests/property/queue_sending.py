@@ -66,21 +66,27 @@ class Sending(QueueModel):
         return found
 
     @precondition(lambda self: self.ids("FAILED"))
-    @rule(index=indexes, limit=st.just(1))
+    @rule(index=indexes, limit=limits)
     def claim_due(self, index, limit):
         due = {tile: at for tile, at in self.failed_tiles() if at <= self.now}
         overdue = {tile: at for tile, at in self.failed_tiles() if at > self.now + LONGEST}
         up, crashing = self.sink.up, self.cut is not None
         if not crashing:
             assert self.repository.is_due(self.policy, self.now) == bool(due or overdue)
-        claim = self.do(self.repository.claim_due, self.owner(index), self.policy, self.now)
+        claim = self.do(self.repository.claim_due, self.owner(index), self.policy, self.now, limit)
         if claim:
-            tile = range(claim.first_id, claim.last_id + 1)
+            tile = self.whole(claim, limit, due | overdue)
             assert up
             assert due[tile] == min(due.values()) if due else tile in overdue
             self.claimed(claim, "FAILED")
         else:
             assert crashing or not up or not (due or overdue)
+
+    def whole(self, claim, limit, tiles):
+        """The tile of which the claim has as much as it may."""
+        [tile] = [each for each in tiles if each[0] == claim.first_id]
+        assert tile[:limit] == range(claim.first_id, claim.last_id + 1)
+        return tile
 
     @precondition(lambda self: not self.sink.up)
     @rule(index=indexes, limit=limits)
@@ -100,6 +106,7 @@ class Sending(QueueModel):
         if fresh:
             assert list(tile) == fresh
         else:
+            self.whole(claim, limit, failed)
             assert self.failed_at[tile[0]] == min(self.failed_at[each[0]] for each in failed)
         self.claimed(claim, "PENDING" if fresh else "FAILED")
 

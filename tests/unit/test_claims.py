@@ -34,7 +34,7 @@ def fresh(repository, limit=100, now=NOW, policy=POLICY):
 
 
 def due(repository, now=NOW, policy=POLICY):
-    return repository.claim_due("retrier", policy, now)
+    return repository.claim_due("retrier", policy, now, 100)
 
 
 def probe(repository, limit=100, now=NOW, policy=POLICY):

@@ -431,7 +431,7 @@ class TestRequeue:
     def test_makes_them_due_now(self, ctl, repository) -> None:
         dead(repository, 1)
         ctl.good("requeue", "1")
-        assert repository.claim_due("retrier", POLICY, time.time()) is not None
+        assert repository.claim_due("retrier", POLICY, time.time(), 100) is not None
 
 
 class TestAudit:

@@ -151,9 +151,9 @@ def test_a_message_that_fails_by_itself_is_stuck_until_it_is_delivered(repositor
         fail(repository, count, NOW, NOW + wait)
     assert stuck(repository) == {"messages": 1, "reason": UNREACHABLE.detail}
     assert stuck(repository, up_since=NOW + 1) is None
-    claim = repository.claim_due("retrier", POLICY, NOW + 60)
+    claim = repository.claim_due("retrier", POLICY, NOW + 60, 100)
     while claim.first_id != 4:
         assert repository.settle(claim, DELIVERED, RULES, NOW + 60)
-        claim = repository.claim_due("retrier", POLICY, NOW + 60)
+        claim = repository.claim_due("retrier", POLICY, NOW + 60, 100)
     assert repository.settle(claim, DELIVERED, RULES, NOW + 60)
     assert stuck(repository) is None

@@ -6,6 +6,7 @@ import re
 import pytest
 
 from sensor_node.storage import (
+    due,
     ledger,
     lookup,
     rate_limit,
@@ -17,7 +18,7 @@ from sensor_node.storage import (
 )
 from sensor_node.storage.connection import open_reader
 
-MODULES = (ledger, lookup, rate_limit, retention, runs, sink_row, streams, tiles)
+MODULES = (due, ledger, lookup, rate_limit, retention, runs, sink_row, streams, tiles)
 STATEMENTS = {
     f"{module.__name__.rpartition('.')[2]}.{name}": text
     for module in MODULES

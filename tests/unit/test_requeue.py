@@ -61,7 +61,7 @@ def test_what_was_requeued_is_due_now_in_a_new_round_and_starts_afresh(repositor
     repository.requeue(1, 3, NOW)
     columns = "answers, failed_epoch, failed_successes, refused_successes, fate_unknown"
     assert batch(repository, 1, columns) == (0, None, None, None, 0)
-    claim = repository.claim_due("retrier", replace(POLICY, at_most_once=True), NOW)
+    claim = repository.claim_due("retrier", replace(POLICY, at_most_once=True), NOW, 100)
     assert (claim.attempt, claim.round) == (10, 1)
 
 
@@ -70,7 +70,7 @@ def test_a_requeued_message_is_again_dead_only_after_new_evidence(repository):
     park(repository, 1)
     execute(repository, "UPDATE batch SET refused_successes = -1")
     repository.requeue(1, 1, NOW)
-    claim = repository.claim_due("retrier", POLICY, NOW)
+    claim = repository.claim_due("retrier", POLICY, NOW, 100)
     assert repository.settle(claim, REFUSED, RULES, NOW)
     assert tiles(repository) == [(1, 1, "FAILED")]
 

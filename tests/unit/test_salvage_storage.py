@@ -114,7 +114,7 @@ class TestWhatComesBack:
         policy = replace(POLICY, batch_size=4)
         salvage(repository, old.path, policy)
         streams = set()
-        while claim := repository.claim_due("retrier", policy, NOW):
+        while claim := repository.claim_due("retrier", policy, NOW, 100):
             assert claim.size <= 4
             assert batch(repository, claim.first_id, "fate_unknown") == (1,)
             assert len(repository.read_claim(claim)) == claim.size
@@ -127,9 +127,9 @@ class TestWhatComesBack:
         fill(repository, 3)
         salvage(repository, old.path, POLICY_ONCE)
         assert Counter(statuses(repository).values()) == {"FAILED": 3, "DEAD": 5, "IN_DOUBT": 20}
-        claim = repository.claim_due("retrier", POLICY_ONCE, NOW)
+        claim = repository.claim_due("retrier", POLICY_ONCE, NOW, 100)
         assert (claim.first_id, claim.last_id) == (1, 3)
-        assert repository.claim_due("retrier", POLICY_ONCE, NOW) is None
+        assert repository.claim_due("retrier", POLICY_ONCE, NOW, 100) is None
 
     def test_is_in_the_history(self, repository, old):
         salvage(repository, old.path)
@@ -146,7 +146,7 @@ class TestWhatComesBack:
 
     def test_does_not_come_twice_when_it_was_purged_or_evicted_since(self, repository, old):
         salvage(repository, old.path)
-        while claim := repository.claim_due("retrier", POLICY, NOW):
+        while claim := repository.claim_due("retrier", POLICY, NOW, 100):
             assert repository.settle(claim, DELIVERED, RULES, NOW)
         repository.purge(0, None, NOW)
         while repository.evict_parked("test", NOW):

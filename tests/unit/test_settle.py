@@ -62,7 +62,7 @@ def test_a_lone_message_that_stays_refused_ends_dead(repository):
     assert repository.settle(claim, REFUSED, RULES, NOW)
     other = repository.claim_fresh("sender", POLICY, NOW, 1)
     assert repository.settle(other, DELIVERED, RULES, NOW)
-    again = repository.claim_due("sender", POLICY, LATER)
+    again = repository.claim_due("sender", POLICY, LATER, 100)
     assert repository.settle(again, REFUSED, RULES, LATER)
     assert tiles(repository) == [(1, 1, "DEAD"), (2, 2, "SENT")]
     assert statuses(repository) == {1: "DEAD", 2: "SENT"}
@@ -206,12 +206,12 @@ def lose_to_the_retrier(repository, claim):
 def lose_and_be_claimed_again(repository, claim):
     """By the same process: only the attempt tells the claims apart."""
     lose_to_the_retrier(repository, claim)
-    assert repository.claim_due(claim.owner, POLICY, NOW).first_id == claim.first_id
+    assert repository.claim_due(claim.owner, POLICY, NOW, 100).first_id == claim.first_id
 
 
 def lose_by_halving_and_be_claimed_again(repository, claim):
     lose_by_giving_back(repository, claim)
-    assert repository.claim_due(claim.owner, POLICY, NOW).first_id == claim.first_id
+    assert repository.claim_due(claim.owner, POLICY, NOW, 100).first_id == claim.first_id
 
 
 @pytest.mark.parametrize(

@@ -65,11 +65,11 @@ class Appliance:
         repository, now = self.repository, self.now
         claims = [
             *(
-                repository.claim_due(name, POLICY, now, left_over=True)
+                repository.claim_due(name, POLICY, now, self.batch_size, left_over=True)
                 or repository.claim_fresh(name, POLICY, now, self.batch_size)
                 for name in ("sender-1", "sender-2")
             ),
-            repository.claim_due("retrier", POLICY, now)
+            repository.claim_due("retrier", POLICY, now, self.batch_size)
             or repository.claim_probe("retrier", POLICY, now, self.batch_size),
         ]
         busy = [claim for claim in claims if claim]
