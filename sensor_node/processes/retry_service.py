@@ -36,11 +36,13 @@ class RetryService:
         if now.monotonic >= self._look_around_at:
             self._look_around_at = now.monotonic + LOOK_AROUND_SECONDS
             self._look_around(now)
-        sink = self._repository.backlog().sink
+        backlog = self._repository.backlog()
+        sink = backlog.sink
         self._log_change(sink.up, sink.reason)
         claim = self._claim(sink, now)
         if claim is None:
-            return POLL_SECONDS if sink.up else self._time_to_probe(sink, now)
+            wait = self._policy.wait(backlog.next_send_at, now.wall) or POLL_SECONDS
+            return wait if sink.up else self._time_to_probe(sink, now)
         self._courier.deliver(claim)
         return 0.0
 

@@ -13,9 +13,9 @@ SPEND = """
 UPDATE sink SET next_send_at = :seconds +
   CASE WHEN next_send_at BETWEEN :now - :late AND :now THEN next_send_at ELSE :now END
 """
-# A claim that comes so much later than it was allowed to costs nothing of the rate: processes
-# look for work a few times a second only.
-LATE_SECONDS = 0.25
+# A claim that comes so much later than it was allowed to costs nothing of the rate: a process wakes
+# a little late, or waits for the write lock. So much may be sent too much at once.
+LATE_SECONDS = 0.1
 # Who waits longer for the write lock than this has seen its holder killed.
 STALE_SECONDS = 10.0
 

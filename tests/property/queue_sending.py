@@ -7,6 +7,7 @@ from hypothesis.stateful import precondition, rule
 from queue_model import LONGEST, QueueModel
 
 from sensor_node.model import Outcome, Verdict
+from sensor_node.settlement import DUE_FIRST
 
 OWNERS = ("sender-1", "sender-2", "retrier")
 
@@ -81,6 +82,23 @@ class Sending(QueueModel):
             self.claimed(claim, "FAILED")
         else:
             assert crashing or not up or not (due or overdue)
+
+    @precondition(lambda self: self.ids("FAILED"))
+    @rule(index=indexes, limit=limits)
+    def claim_left_over(self, index, limit):
+        """What was due when the sink came UP, and is not being halved."""
+        latest = min(self.now, self.sink.since)
+        left = {tile: at for tile, at in self.failed_tiles() if DUE_FIRST < at <= latest}
+        up, crashing, owner = self.sink.up, self.cut is not None, self.owner(index)
+        claim = self.do(
+            self.repository.claim_due, owner, self.policy, self.now, limit, left_over=True
+        )
+        if claim:
+            assert up
+            assert left[self.whole(claim, limit, left)] == min(left.values())
+            self.claimed(claim, "FAILED")
+        else:
+            assert crashing or not up or not left
 
     def whole(self, claim, limit, tiles):
         """The tile of which the claim has as much as it may."""

@@ -132,6 +132,17 @@ class TestABatchThatFailed:
             pass
         assert retrier.sent() == [[2]]
 
+    def test_is_sent_as_soon_as_the_rate_limit_allows_it(self, make, repository) -> None:
+        retrier = make("max_rate = 10")
+        fill(repository, 20)
+        for _ in range(2):
+            fail(repository, 10, due_at=WALL)
+        assert retrier.step() == 0.0
+        assert retrier.step() == pytest.approx(1.0)
+        retrier.clock.advance(1.0)
+        assert retrier.step() == 0.0
+        assert len(retrier.client.requests) == 2
+
     def test_waits_longer_after_each_failure_that_is_its_own(self, make, repository) -> None:
         retrier = make()
         retrier.client.outcome = BUSY
