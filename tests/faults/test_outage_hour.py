@@ -51,7 +51,7 @@ def simulate(directory: Path, seed: int) -> list[float]:
     client = RefusingClient(clock)
     repositories = [SensorDataSQLRepository(config.storage.path) for _ in range(4)]
     capture, *others = repositories
-    capture.begin_run(Identity("", "edge-01", {}), clock.wall, resumed=False)
+    capture.begin_run(Identity("", "edge-01", {}), clock.wall, "run")
     kinds = [(DeliveryService, "sender:b:1:1"), (DeliveryService, "sender:b:2:1")]
     kinds.append((RetryService, "retrier:b:3:1"))
     services = [
