@@ -185,7 +185,7 @@ def piled(tmp_path):
         node.start()
         node.await_delivered(MODEST_RATE)
         with Watch(node) as empty:
-            node.await_delivered(4 * MODEST_RATE)
+            node.await_delivered(3 * MODEST_RATE)
         sink.stop()
         node.stop()
         node.configure(sensor={"rate": PILING_RATE})

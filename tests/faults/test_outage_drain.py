@@ -7,7 +7,7 @@ from faults.outages import await_down, await_up, verdict_of
 from sinks import SinkProcess, answer, ok
 from waiting import wait_until
 
-MAX_RATE, RATE, BATCH = 600, 300, 100
+MAX_RATE, RATE, BATCH = 750, 300, 100
 OUTAGE_SECONDS = 9.0
 # Two senders and the retrier, each with one batch.
 SIDE_BY_SIDE = 3
