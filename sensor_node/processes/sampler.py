@@ -46,6 +46,13 @@ class Sensor:
             self._take(1, now)
         return self._start + self._next / self.rate - now.monotonic
 
+    def make_up(self, now: Moment) -> None:
+        """All that is due, if it can be made up and there is room."""
+        before = None
+        while self._source.makes_up_late_ticks and before != self._next:
+            before = self._next
+            self.turn(now)
+
     def asleep(self, seconds: float, now: Moment) -> None:
         """The machine was suspended; its monotonic clock stood still, so no tick became due."""
         if count := int(seconds * self.rate):
@@ -138,6 +145,16 @@ class Sampler:
         delay = min(sensor.turn(now) for sensor in self._sensors)
         self._on_reading()
         return max(0.0, delay)
+
+    def make_up(self, now: Moment) -> None:
+        """The last ticks of simulated sensors, when the thread has ended.
+
+        There are some if the process was stopped for a while: another sensor's reading, or drop, of
+        this moment would hide that they were never taken.
+        """
+        if not self._thread.is_alive():
+            for sensor in self._sensors:
+                sensor.make_up(now)
 
     def _run(self) -> None:
         while not self._stop.is_set():

@@ -100,6 +100,8 @@ class SensorService:
             sampler.ask_to_stop()
         for sampler in self._samplers:
             sampler.join(STOP_SAMPLING_SECONDS / len(self._samplers))
+        for sampler in self._samplers:
+            sampler.make_up(now)
         repository = self._opened(now)
         while self._commit(repository, now, last=True):
             pass

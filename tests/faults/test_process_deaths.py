@@ -2,10 +2,11 @@
 
 import os
 import signal
+import time
 
 from checker import judge, unaccounted_ticks
 from crash import proc
-from crash.node import running
+from crash.node import assert_on_grid, running
 from waiting import wait_until
 
 RATE = 50
@@ -33,6 +34,25 @@ def test_a_run_whose_first_generator_died_before_it_could_begin_still_tells_of_t
         assert first_us == last_us
         silent = (end_us - first_us) / 1e6 * RATE
         assert abs(unaccounted_ticks(node.database, {"temperature": RATE}) - silent) <= 3
+        judge(node.database, sink.database).assert_good()
+
+
+def test_a_generator_that_wakes_up_an_orphan_still_takes_the_ticks_that_are_due(tmp_path):
+    with running(tmp_path, sensor={"rate": RATE}) as (node, sink):
+        node.await_captured(RATE)
+        pids = node.pids()
+        node.stop_idle("generator")
+        before = node.captured()
+        node.kill("supervisor")
+        since = time.monotonic()
+        wait_until(lambda: time.monotonic() > since + 2, what="it has missed some ticks")
+        os.kill(pids["generator"], signal.SIGCONT)
+        wait_until(lambda: not node.processes(), what="the children have ended")
+        assert node.captured() >= before + 2 * RATE
+        node.start()
+        node.await_captured(node.captured() + RATE)
+        node.stop()
+        assert_on_grid(node.times_us()[: before + 2 * RATE], RATE)
         judge(node.database, sink.database).assert_good()
 
 

@@ -18,6 +18,7 @@ def main() -> int:
     try:
         good = torture(minutes * 60, seed, directory, lambda text: print(text, flush=True))
     except KeyboardInterrupt:
+        shutil.rmtree(directory)
         print("torture: interrupted", file=sys.stderr)
         return 130
     if good:

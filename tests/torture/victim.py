@@ -224,7 +224,10 @@ class Victim:
         self.finish_jobs()
         self.node.configure(sink=SECTIONS["sink"], process=SECTIONS["process"])
         for command in ("start", "reload", "stop"):
-            tell(f"calm: {command}: {self.node.run(command).stdout.rstrip()}")
+            done = self.node.run(command, status=None)
+            tell(f"calm: {command}: {done.stdout.rstrip()}")
+            if done.returncode:
+                self.complaints.append(f"calm: {command}: exit {done.returncode}: {done.stderr}")
 
 
 @contextlib.contextmanager

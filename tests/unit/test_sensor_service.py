@@ -639,6 +639,14 @@ class TestTheEnd:
         node.finish()
         assert len(node.stored()) == 1
 
+    def test_makes_up_what_was_not_yet_sampled_when_the_process_was_stopped(self, make) -> None:
+        node = make(MOCK.format(2000))
+        node.sample()
+        node.clock.advance(7)
+        node.finish()
+        assert len(node.stored()) == 14_001
+        assert node.dropped() == {}
+
     def test_is_no_orderly_stop_of_the_appliance(self, make) -> None:
         node = make(MOCK.format(1))
         node.step()
