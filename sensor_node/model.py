@@ -69,8 +69,8 @@ class Stream:
 class Claim:
     """A batch that this process alone may send and settle: ids `first_id` to `last_id`.
 
-    `attempt` counts the claims of this batch, this one included; `epoch` is the sink's at the time
-    of the claim; `round` rises with each requeue; `probe` says that the sink was DOWN.
+    `attempt` counts the claims of this batch, this one included; `round` rises with each requeue.
+    `epoch` and `successes` are the sink's at the time of the claim; `probe`: it was DOWN.
     """
 
     first_id: int
@@ -79,6 +79,7 @@ class Claim:
     attempt: int
     round: int
     epoch: int
+    successes: int
     probe: bool
     stream: Stream
 

@@ -7,7 +7,7 @@ down to the message at fault, and only that message can become DEAD.
 
 from dataclasses import dataclass, replace
 
-from sensor_node.model import Outcome, SinkStatus, Verdict
+from sensor_node.model import Claim, Outcome, SinkStatus, Verdict
 from sensor_node.schedule import BackoffPolicy
 
 # Ahead of all that is due: a refused batch is halved to the end before the next one. Otherwise a
@@ -47,7 +47,7 @@ class SinkRecord:
 
     `refusing`: it is DOWN because it refuses whatever it gets; then single messages probe it.
     `successes` counts the messages that it has taken; `refused_successes` is that count when a
-    lone message was last refused.
+    lone message was last refused. `in_flight` counts those that are SENDING.
     """
 
     state: SinkStatus
@@ -60,6 +60,7 @@ class SinkRecord:
     failures: int
     successes: int
     refused_successes: int | None
+    in_flight: int
 
     @property
     def up(self) -> bool:
@@ -82,9 +83,10 @@ class Settlement:
 
 
 def settlement(
-    batch: BatchRecord, sink: SinkRecord, epoch: int, outcome: Outcome, rules: Rules, now: float
+    batch: BatchRecord, sink: SinkRecord, claim: Claim, outcome: Outcome, rules: Rules, now: float
 ) -> Settlement:
-    """Decide on the outcome of a request that began in the sink's `epoch`."""
+    """Decide on the outcome of the request that the claim was for."""
+    epoch = claim.epoch
     if outcome.verdict is Verdict.DELIVERED:
         return Settlement("SENT", batch, _accepted(sink, epoch, now))  # SENDING -> SENT
     # An answer says something about the sink only as it is now.
@@ -98,7 +100,7 @@ def settlement(
         fate_unknown=batch.fate_unknown or not outcome.fate_known,
     )
     if outcome.verdict is Verdict.REFUSED:
-        decided = _refused(batch, failed, sink, current, outcome, rules, now)
+        decided = _refused(batch, failed, sink, claim, outcome, rules, now)
     elif was_up and batch.failed_epoch is not None and batch.failed_epoch < epoch:
         decided = _at_fault(batch, failed, sink, outcome, rules, now)
     else:
@@ -175,21 +177,28 @@ def _refused(
     before: BatchRecord,
     failed: BatchRecord,
     sink: SinkRecord,
-    current: bool,
+    claim: Claim,
     outcome: Outcome,
     rules: Rules,
     now: float,
 ) -> Settlement:
-    """The sink objects to something in the batch: find it, and be sure that it is not the sink."""
+    """The sink objects to something in the batch: find it, and be sure that it is not the sink.
+
+    A message is DEAD only if the sink took another between two refusals of it: in a request that
+    began after the first, and was over before this one began. What else was taken meanwhile may
+    have been taken before the sink began to refuse everything, or after it ceased to.
+    """
+    current = claim.epoch == sink.epoch
     if failed.size > 1:
         # A sink that is DOWN stays so, but its next probes are single messages.
         down = current and not sink.up
         after = _unwell(sink, outcome, rules, now, refusing=True) if down else sink
         return Settlement("FAILED", failed, after, halve=True, next_attempt_at=DUE_FIRST)
-    if before.refused_successes is not None and sink.successes > before.refused_successes:
-        return Settlement("DEAD", failed, sink)  # SENDING -> DEAD: others were accepted since
-    first = before.refused_successes is None
-    batch = replace(failed, refused_successes=sink.successes) if first else failed
+    if before.refused_successes is None:
+        in_others_hands = sink.in_flight - failed.size
+        failed = replace(failed, refused_successes=sink.successes + in_others_hands)
+    elif claim.successes > before.refused_successes:
+        return Settlement("DEAD", failed, sink)  # SENDING -> DEAD
     after = sink
     if current:
         # Two lone refusals with nothing accepted between: it refuses everything.
@@ -197,5 +206,5 @@ def _refused(
             after = _unwell(sink, outcome, rules, now, refusing=True)
         after = replace(after, refused_successes=sink.successes)
     return Settlement(
-        "FAILED", batch, after, next_attempt_at=now + rules.backoff.delay(batch.attempts)
+        "FAILED", failed, after, next_attempt_at=now + rules.backoff.delay(failed.attempts)
     )

@@ -194,7 +194,7 @@ class SensorDataSQLRepository:
             if batch is None:
                 return False
             sink = sink_row.read(connection)
-            decided = settlement(batch, sink, claim.epoch, outcome, rules, now)
+            decided = settlement(batch, sink, claim, outcome, rules, now)
             tiles.settle(connection, claim, decided, outcome.detail, now)
             if decided.sink != sink:
                 sink_row.write(connection, decided.sink)

@@ -8,7 +8,8 @@ from sensor_node.storage import events, ledger
 
 READ = """
 SELECT state, epoch, since, reason, mend, refusing, next_probe_at, failures,
-       (SELECT sum(n) FROM tally WHERE status IN ('SENT', 'PURGED')), refused_successes
+       (SELECT sum(n) FROM tally WHERE status IN ('SENT', 'PURGED')), refused_successes,
+       (SELECT sum(n) FROM tally WHERE status = 'SENDING')
 FROM sink
 """
 WRITE = """
@@ -37,6 +38,7 @@ def read(connection: sqlite3.Connection) -> SinkRecord:
         failures=row[7],
         successes=row[8],
         refused_successes=row[9],
+        in_flight=row[10],
     )
 
 

@@ -139,7 +139,7 @@ def claim_fresh(
     row = {"first_id": first, "last_id": last, "owner": owner, "now": now}
     connection.execute(INSERT_CLAIM, row)
     stream = stream_of(connection, first)
-    return Claim(first, last, owner, 1, 0, sink.epoch, not sink.up, stream)
+    return Claim(first, last, owner, 1, 0, sink.epoch, sink.successes, not sink.up, stream)
 
 
 def claim_again(
@@ -155,7 +155,9 @@ def claim_again(
     row = {"first_id": tile[0], "owner": owner, "now": now}
     first, last, attempts, round_ = connection.execute(CLAIM_AGAIN, row).fetchone()
     stream = stream_of(connection, first)
-    return Claim(first, last, owner, attempts, round_, sink.epoch, not sink.up, stream)
+    return Claim(
+        first, last, owner, attempts, round_, sink.epoch, sink.successes, not sink.up, stream
+    )
 
 
 def read_messages(connection: sqlite3.Connection, claim: Claim) -> list[Message]:

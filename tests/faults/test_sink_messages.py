@@ -1,20 +1,21 @@
 """P8: one bad message never stops the rest, and a bad sink never condemns a message."""
 
 import pytest
-from crash.node import running
+from crash.node import Node, running
 from faults.outages import (
     QUICK,
     assert_mended,
     await_down,
     await_messages,
     await_up,
+    failures,
     is_down,
     problem_of,
     stopped_verdict,
     tries,
     verdict_of,
 )
-from sinks import answer, ok, refuse
+from sinks import SinkProcess, answer, hang, ok, refuse
 from waiting import wait_until
 
 WALK = {"source": "mock", "waveform": "random-walk", "rate": 50, "min": -1e6, "max": 1e6}
@@ -96,3 +97,24 @@ def test_a_spell_of_refusals_of_everything_condemns_nothing(tmp_path, batch_size
             await_up(node)
         assert_mended(node)
         assert verdict_of(node, sink).stored_twice == set()
+
+
+def test_what_was_accepted_before_a_spell_of_refusals_condemns_nothing_in_it(tmp_path):
+    """Its answer comes late, between two refusals of the others."""
+    three = {"source": "command", "command": "seq 3", "rate": "1/h"}
+    options = {"sensor": three, "sink": {"batch_size": 1}}
+    with SinkProcess(tmp_path) as sink:
+        sink.behave(answer(400))
+        sink.script(hang(store="before"))
+        options["sink"]["url"] = sink.url
+        with Node(tmp_path / "node", **{**QUICK, **options}) as node:
+            node.start()
+            await_messages(node, "FAILED", 2, sink.summary)
+            await_down(node, "400 Bad Request")
+            sink.release()
+            await_messages(node, "SENT", 1, sink.summary)
+            failed = failures(node)
+            wait_until(lambda: failures(node) >= failed + 4, 60, "both are refused again")
+            assert node.one("SELECT count(*) FROM message WHERE status = 'DEAD'") == 0
+            sink.behave(ok())
+            verdict_of(node, sink)

@@ -189,6 +189,7 @@ class QueueModel(RuleBasedStateMachine):
         assert {claim.round} == {self.rounds[number] for number in ids}
         sink = self.sink
         assert (claim.epoch, claim.probe) == (sink.epoch, not sink.up)
+        assert claim.successes == len(self.ids("SENT", "PURGED"))
         messages = self.repository.read_claim(claim)
         assert [message.id for message in messages] == list(ids)
         assert [Reading(*message[1:]) for message in messages] == [self.reading[i] for i in ids]

@@ -171,16 +171,18 @@ class Sending(QueueModel):
         self.answers.update(ids if outcome.answered else ())
         status = self.stored()[claim.first_id]
         self.check_halves(ids, must=status == "FAILED" and outcome.verdict is Verdict.REFUSED)
-        assert status in self.allowed(ids, outcome)
+        assert status in self.allowed(claim, outcome)
         self.move(ids, status, "SENDING")
         if status == "FAILED":
             self.fail(ids)
         if len(ids) == 1 and outcome.verdict is Verdict.REFUSED:
-            self.refused_at.setdefault(claim.first_id, before.successes)
+            on_their_way = len(self.ids("SENDING"))
+            self.refused_at.setdefault(claim.first_id, before.successes + on_their_way)
         after = self.sink
         assert after.epoch == before.epoch + (after.state is not before.state)
         if claim.epoch != before.epoch:
-            assert replace(after, successes=before.successes) == before
+            counts = {"successes": before.successes, "in_flight": before.in_flight}
+            assert replace(after, **counts) == before
         assert after.up or not before.up or not delivered
 
     @precondition(lambda self: self.live)
@@ -189,15 +191,16 @@ class Sending(QueueModel):
         self.cut = statements
         self.settle(index, outcome)
 
-    def allowed(self, ids, outcome):
+    def allowed(self, claim, outcome):
+        ids = range(claim.first_id, claim.last_id + 1)
         if outcome.verdict is Verdict.DELIVERED:
             return ["SENT"]
         if self.at_most_once and not outcome.fate_known:
             return ["IN_DOUBT"]
         if len(ids) == 1 and outcome.verdict is Verdict.REFUSED:
-            taken = len(self.ids("SENT", "PURGED"))
             refused_at = self.refused_at.get(ids[0])
-            return ["DEAD" if refused_at is not None and taken > refused_at else "FAILED"]
+            accepted = refused_at is not None and claim.successes > refused_at
+            return ["DEAD" if accepted else "FAILED"]
         if len(ids) == 1 and outcome.verdict is Verdict.TRY_LATER and outcome.answered:
             enough = 0 < self.max_attempts <= self.answers[ids[0]]
             return ["FAILED", "DEAD"] if enough else ["FAILED"]

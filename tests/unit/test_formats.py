@@ -143,7 +143,9 @@ def test_a_timestamp_beyond_the_calendar_is_written_as_its_nearest_minute(timest
 
 def claim(**changes):
     fields = {"first_id": 1042, "last_id": 1141, "owner": "o", "attempt": 1, "round": 0}
-    return Claim(**{**fields, "epoch": 1, "probe": False, "stream": STREAM, **changes})
+    return Claim(
+        **{**fields, "epoch": 1, "successes": 0, "probe": False, "stream": STREAM, **changes}
+    )
 
 
 def test_the_key_names_stream_and_numbers_in_double_quotes():

@@ -154,7 +154,7 @@ def test_a_lone_message_that_cannot_be_sent_is_given_back_whole(repository):
 def test_giving_back_says_nothing_about_the_sink_or_about_past_failures(repository, claim):
     before = repository.backlog().sink
     repository.halve(claim, "too large", NOW, NOW)
-    assert repository.backlog().sink == before
+    assert repository.backlog().sink == replace(before, in_flight=before.in_flight - claim.size)
     assert batch(repository, 11, "failed_epoch", "answers") == (None, 0)
 
 

@@ -19,13 +19,13 @@ from storage_fixtures import (
     UNREACHABLE,
 )
 
-from sensor_node.model import Outcome, SinkStatus, Verdict
+from sensor_node.model import Claim, Outcome, SinkStatus, Stream, Verdict
 from sensor_node.settlement import DUE_FIRST, BatchRecord, SinkRecord, settlement
 
 NOW = 1_000_000.0
 MANY = BatchRecord(100, 1, 0, None, None, None, False)
 LONE = replace(MANY, size=1)
-UP = SinkRecord(SinkStatus.UP, 3, 500.0, "", "", False, 0.0, 0, 1000, None)
+UP = SinkRecord(SinkStatus.UP, 3, 500.0, "", "", False, 0.0, 0, 1000, None, 1)
 DOWN = replace(UP, state=SinkStatus.DOWN, epoch=4, reason="503", mend="wait", next_probe_at=NOW)
 DOWN = replace(DOWN, failures=2)
 REFUSING = replace(DOWN, refusing=True, refused_successes=1000)
@@ -39,8 +39,19 @@ every_failure = pytest.mark.parametrize("outcome", FAILURES, ids=lambda outcome:
 every_sink = pytest.mark.parametrize("sink", [UP, DOWN, REFUSING], ids=["up", "down", "refusing"])
 
 
-def settle(batch, sink, outcome, rules=RULES, epoch=None):
-    return settlement(batch, sink, sink.epoch if epoch is None else epoch, outcome, rules, NOW)
+def claim(batch, epoch, successes):
+    stream = Stream(1, "stream", 1, "node")
+    return Claim(1, batch.size, "owner", batch.attempts, 0, epoch, successes, False, stream)
+
+
+def settle(batch, sink, outcome, rules=RULES, epoch=None, successes=None):
+    """The request began in the sink's present epoch and with its present successes, unless told."""
+    began = claim(
+        batch,
+        sink.epoch if epoch is None else epoch,
+        sink.successes if successes is None else successes,
+    )
+    return settlement(batch, sink, began, outcome, rules, NOW)
 
 
 def retries(max_attempts):
@@ -264,6 +275,21 @@ def test_a_message_is_dead_once_another_was_accepted_since_its_first_refusal():
     assert settle(REFUSED_BEFORE, accepted_one, REFUSED).status == "DEAD"
 
 
+def test_what_was_accepted_only_after_the_request_began_condemns_nothing():
+    """The sink may have refused everything, and ceased to before the others were accepted."""
+    accepted_many = replace(UP, successes=1100)
+    assert settle(REFUSED_BEFORE, accepted_many, REFUSED, successes=1000).status == "FAILED"
+    assert settle(REFUSED_BEFORE, accepted_many, REFUSED, successes=1001).status == "DEAD"
+
+
+def test_what_was_on_its_way_at_the_first_refusal_condemns_nothing_when_it_is_accepted():
+    """The sink may have accepted it before it began to refuse everything."""
+    refused = settle(LONE, replace(UP, in_flight=51), REFUSED).batch
+    arrived = replace(UP, successes=1050)
+    assert settle(refused, arrived, REFUSED).status == "FAILED"
+    assert settle(refused, replace(arrived, successes=1051), REFUSED).status == "DEAD"
+
+
 def test_a_dead_message_says_nothing_about_the_sink():
     for sink in (UP, DOWN, REFUSING):
         sink = replace(sink, successes=1001)
@@ -375,6 +401,7 @@ batches = st.builds(
 sinks = st.builds(
     SinkRecord, st.sampled_from(SinkStatus), numbers, numbers.map(float), st.just("why"),
     st.just(""), st.booleans(), st.just(0.0), numbers, numbers, maybe,
+    st.integers(4, 9),
 )  # fmt: skip
 outcomes = st.builds(
     Outcome, st.sampled_from(Verdict), st.just("because"), st.just("mend"), st.booleans(),
@@ -385,7 +412,7 @@ rules = st.builds(replace, st.sampled_from([RULES, RULES_ONCE]), max_attempts=nu
 
 @given(batches, sinks, numbers, outcomes, rules)
 def test_no_settlement_ever_breaks_the_rules_that_hold_for_all(batch, sink, epoch, outcome, rules):
-    decided = settlement(batch, sink, epoch, outcome, rules, NOW)
+    decided = settle(batch, sink, outcome, rules, epoch)
     delivered = outcome.verdict is Verdict.DELIVERED
     assert (decided.status == "SENT") == delivered
     assert decided.batch.size == batch.size and decided.batch.attempts == batch.attempts
