@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from sensor_node.config_schema import MAX_NAME_BYTES, SECTIONS, Option, options_of
 from sensor_node.errors import ConfigError
 from sensor_node.places import directories, drop_in_directory
+from sensor_node.text import visible
 
 SENSOR_PREFIX = "sensor:"
 _NEEDS = {"username": "password_file", "password_file": "username", "key_file": "cert_file"}
@@ -235,7 +236,7 @@ class _Reader:
             self.errors.append(f"{self.file}: no sensor; add a section [sensor:NAME]")
         self._check_together(values)
         if self.errors:
-            raise ConfigError(*map(_visible, self.errors))
+            raise ConfigError(*map(visible, self.errors))
         state, runtime = directories(self.file)
         storage = values["storage"]
         storage["path"] = self.file.parent / (storage["path"] or state / "telemetry.db")
@@ -272,7 +273,7 @@ class _Reader:
     def _refuse(self, section: str, name: str, wanted: str) -> None:
         kind = "sensor" if section.startswith(SENSOR_PREFIX) else section
         text, file = self._text(section, options_of(kind)[name])
-        text = re.sub(r"//[^/@]*@", "//***@", text)  # a password in a URL is not for the log
+        text = re.sub(r"^(\w+:/+)?.*@", r"\1***@", text)  # a password in a URL is not for the log
         self.errors.append(f"{file}: [{section}] {name} = {text!r}: want {wanted}")
 
     def _sensor(self, section: str) -> dict[str, Any]:
@@ -333,11 +334,6 @@ def _reason(error: OSError | UnicodeDecodeError) -> str:
         return "it is not UTF-8 text"
     mend = "; try as root" if isinstance(error, PermissionError) else ""
     return f"{error.strerror}{mend}"
-
-
-def _visible(line: str) -> str:
-    """A file's own words may be control characters, which are not for a terminal."""
-    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in line)
 
 
 def _nearest(name: str, known: list[str]) -> str:

@@ -4,12 +4,21 @@ import logging
 import os
 import sys
 
+from sensor_node.text import visible_lines
+
 # https://www.freedesktop.org/software/systemd/man/sd-daemon.html: priorities of the journal.
 PRIORITIES = {logging.DEBUG: 7, logging.INFO: 6, logging.WARNING: 4, logging.ERROR: 3}
 LOGGER = logging.getLogger("sensor_node")
 
 
-class _Journal(logging.Formatter):
+class _File(logging.Formatter):
+    """For whoever looks at the file in a terminal."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return visible_lines(super().format(record))
+
+
+class _Journal(_File):
     """A priority that journald understands, on each line of the text."""
 
     def format(self, record: logging.LogRecord) -> str:
@@ -23,7 +32,7 @@ def configure(level: str) -> None:
     if "JOURNAL_STREAM" in os.environ:
         handler.setFormatter(_Journal("%(message)s"))
     else:
-        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(process)d %(message)s"))
+        handler.setFormatter(_File("%(asctime)s %(levelname)s %(process)d %(message)s"))
     LOGGER.handlers[:] = [handler]
     LOGGER.setLevel(level.upper())
     LOGGER.propagate = False

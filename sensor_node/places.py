@@ -2,6 +2,7 @@
 
 import os
 from pathlib import Path
+from typing import IO, Any
 
 SYSTEM_DIRECTORY = Path("/etc/sensor-node")
 LOCAL_STATE = "sensor-node-data"
@@ -20,6 +21,18 @@ def find_config(argument: str | None) -> Path:
 def drop_in_directory(file: Path) -> Path:
     """config.d beside config.ini."""
     return file.with_suffix(".d")
+
+
+def open_unlinked(file: Path, mode: str = "r") -> IO[Any]:
+    """open() for files in the node's own directories, where somebody may have put a link or a pipe.
+
+    A link is an OSError, and a pipe keeps nobody waiting.
+    """
+    return open(file, mode, opener=_open_unlinked)
+
+
+def _open_unlinked(file: str, flags: int) -> int:
+    return os.open(file, flags | os.O_NOFOLLOW | os.O_NONBLOCK, 0o640)
 
 
 def directories(file: Path) -> tuple[Path, Path]:

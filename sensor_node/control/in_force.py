@@ -1,5 +1,6 @@
 """The configuration that holds: a running appliance's own, which its files may not say any more."""
 
+import contextlib
 import os
 from pathlib import Path
 
@@ -18,7 +19,11 @@ def configuration(file: Path) -> Config:
     file = Path(os.path.abspath(file))
     _, runtime = directories(file)
     report = read_report(runtime) if running_pid(runtime) else None
-    return config_of(file, report.settings) if report else load_config(file)
+    if report:
+        # Of another version, or of nobody's: the report may say what cannot be.
+        with contextlib.suppress(ConfigError):
+            return config_of(file, report.settings)
+    return load_config(file)
 
 
 def drift(config: Config) -> tuple[str, bool]:

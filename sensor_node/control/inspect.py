@@ -14,6 +14,7 @@ from sensor_node.storage import events, ledger, lookup, streams
 from sensor_node.storage.connection import Connection, reading
 from sensor_node.storage.events import EventRow
 from sensor_node.storage.lookup import MessageRow
+from sensor_node.text import visible
 
 
 @contextlib.contextmanager
@@ -37,7 +38,8 @@ def messages(config: Config, status: str | None, since: float, limit: int, *, as
     for row in reversed(rows):
         error = f"  {row.last_error}" if row.last_error and row.status != "SENT" else ""
         at = local(row.timestamp_us / 1e6)
-        print(f"{row.wire_id}  {at}  {row.status:<8} {row.name} {row.value!r}{error}")
+        said = f"{row.name} {row.value!r}{error}"
+        print(f"{row.wire_id}  {at}  {row.status:<8} {visible(said)}")
     if not rows:
         print("no such messages")
     return exits.OK
@@ -56,7 +58,7 @@ def show(config: Config, text: str, *, as_json: bool) -> int:
         return exits.OK
     for key, value in _message_json(row).items():
         if value is not None:
-            print(f"{key:<15} {value}")
+            print(f"{key:<15} {visible(str(value))}")
     return exits.OK
 
 
@@ -76,7 +78,7 @@ def history(config: Config, since: float, *, as_json: bool) -> int:
         print(json.dumps([_event_json(row) for row in rows], indent=1))
         return exits.OK
     for row in rows:
-        print(f"{local(row.at)}  {row.kind:<16} {_event_text(row)}")
+        print(f"{local(row.at)}  {row.kind:<16} {visible(_event_text(row))}")
     if not rows:
         print("nothing happened")
     return exits.OK
@@ -87,7 +89,7 @@ def audit(config: Config) -> int:
     wrong = 0
     with snapshot(config) as connection:
         for line in ledger.audit(connection):
-            print(line)
+            print(visible(line))
             wrong += 1
         counts = ledger.counts(connection)
     print(

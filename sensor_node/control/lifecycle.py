@@ -15,9 +15,10 @@ from sensor_node.config import Config
 from sensor_node.control import exits
 from sensor_node.control.snapshot import buffered
 from sensor_node.errors import ConfigError, SensorNodeError
+from sensor_node.places import open_unlinked
 from sensor_node.supervision.appliance import make_directories
 from sensor_node.supervision.logfile import log_file
-from sensor_node.supervision.pidfile import is_appliance, running_pid
+from sensor_node.supervision.pidfile import is_appliance, may_signal, pid_file, running_pid
 from sensor_node.supervision.states import read_report
 
 START_SECONDS = 10.0
@@ -50,6 +51,7 @@ def stop(config: Config) -> int:
         print("not running")
         return exits.OK
     supervisor = _open_pid(pid)
+    _insist_on_ours(config, pid)
     if supervisor is not None:
         signal.pidfd_send_signal(supervisor, signal.SIGTERM)
         limit = config.process.stop_timeout + STOP_MARGIN_SECONDS
@@ -77,6 +79,7 @@ def reload(config: Config, tell: Callable[[int], None] = hang_up) -> int:
     before = read_report(config.runtime_directory)
     if pid is None or before is None:
         raise SensorNodeError("not running; start it with: sensor-node-ctl start")
+    _insist_on_ours(config, pid)
     tell(pid)
     deadline = time.monotonic() + config.process.stop_timeout + RELOAD_SECONDS
     while time.monotonic() < deadline:
@@ -97,7 +100,7 @@ def _spawn(config: Config, address: str) -> subprocess.Popen[bytes]:
     command = [sys.executable, "-m", "sensor_node", "-c", str(config.file), "run"]
     environment = {**os.environ, "NOTIFY_SOCKET": address}
     environment.pop("JOURNAL_STREAM", None)
-    with log_file(config).open("ab") as log:
+    with open_unlinked(log_file(config), "ab") as log:
         return subprocess.Popen(
             command,
             stdin=subprocess.DEVNULL,
@@ -136,6 +139,12 @@ def _await_ready(process: subprocess.Popen[bytes], channel: socket.socket, confi
     raise SensorNodeError(f"not ready in time, but still trying; see {log_file(config)}")
 
 
+def _insist_on_ours(config: Config, pid: int) -> None:
+    if not may_signal(config, pid):
+        file = pid_file(config.runtime_directory)
+        raise SensorNodeError(f"{file}: names process {pid}, which is not this node; remove it")
+
+
 def _open_pid(pid: int) -> int | None:
     """A descriptor of the process: unlike its number, it is never another process's."""
     try:
@@ -148,5 +157,5 @@ def _kill_all(config: Config, supervisor: int) -> None:
     report = read_report(config.runtime_directory)
     signal.pidfd_send_signal(supervisor, signal.SIGKILL)
     for child in report.processes if report else []:
-        if child.pid and is_appliance(child.owner):
+        if child.pid and is_appliance(child.owner) and may_signal(config, child.pid):
             os.kill(child.pid, signal.SIGKILL)

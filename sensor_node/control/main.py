@@ -16,6 +16,7 @@ from sensor_node.control import exits
 from sensor_node.errors import ConfigError, SensorNodeError
 from sensor_node.model import MessageStatus
 from sensor_node.places import find_config
+from sensor_node.text import visible
 
 COMMANDS = """
 start     start in the background; return when every process is ready
@@ -53,10 +54,10 @@ def main() -> None:
         if arguments.command == "run":
             _tell_systemd(error)
         for line in error.lines:
-            print(f"sensor-node-ctl: {line}", file=sys.stderr)
+            print(f"sensor-node-ctl: {visible(line)}", file=sys.stderr)
         status = exits.UNKNOWN if arguments.command == "status" else exits.CONFIG
     except SensorNodeError as error:
-        print(f"sensor-node-ctl: {error}", file=sys.stderr)
+        print(f"sensor-node-ctl: {visible(str(error))}", file=sys.stderr)
         status = exits.FAILED
     except BrokenPipeError:
         # The reader of our output, such as head, has seen enough.
@@ -210,11 +211,11 @@ def _check(config: Config, *, with_values: bool) -> int:
 
     for row in config.effective if with_values else ():
         where = row.file or "default"
-        print(f"[{row.section}] {row.option} = {row.value}  # {where}")
+        print(visible(f"[{row.section}] {row.option} = {row.value}  # {where}"))
     if not with_values:
         print(f"{config.file}: good, {several(len(config.sensors), 'sensor')}")
         for note in problems.notes(config):
-            print(f"note: {note}")
+            print(f"note: {visible(note)}")
     return exits.OK
 
 

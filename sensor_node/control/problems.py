@@ -1,8 +1,10 @@
 """What is wrong, and what to do about it: rules over the values of a status snapshot."""
 
+import contextlib
 import ipaddress
 from dataclasses import dataclass
 from pathlib import Path
+from stat import S_IROTH, S_IWOTH
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -10,6 +12,8 @@ from sensor_node.config import Config
 from sensor_node.control.times import amount, several, span
 
 NEARLY_FULL = 0.9
+# May have a key in its query.
+URL = ("sink", "url")
 # Room is made in bites: just after one, what is full looks a little less so.
 FULL = 0.95
 
@@ -42,10 +46,31 @@ def notes(config: Config) -> list[str]:
     # A credential of systemd's is there only for the service.
     files = [file for file in config.sink.secret_files if "${" not in file]
     found += [f"{file}: there is no such file" for file in files if not Path(file).exists()]
+    found += _open_to_others(config)
     if config.sink.at_most_once and config.sink.timeout > config.process.stop_timeout:
         clash = "[sink] timeout is longer than [process] stop_timeout"
         found.append(f"{clash}: with at-most-once, a stop can leave readings IN_DOUBT")
     return found
+
+
+def _open_to_others(config: Config) -> list[str]:
+    """Files whose modes give away a secret, or the node."""
+    sink = config.sink
+    secret = {sink.token_file, sink.password_file, sink.key_file or sink.cert_file}
+    if urlsplit(sink.url).query:
+        secret |= {row.file for row in config.effective if (row.section, row.option) == URL}
+    found = [f"{file}: every user can read it: chmod o= {file}" for file in _with(S_IROTH, secret)]
+    sources = {str(config.file)} | {row.file for row in config.effective}
+    changed = _with(S_IWOTH, secret | sources)
+    return found + [f"{file}: every user can change it: chmod o-w {file}" for file in changed]
+
+
+def _with(mode: int, files: set[str]) -> list[str]:
+    modes = {}
+    for file in filter(None, files):
+        with contextlib.suppress(OSError):
+            modes[file] = Path(file).stat().st_mode
+    return sorted(file for file, found in modes.items() if found & mode)
 
 
 def _is_local(host: str) -> bool:

@@ -3,6 +3,7 @@
 from typing import Any
 
 from sensor_node.control.times import amount, span
+from sensor_node.text import visible, visible_lines
 
 RED, YELLOW, GREEN, PLAIN = "\x1b[31m", "\x1b[33m", "\x1b[32m", "\x1b[0m"
 COUNTS = (
@@ -25,14 +26,14 @@ def render(found: dict[str, Any], *, colour: bool) -> str:
     paint = _paint if colour else _plain
     lines = []
     for problem in found["problems"]:
-        lines += [paint(f"! {problem['what']}", RED), f"    {problem['mend']}"]
+        lines += [paint(f"! {problem['what']}", RED), f"    {visible(problem['mend'])}"]
     if lines:
         lines.append("")
     good = found["state"] == "running"
     lines.append(_row("node", found["node"]))
     state = paint(found["state"], GREEN if good else YELLOW)
     uptime = found["uptime_seconds"]
-    lines.append(_row("state", state if uptime is None else f"{state} for {span(uptime)}"))
+    lines.append(f"state      {state}" + ("" if uptime is None else f" for {span(uptime)}"))
     if found["processes"]:
         parts = [f"{one['name']} {one['pid'] or one['state']}" for one in found["processes"]]
         lines.append(_row("processes", ", ".join(parts)))
@@ -65,12 +66,12 @@ def _of_database(found: dict[str, Any]) -> list[str]:
 
 
 def _row(name: str, value: str) -> str:
-    return f"{name.replace('_', ' '):<10} {value}"
+    return f"{name.replace('_', ' '):<10} {visible(value)}"
 
 
 def _paint(text: str, colour: str) -> str:
-    return f"{colour}{text}{PLAIN}"
+    return f"{colour}{visible_lines(text)}{PLAIN}"
 
 
 def _plain(text: str, colour: str) -> str:
-    return text
+    return visible_lines(text)

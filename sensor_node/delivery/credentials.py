@@ -1,10 +1,13 @@
 """Secrets and certificates in files: read, checked, and read again when they change."""
 
 import base64
+import html
+import json
 import ssl
 import stat
 from collections.abc import Iterable
 from pathlib import Path
+from urllib.parse import quote
 
 from requests.utils import DEFAULT_CA_BUNDLE_PATH
 from urllib3.util.ssl_ import create_urllib3_context
@@ -52,7 +55,11 @@ class Credentials:
         return self._authorization
 
     def mask(self, text: str) -> str:
-        """The text without the secrets: a sink may repeat what it was shown."""
+        """The text without the secrets: a sink may repeat what it was shown.
+
+        And without control characters, which would hide a secret here and be taken out later.
+        """
+        text = "".join(char for char in text if char.isprintable() or char.isspace())
         for secret in self._secrets:
             text = text.replace(secret, MASK)
         return text
@@ -63,13 +70,21 @@ class Credentials:
             token = _read_secret("token_file", sink.token_file).strip()
             if not (token and token.isascii() and token.isprintable()):
                 raise _problem("token_file", sink.token_file, "want one line of printable ASCII")
-            self._authorization, self._secrets = f"Bearer {token}", (token,)
+            self._authorization, self._secrets = f"Bearer {token}", _ways_to_write(token)
         elif sink.password_file:
             password = _read_secret("password_file", sink.password_file).rstrip("\r\n")
             if not (password and password.isprintable()):
                 raise _problem("password_file", sink.password_file, "want one line of text")
             pair = base64.b64encode(f"{sink.username}:{password}".encode()).decode()
-            self._authorization, self._secrets = f"Basic {pair}", (pair, password)
+            self._authorization = f"Basic {pair}"
+            self._secrets = (*_ways_to_write(pair), *_ways_to_write(password))
+
+
+def _ways_to_write(secret: str) -> tuple[str, ...]:
+    """As it is, and as JSON, PHP's JSON, HTML and URLs write it."""
+    quoted = json.dumps(secret)[1:-1]
+    ways = (secret, quoted, quoted.replace("/", "\\/"), html.escape(secret), quote(secret, ""))
+    return tuple(dict.fromkeys(ways))
 
 
 def tls_context(sink: SinkConfig) -> ssl.SSLContext | None:

@@ -8,6 +8,7 @@ import signal
 from pathlib import Path
 from urllib.parse import quote
 
+from sensor_node.places import open_unlinked
 from sensor_node.proc import START_TICKS, boot_id, stat_fields
 
 # In the environment of all that a run starts, so that a later start knows it again.
@@ -32,7 +33,8 @@ class GroupRecord:
         # Where it cannot be written, the death signal still ends the leader.
         with contextlib.suppress(OSError):
             words = f"{pgid} {_start_ticks(pgid)} {boot_id()} {self._token}"
-            self._file.write_text(words)
+            with open_unlinked(self._file, "w") as record:
+                record.write(words)
 
     def clear(self) -> None:
         with contextlib.suppress(OSError):
@@ -56,15 +58,17 @@ def _end_old_group(record: Path) -> None:
     """Kill the group that an earlier process had no time to, if the number is still that group's.
 
     Numbers pass to strangers, so either the leader is the very process that was noted, or a member
-    has the token in its environment.
+    has the token in its environment. Another user's record is not believed.
     """
     try:
-        pgid_text, ticks, boot, token = record.read_text().split()
+        with open_unlinked(record) as opened:
+            ours = os.fstat(opened.fileno()).st_uid == os.geteuid()
+            pgid_text, ticks, boot, token = opened.read().split()
         pgid = int(pgid_text)
         same_boot = boot == boot_id()
     except (OSError, ValueError):
         return
-    if same_boot and (_start_ticks(pgid) == ticks or _has_token(pgid, token)):
+    if ours and same_boot and (_start_ticks(pgid) == ticks or _has_token(pgid, token)):
         kill_group(pgid)
     with contextlib.suppress(OSError):
         record.unlink()

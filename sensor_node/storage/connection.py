@@ -127,7 +127,7 @@ def open_reader(path: Path) -> sqlite3.Connection:
 
     Raises DatabaseUnusable or StorageUnavailable; an absent file is `cannot be opened`.
     """
-    path = path.resolve()
+    path = filesystem.resolved(path)
     with translated(path):
         try:
             return _read_only(path, "mode=ro")

@@ -4,6 +4,8 @@ import os
 import re
 from pathlib import Path
 
+from sensor_node.errors import DatabaseUnusable
+
 MOUNTS = Path("/proc/self/mountinfo")
 # flock, shared memory or both do not work across machines on these.
 NETWORK_TYPES = frozenset(
@@ -12,6 +14,24 @@ NETWORK_TYPES = frozenset(
 # How the kernel writes a space, tab, newline or backslash.
 OCTAL = re.compile(r"\\([0-7]{3})")
 VOLATILE_TYPES = frozenset(("tmpfs", "ramfs"))
+# Beside the database file, made by SQLite and by us.
+COMPANIONS = ("-wal", "-shm", "-journal", ".turnstile", ".writer")
+
+
+def resolved(path: Path) -> Path:
+    """Where the database is, if its place is a link.
+
+    Raises DatabaseUnusable for a link of another user's, and for one in the place of a file that
+    SQLite or we would write, and that SQLite as root would give to the database's owner.
+    """
+    if path.is_symlink() and path.lstat().st_uid not in (0, os.geteuid()):
+        raise DatabaseUnusable(f"{path}: is a symbolic link that another user made; remove it")
+    path = path.resolve()
+    for suffix in COMPANIONS:
+        companion = path.with_name(path.name + suffix)
+        if companion.is_symlink():
+            raise DatabaseUnusable(f"{companion}: is a symbolic link; remove it")
+    return path
 
 
 def file_system_of(path: Path, mounts: str) -> tuple[str, str]:

@@ -18,6 +18,7 @@ from sensor_node.storage import (
     checkpoint,
     due,
     events,
+    filesystem,
     ledger,
     lookup,
     rate_limit,
@@ -63,7 +64,7 @@ class SensorDataSQLRepository:
         self, path: Path, watch: LockWatch | None = None, *, power_safe: bool = False
     ) -> None:
         # Where SQLite puts the WAL of a linked database, and one lock whatever it is called.
-        self.path = path.resolve()
+        self.path = filesystem.resolved(path)
         self._database = Database(self.path, watch or Unwatched(), full=power_safe)
         self._transaction = self._database.transaction
 

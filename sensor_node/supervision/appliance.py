@@ -47,6 +47,10 @@ def make_directories(config: Config) -> None:
             raise ConfigError(f"{directory}: cannot be made: {error.strerror}") from error
         if not os.access(directory, os.W_OK | os.X_OK):
             raise ConfigError(f"{directory}: cannot be written; see its owner and mount options")
+    for entry in (*config.state_directory.iterdir(), *config.runtime_directory.iterdir()):
+        # Whoever may write here must not make us, perhaps root, write elsewhere.
+        if entry.is_symlink() and entry != config.storage.path:
+            raise ConfigError(f"{entry}: is a symbolic link; remove it")
     database = config.storage.path
     if database.exists() and not database.is_file():
         raise ConfigError(f"{database}: is no file; set another [storage] path")

@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 
 from sensor_node.config import Config
+from sensor_node.places import open_unlinked
 
 MOST_BYTES = 1024 * 1024
 KEPT = 2  # beside the present file
@@ -40,7 +41,8 @@ def _copy(file: Path) -> Path:
     """A whole copy, or OSError and nothing: a full disk must not cost the older files."""
     copy = file.with_name(f"{file.name}.new")
     try:
-        shutil.copyfile(file, copy)
+        with file.open("rb") as full, open_unlinked(copy, "wb") as kept:
+            shutil.copyfileobj(full, kept)
     except OSError:
         copy.unlink(missing_ok=True)
         raise

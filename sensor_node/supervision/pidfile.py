@@ -3,15 +3,24 @@
 import contextlib
 import fcntl
 import os
+import re
 from pathlib import Path
 
 from sensor_node.config import Config
 from sensor_node.errors import SensorNodeError
+from sensor_node.places import open_unlinked
 from sensor_node.processes import owner
 
 # More than an owner text needs, so that every one overwrites the one before.
 HOLDER_BYTES = 200
 LOCK_SUFFIX = ".appliance"
+# As own_identity() makes it.
+IDENTITY = r"[a-z]+:[0-9a-f-]+:[0-9]{1,9}:[0-9]{1,19}"
+
+
+def lock_file(config: Config) -> Path:
+    database = config.storage.path
+    return database.with_name(database.name + LOCK_SUFFIX)
 
 
 class ApplianceLock:
@@ -22,10 +31,10 @@ class ApplianceLock:
     """
 
     def __init__(self, config: Config) -> None:
-        database = config.storage.path
-        self.file = database.with_name(database.name + LOCK_SUFFIX)
+        self.file = lock_file(config)
         try:
-            self.fd = os.open(self.file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o660)
+            flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+            self.fd = os.open(self.file, flags, 0o660)
         except OSError as error:
             raise SensorNodeError(f"{self.file}: cannot be opened: {error.strerror}") from error
 
@@ -58,7 +67,8 @@ def write_pid_file(config: Config) -> None:
     """
     file, identity = pid_file(config.runtime_directory), owner.own_identity("supervisor")
     try:
-        file.write_text(f"{os.getpid()}\n{identity}\n")
+        with open_unlinked(file, "w") as opened:
+            opened.write(f"{os.getpid()}\n{identity}\n")
     except OSError as error:
         raise SensorNodeError(f"{file}: cannot be written: {error.strerror}") from error
 
@@ -71,12 +81,36 @@ def remove_pid_file(config: Config) -> None:
 def running_pid(runtime_directory: Path) -> int | None:
     """The supervisor's pid, if the pid file names a living one."""
     try:
-        pid, identity = pid_file(runtime_directory).read_text().split()
-    except (FileNotFoundError, NotADirectoryError, ValueError):
+        with open_unlinked(pid_file(runtime_directory)) as opened:
+            pid, identity = opened.read().split()
+    except PermissionError:
+        raise
+    except (OSError, ValueError):
         return None
-    return int(pid) if is_appliance(identity) else None
+    return int(pid) if is_appliance(identity) and identity.split(":")[2] == pid else None
 
 
 def is_appliance(identity: str) -> bool:
     """Whether an owner text means a living process."""
-    return identity.count(":") == 3 and owner.is_alive(identity)
+    return re.fullmatch(IDENTITY, identity) is not None and owner.is_alive(identity)
+
+
+def may_signal(config: Config, pid: int) -> bool:
+    """Whether the process is of this appliance, whatever a file in its directory says.
+
+    All of them have the appliance's lock open, and nobody can make a stranger open it.
+    """
+    try:
+        lock = lock_file(config).stat()
+        return any(_is_same(entry, lock) for entry in Path(f"/proc/{pid}/fd").iterdir())
+    except PermissionError:
+        return True  # another user's: then the kernel decides
+    except OSError:
+        return False
+
+
+def _is_same(entry: Path, file: os.stat_result) -> bool:
+    try:
+        return os.path.samestat(entry.stat(), file)
+    except OSError:
+        return False  # closed meanwhile

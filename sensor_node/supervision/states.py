@@ -4,9 +4,14 @@ import enum
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_origin, get_type_hints
 
 from sensor_node.config import Config, Effective
+from sensor_node.places import open_unlinked
+
+# Wall seconds that have a date.
+END_OF_TIME = 253_402_300_800
+MOST_PID = 2**22  # of the kernel; below 1, kill() means many processes
 
 
 class ChildState(enum.StrEnum):
@@ -61,7 +66,8 @@ def write_report(config: Config, report: Report) -> bool:
     file = report_file(config.runtime_directory)
     temporary = file.with_suffix(".new")
     try:
-        temporary.write_text(json.dumps(asdict(report)))
+        with open_unlinked(temporary, "w") as opened:
+            opened.write(json.dumps(asdict(report)))
         temporary.replace(file)
     except OSError:
         return False
@@ -71,11 +77,23 @@ def write_report(config: Config, report: Report) -> bool:
 def read_report(runtime_directory: Path) -> Report | None:
     """None where there is none, or one of another version."""
     try:
-        values: dict[str, Any] = json.loads(report_file(runtime_directory).read_text())
+        with open_unlinked(report_file(runtime_directory)) as opened:
+            values: dict[str, Any] = json.loads(opened.read())
         children = [ChildReport(**child) for child in values.pop("processes")]
         settings = [Effective(*row) for row in values.pop("settings")]
-        return Report(**values, processes=children, settings=settings)
-    except (FileNotFoundError, NotADirectoryError):
+        report = Report(**values, processes=children, settings=settings)
+    except PermissionError:
+        raise
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
         return None
-    except (ValueError, TypeError, KeyError, AttributeError):
-        return None  # garbage
+    sound = all(map(_is_sound, (report, *children, *settings)))
+    return report if sound else None
+
+
+def _is_sound(record: Any) -> bool:
+    """Whether each value is of the kind that the supervisor writes."""
+    for name, kind in get_type_hints(type(record)).items():
+        if not isinstance(getattr(record, name), list if get_origin(kind) is list else kind):
+            return False
+    pid = getattr(record, "pid", None)
+    return (pid is None or 0 < pid <= MOST_PID) and 0 <= getattr(record, "since", 0) < END_OF_TIME

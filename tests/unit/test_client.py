@@ -13,6 +13,7 @@ import threading
 import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -21,7 +22,7 @@ from sensor_node.clock import Moment
 from sensor_node.config import SinkConfig
 from sensor_node.config_schema import options_of
 from sensor_node.delivery.client import HttpTelemetryClient
-from sensor_node.delivery.credentials import signature
+from sensor_node.delivery.credentials import Credentials, signature
 from sensor_node.model import Verdict
 
 DEFAULTS = {
@@ -990,6 +991,18 @@ def test_a_secret_that_the_sink_repeats_is_not_shown(connect, tmp_path):
         outcome = connect(sink.url, token_file=str(token)).post(b"[A]", KEY)
     assert "not for Bearer ***!" in outcome.detail
     assert "s3cr3t" not in repr(outcome)
+
+
+@pytest.mark.parametrize(
+    "written", ["a/b+<c>", "a\\/b+<c>", "a/b+&lt;c&gt;", "a%2Fb%2B%3Cc%3E", "a/\0b\x1b+<c>"]
+)
+def test_a_secret_is_known_however_the_sink_writes_it(tmp_path, written):
+    token = tmp_path / "token"
+    token.write_text("a/b+<c>")
+    sink = SimpleNamespace(token_file=str(token), password_file="", username="")
+    credentials = Credentials(sink)
+    credentials.authorization()
+    assert credentials.mask(f"no {written}!") == "no ***!"
 
 
 def test_a_signature_tells_a_changed_a_removed_and_a_new_file(tmp_path):

@@ -411,3 +411,24 @@ def test_any_sensor_name_makes_a_file_name_of_its_own(tmp_path: Path, name: str)
 
 def test_it_works_where_nothing_can_be_noted(tmp_path: Path) -> None:
     assert run(tmp_path / "missing", "echo 1") == [Reading("room", 1.0, NOW_US)]
+
+
+def test_a_record_of_another_user_or_through_a_link_kills_nobody(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    killed: list[int] = []
+    monkeypatch.setattr(os, "killpg", lambda pgid, _: killed.append(pgid))
+    record, elsewhere = tmp_path / "command-room.pgid", tmp_path / "elsewhere"
+    with subprocess.Popen(["sleep", "1000"], process_group=0) as stranger:
+        ticks = Path(f"/proc/{stranger.pid}/stat").read_text().split()[21]
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        elsewhere.write_text(f"{stranger.pid} {ticks} {boot} token")
+        record.symlink_to(elsewhere)
+        CommandSource(sensor("echo 1"), tmp_path)
+        if not os.geteuid():
+            record.unlink(missing_ok=True)
+            elsewhere.rename(record)
+            os.chown(record, 65534, 65534)
+            CommandSource(sensor("echo 1"), tmp_path)
+        stranger.kill()
+    assert killed == []

@@ -393,3 +393,19 @@ def test_a_password_in_a_url_is_not_repeated(file, load) -> None:
         load(SENSOR + "[sink]\nurl = http://joe:secret@sink.example/\n")
     assert "secret" not in str(refused.value)
     assert "//***@sink.example/" in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://joe:x/secret@sink.example/",
+        "http://joe:x@secret@sink.example/",
+        "joe:secret@sink.example",
+        "https:/joe:secret@sink.example",
+    ],
+)
+def test_a_password_in_a_url_that_is_none_is_not_repeated_either(load, url) -> None:
+    with pytest.raises(ConfigError) as refused:
+        load(SENSOR + f"[sink]\nproxy = {url}\n")
+    assert "secret" not in str(refused.value)
+    assert "***@sink.example" in str(refused.value)

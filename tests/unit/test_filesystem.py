@@ -1,10 +1,19 @@
 """No database on a network file system, and a warning where it would not survive a reboot."""
 
+import os
+
 import pytest
 
 from sensor_node.errors import DatabaseUnusable
 from sensor_node.storage import filesystem
-from sensor_node.storage.filesystem import complaint, file_system_of, is_read_only
+from sensor_node.storage.connection import open_reader
+from sensor_node.storage.filesystem import (
+    COMPANIONS,
+    complaint,
+    file_system_of,
+    is_read_only,
+    resolved,
+)
 from sensor_node.storage.repository import SensorDataSQLRepository
 
 ROOT = "22 1 254:0 / / rw,relatime shared:1 - ext4 /dev/vda rw,discard"
@@ -135,3 +144,26 @@ def test_lines_without_optional_fields_and_with_an_empty_source_are_read():
 
 def test_the_mounts_of_this_machine_can_be_read(place):
     assert complaint(place / "telemetry.db")[1] is False
+
+
+class TestALink:
+    def test_of_roots_or_ones_own_leads_to_the_database(self, tmp_path):
+        (tmp_path / "link.db").symlink_to(tmp_path / "real.db")
+        assert resolved(tmp_path / "link.db") == tmp_path.resolve() / "real.db"
+
+    @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a link away")
+    def test_of_another_user_is_refused(self, tmp_path):
+        link = tmp_path / "link.db"
+        link.symlink_to(tmp_path / "real.db")
+        os.chown(link, 65534, 65534, follow_symlinks=False)
+        with pytest.raises(DatabaseUnusable, match=r"link\.db: .* another user made; remove it"):
+            resolved(link)
+
+    @pytest.mark.parametrize("suffix", COMPANIONS)
+    def test_beside_the_database_is_refused(self, tmp_path, suffix):
+        (tmp_path / f"real.db{suffix}").symlink_to(tmp_path / "elsewhere")
+        with pytest.raises(DatabaseUnusable, match="is a symbolic link; remove it"):
+            SensorDataSQLRepository(tmp_path / "real.db")
+        with pytest.raises(DatabaseUnusable, match="is a symbolic link; remove it"):
+            open_reader(tmp_path / "real.db")
+        assert not (tmp_path / "elsewhere").exists()

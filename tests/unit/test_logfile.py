@@ -90,11 +90,11 @@ def test_a_disk_without_room_for_the_copy_ends_nothing_and_loses_nothing(
         rotate_into(log_file(config), config)
 
     def full(source, copy):
-        copy.write_text("half")
+        copy.write(b"half")
         raise OSError(28, "No space left on device")
 
     fill(config, "c")
-    monkeypatch.setattr("shutil.copyfile", full)
+    monkeypatch.setattr("shutil.copyfileobj", full)
     for _ in range(3):
         rotate_into(log_file(config), config)
     kept = [log_file(config), older(config, 1), older(config, 2)]

@@ -3,19 +3,25 @@
 import fcntl
 import os
 import signal
+import subprocess
+from types import SimpleNamespace
 
 import pytest
 
+from sensor_node.control import lifecycle
 from sensor_node.errors import SensorNodeError
 from sensor_node.processes import owner
 from sensor_node.supervision.pidfile import (
     ApplianceLock,
     is_appliance,
+    lock_file,
+    may_signal,
     pid_file,
     remove_pid_file,
     running_pid,
     write_pid_file,
 )
+from sensor_node.supervision.states import ChildReport
 
 
 @pytest.fixture
@@ -133,3 +139,60 @@ class TestThePidFile:
 @pytest.mark.parametrize("text", ["", "a", "a:b:c", "a:b:c:d:e", "supervisor:other-boot:1:1"])
 def test_what_is_no_living_process_is_no_appliance(text) -> None:
     assert not is_appliance(text)
+
+
+class TestASignal:
+    def test_is_for_a_process_that_has_the_lock_open(self, config, lock) -> None:
+        assert not may_signal(config, os.getpid()), "there is no lock yet"
+        lock()
+        assert may_signal(config, os.getpid())
+
+    @pytest.mark.parametrize("pid", [1, -1, 0, 2**22 + 1])
+    def test_is_for_nobody_else(self, config, lock, pid) -> None:
+        lock()
+        assert not may_signal(config, pid) or os.geteuid()
+
+    def test_at_the_end_of_a_stop_is_not_for_those_that_a_report_names(
+        self, config, lock, monkeypatch
+    ) -> None:
+        lock()
+        with subprocess.Popen(["sleep", "1000"]) as stranger, subprocess.Popen(["true"]) as last:
+            last.wait()
+            children = [
+                ChildReport("a", "a", pid, owner.identity_of("a", pid), "RUNNING", 0.0, 0, "")
+                for pid in (stranger.pid, os.getpid())
+            ]
+            report = SimpleNamespace(processes=children)
+            monkeypatch.setattr(lifecycle, "read_report", lambda directory: report)
+            monkeypatch.setattr(signal, "pidfd_send_signal", lambda *arguments: None)
+            killed = []
+            monkeypatch.setattr(os, "kill", lambda pid, number: killed.append(pid))
+            lifecycle._kill_all(config, -1)
+            monkeypatch.undo()
+            stranger.kill()
+        assert killed == [os.getpid()], "who has the lock is ours"
+
+
+class TestALink:
+    def test_in_the_place_of_the_pid_file_is_not_followed(self, config, tmp_path) -> None:
+        elsewhere = tmp_path / "elsewhere"
+        elsewhere.write_text(f"{os.getpid()}\n{owner.own_identity('supervisor')}\n")
+        before = elsewhere.read_text()
+        pid_file(config.runtime_directory).symlink_to(elsewhere)
+        assert running_pid(config.runtime_directory) is None
+        with pytest.raises(SensorNodeError, match="cannot be written"):
+            write_pid_file(config)
+        assert elsewhere.read_text() == before
+
+    def test_in_the_place_of_the_lock_is_not_followed(self, config, tmp_path, lock) -> None:
+        elsewhere = tmp_path / "elsewhere"
+        lock_file(config).symlink_to(elsewhere)
+        with pytest.raises(SensorNodeError, match="cannot be opened"):
+            lock()
+        assert not elsewhere.exists()
+
+
+def test_the_number_of_one_process_with_the_identity_of_another_leads_nowhere(config) -> None:
+    text = f"{os.getppid()}\n{owner.own_identity('supervisor')}\n"
+    pid_file(config.runtime_directory).write_text(text)
+    assert running_pid(config.runtime_directory) is None

@@ -1,7 +1,7 @@
 """What the supervisor writes down about its children, others read whole or not at all."""
 
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import pytest
 
@@ -95,3 +95,36 @@ def test_a_report_of_another_version_is_none(config) -> None:
 
 def test_the_states_of_a_child_are_those_that_status_shows() -> None:
     assert list(ChildState) == ["STARTING", "RUNNING", "BACKOFF", "STOPPING", "STOPPED"]
+
+
+@pytest.mark.parametrize(
+    "forged",
+    [
+        {"since": "yesterday"},
+        {"since": None},
+        {"since": float("nan")},
+        {"since": -1.0},
+        {"since": 1e300},
+        {"pid": 0},
+        {"pid": -1},
+        {"pid": 10**30},
+        {"problem": None},
+        {"settings": [["sink", "url", 5, ""]]},
+        {"processes": [{**asdict(CHILD), "pid": -1}]},
+        {"processes": [{**asdict(CHILD), "name": 5}]},
+    ],
+)
+def test_a_report_that_says_what_cannot_be_is_none(config, forged) -> None:
+    report_file(config.runtime_directory).write_text(json.dumps({**asdict(REPORT), **forged}))
+    assert read_report(config.runtime_directory) is None
+
+
+@pytest.mark.parametrize("name", ["processes.json", "processes.new"])
+def test_a_report_is_neither_read_nor_written_through_a_link(config, tmp_path, name) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.write_text(json.dumps(asdict(REPORT)))
+    before = elsewhere.read_text()
+    (config.runtime_directory / name).symlink_to(elsewhere)
+    assert read_report(config.runtime_directory) is None
+    write_report(config, replace(REPORT, pid=1))
+    assert elsewhere.read_text() == before
