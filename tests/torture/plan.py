@@ -81,7 +81,7 @@ SETTINGS: dict[str, tuple[object, ...]] = {
 # How often each kind comes, and for how long its fault lasts, in seconds.
 KINDS: dict[str, tuple[int, float, float]] = {
     "kill": (36, 0.0, 0.0),
-    "kill all": (9, 0.0, 0.0),
+    "kill all": (12, 0.0, 0.0),
     "stop": (10, 0.1, 9.0),
     "mood": (24, 0.0, 0.0),
     "sink killed": (2, 0.1, 4.0),

@@ -33,7 +33,10 @@ DEATHS = "SELECT coalesce(sum(n), 0) FROM event WHERE kind = 'process died' AND 
 
 
 def torture(seconds: float, seed: int, directory: Path, say: Say) -> bool:
-    """Whether every promise held. What is needed to find out why not stays in the directory."""
+    """Whether every promise held. What is needed to find out why not stays in the directory.
+
+    `seconds` are those of torture; peace and the verdict come on top.
+    """
     began = time.monotonic()
     done: Counter[str] = Counter()
 
@@ -45,13 +48,13 @@ def torture(seconds: float, seed: int, directory: Path, say: Say) -> bool:
     with ExitStack() as stack:
         victims = [stack.enter_context(victim(name, directory / name)) for name, _ in TURNS]
         plans = [actions(f"{seed} {name}") for name, _ in TURNS]
-        end = began + seconds
-        turn = min(TURN_SECONDS, seconds)
-        for (_, share), one, plan in itertools.cycle(zip(TURNS, victims, plans, strict=True)):
-            if (left := end - time.monotonic()) <= 0:
-                break
+        turn, left = min(TURN_SECONDS, seconds), seconds
+        turns = itertools.cycle(zip(TURNS, victims, plans, strict=True))
+        while left > 0.1:
+            (_, share), one, plan = next(turns)
             tell(f"--- {one.name}")
             harass(one, plan, min(left, turn * share), tell, done)
+            left -= turn * share
             one.calm_down(tell)
         kills = sum((one.kills for one in victims), Counter())
         tell("--- the verdict")
