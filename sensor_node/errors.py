@@ -29,11 +29,18 @@ STORAGE_REASONS = (
     "locked by another program",
     "cannot be opened",
     "damaged",
+    "replaced",
 )
+
+
+class DatabaseDamaged(SensorNodeError):
+    """What is in the database is not what was written there. Becomes StorageUnavailable."""
 
 
 class StorageUnavailable(SensorNodeError):
     """The database cannot be used now: disk full, read-only, I/O error, locked. Try again later.
+
+    `replaced`: at the next try there is another file in its place.
 
     `reason` is one of STORAGE_REASONS.
     """

@@ -137,6 +137,12 @@ class Counts:
     purged: int
 
     @property
+    def add_up(self) -> bool:
+        """P3, as far as the counts alone can tell."""
+        waiting_or_parked = self.undelivered + self.dead + self.in_doubt
+        return self.pending >= 0 and self.captured == waiting_or_parked + self.sent + self.evicted
+
+    @property
     def undelivered(self) -> int:
         """Still to be sent: what an outage builds up and a good day drains."""
         return self.pending + self.in_flight + self.failed

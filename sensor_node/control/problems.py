@@ -113,17 +113,24 @@ _STORAGE_MENDS = {
     "no permission": "try as root, or look at the file's owner and mode",
     "locked by another program": "end that program's transaction, such as a sqlite3 shell's",
     "cannot be opened": "look at the directory, its owner and mode, and at the limit on open files",
-    "damaged": "stop; move the database away, keep it, and start anew",
+    "damaged": "it is moved aside later, as the last time is not long ago; the card may be dying",
+    "replaced": "wait a second; it begins with a fresh database",
 }
 
 
 def _of_database(found: dict[str, Any]) -> list[Problem]:
+    problems = [
+        Problem(
+            f"a damaged database was moved aside: {file}",
+            f"sensor-node-ctl salvage {file}; then remove it and its -wal",
+        )
+        for file in found["moved_aside"]
+    ]
     if found["database_error"]:
-        return [_unreadable(found["database_error"])]
+        return [_unreadable(found["database_error"]), *problems]
     storage, counts = found["storage"], found["counts"]
     if not storage:
-        return []
-    problems = []
+        return problems
     if storage["warning"]:
         problems.append(Problem(storage["warning"], "move [storage] path to a disk"))
     trouble = storage["trouble"]

@@ -16,7 +16,7 @@ from sensor_node.errors import SensorNodeError
 from sensor_node.model import Counts
 from sensor_node.processes.owner import age_seconds
 from sensor_node.settlement import SinkRecord
-from sensor_node.storage import events, ledger, lookup, runs, sink_row
+from sensor_node.storage import aside, events, ledger, lookup, runs, sink_row
 from sensor_node.storage.checkpoint import wal_bytes
 from sensor_node.storage.connection import Connection, reading, sqlite_facts
 from sensor_node.storage.filesystem import complaint, is_read_only
@@ -51,6 +51,7 @@ def take(config: Config, now: Moment) -> dict[str, Any]:
         "config_changed": changed,
     }
     found |= _of_database(config, now)
+    found["moved_aside"] = [str(file) for file in aside.files(config.storage.path.resolve())]
     if pid is None and found["rates"]:
         found |= {"rates": NO_RATES, "drain_eta_seconds": None}
     found["notes"] = problems.notes(config)

@@ -24,8 +24,11 @@ def identity_of(role: str, pid: int, proc: Path = PROC) -> str:
 
 def is_alive(owner: str, proc: Path = PROC) -> bool:
     """Whether the process that the text means can still act; a zombie cannot."""
-    _, boot, pid, ticks = owner.split(":")
-    return boot == boot_id(proc) and start_ticks(int(pid), proc) == int(ticks)
+    fields = owner.split(":")
+    if len(fields) != 4 or fields[1] != boot_id(proc) or not fields[2].isdecimal():
+        return False  # of another boot; or damaged, and then nobody's
+    ticks = start_ticks(int(fields[2]), proc)
+    return ticks is not None and str(ticks) == fields[3]
 
 
 def start_ticks(pid: int, proc: Path = PROC) -> int | None:

@@ -86,6 +86,7 @@ class SensorService:
             more = self._commit(repository, now)
         except StorageUnavailable as error:
             self._buffer.trouble = error.reason
+            self._part_if_replaced(error, now)
             raise
         if repository.wal_bytes() >= WAL_EMERGENCY_BYTES:
             repository.checkpoint(truncate=True)
@@ -102,6 +103,14 @@ class SensorService:
             sampler.join(STOP_SAMPLING_SECONDS / len(self._samplers))
         for sampler in self._samplers:
             sampler.make_up(now)
+        try:
+            self._commit_all(now)
+        except StorageUnavailable as error:
+            if not self._part_if_replaced(error, now):
+                raise
+            self._commit_all(now)
+
+    def _commit_all(self, now: Moment) -> None:
         repository = self._opened(now)
         while self._commit(repository, now, last=True):
             pass
@@ -145,6 +154,15 @@ class SensorService:
                 self._drop_missed(last_us)
             self._repository = repository
         return self._repository
+
+    def _part_if_replaced(self, error: StorageUnavailable, now: Moment) -> bool:
+        """The next database is a fresh one, and has to be told who captures."""
+        if error.reason != "replaced":
+            return False
+        if self._repository is not None:
+            self._repository.close()
+            self._repository, self._started = None, now
+        return True
 
     def _drop_missed(self, last_us: int) -> None:
         """The ticks between what our predecessor accounted for and our first reading."""

@@ -4,13 +4,15 @@ import contextlib
 import errno
 import os
 import sqlite3
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from sensor_node.errors import DatabaseUnusable, StorageUnavailable
-from sensor_node.storage import filesystem
-from sensor_node.storage.checkpoint import WAL_CHECKPOINT_BYTES
-from sensor_node.storage.migrations import migrate, schema_version
+from sensor_node.errors import DatabaseDamaged, DatabaseUnusable, StorageUnavailable
+from sensor_node.log import LOGGER
+from sensor_node.storage import aside, filesystem, write_lock
+from sensor_node.storage.checkpoint import WAL_CHECKPOINT_BYTES, wal_bytes
+from sensor_node.storage.migrations import APPLICATION_ID, FOREIGN, migrate, schema_version
 from sensor_node.storage.write_lock import LockWatch, WriteLock
 
 # Under the write lock nobody of ours is in the way; this is for a person's sqlite3 shell.
@@ -30,7 +32,11 @@ REASONS = {
     sqlite3.SQLITE_LOCKED: "locked by another program",
     sqlite3.SQLITE_CANTOPEN: "cannot be opened",
     sqlite3.SQLITE_CORRUPT: "damaged",
+    sqlite3.SQLITE_NOTADB: "damaged",
+    sqlite3.SQLITE_TOOBIG: "damaged",
 }
+# Of the I/O errors, the file's own fault: it ends too early.
+DAMAGE = (sqlite3.SQLITE_IOERR_SHORT_READ, sqlite3.SQLITE_IOERR_CORRUPTFS)
 # The same for the lock files beside it.
 LOCK_REASONS = {
     errno.ENOSPC: "disk full",
@@ -40,6 +46,8 @@ LOCK_REASONS = {
     errno.EPERM: "no permission",
     errno.EIO: "I/O error",
 }
+HEADER_BYTES = 100
+NO_DATABASE = "is not a SQLite database; move it away or set another [storage] path"
 # What a reader gets where it cannot make a -shm file.
 NO_SHM = (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY)
 
@@ -52,47 +60,54 @@ class Database:
     """A writing connection and the write lock, of one process and one thread.
 
     Make it after the fork. `full` gives each commit `synchronous=FULL`: it survives power loss.
+    `replaces`: where the file is damaged it is moved aside, and the next use begins a fresh one.
     """
 
-    def __init__(self, path: Path, watch: LockWatch, *, full: bool) -> None:
+    def __init__(self, path: Path, watch: LockWatch, *, full: bool, replaces: bool = False) -> None:
         text, refused = filesystem.complaint(path)
         if refused:
             raise DatabaseUnusable(text)
+        _refuse_foreign(path)
         try:
             self.lock = WriteLock(path, watch)
         except OSError as error:
             raise _unopened(path, error) from error
         self.path = path
+        self._synchronous = "FULL" if full else "NORMAL"
+        self._replaces = replaces
+        self._connection: sqlite3.Connection | None = None
+        self._connects = 0
+        self._file: tuple[int, int] | None = None
         try:
-            with translated(path):
-                self.connection = self._connect("FULL" if full else "NORMAL")
+            self._connect()
         except BaseException:
             self.lock.close()
             raise
 
-    def _connect(self, synchronous: str) -> sqlite3.Connection:
-        connection = sqlite3.connect(self.path, isolation_level=None, cached_statements=256)
+    @property
+    def connection(self) -> sqlite3.Connection:
+        """Connected to the file that bears the name, which may be another one than before.
+
+        Raises StorageUnavailable("replaced") once when it is: whoever is at work must think anew.
+        """
+        if self._connection is None:
+            self._connect()
+        elif self._present() != self._file:
+            self._part()
+            raise StorageUnavailable("replaced", f"{self.path}: is not the file that it was")
+        assert self._connection
+        return self._connection
+
+    @contextlib.contextmanager
+    def guarded(self) -> Iterator[None]:
+        """SQLite's errors as ours; a damaged file is moved aside."""
         try:
-            with self.lock:
-                self.lock.allow_long()  # a migration
-                connection.execute(f"PRAGMA busy_timeout = {BUSY_TIMEOUT_MS}")
-                schema_version(connection)  # refuses before the WAL mode changes what is not ours
-                connection.execute(f"PRAGMA page_size = {PAGE_SIZE}")
-                if connection.execute("PRAGMA journal_mode = WAL").fetchone() != ("wal",):
-                    raise DatabaseUnusable(f"{self.path}: cannot use a WAL here")
-                connection.execute("PRAGMA wal_autocheckpoint = 0")
-                connection.execute(f"PRAGMA journal_size_limit = {WAL_CHECKPOINT_BYTES}")
-                connection.execute(f"PRAGMA synchronous = {synchronous}")
-                connection.execute("PRAGMA mmap_size = 0")
-                connection.execute("PRAGMA temp_store = MEMORY")
-                connection.execute("PRAGMA secure_delete = OFF")
-                migrate(connection)
-                # A file that opens for reading only fails here, where opening is tried again.
-                connection.execute(TRY_TO_WRITE)
-        except BaseException:
-            connection.close()
+            with translated(self.path):
+                yield
+        except StorageUnavailable as error:
+            if error.reason == "damaged" and self._replaces:
+                self._move_aside(error)
             raise
-        return connection
 
     @contextlib.contextmanager
     def transaction(self) -> Iterator[sqlite3.Connection]:
@@ -100,8 +115,10 @@ class Database:
 
         Raises StorageUnavailable where the database cannot be written; then nothing has changed.
         """
-        connection = self.connection
-        with translated(self.path), self.lock:
+        if self._connection is None:
+            self._connect()
+        with self.guarded(), self.lock:
+            connection = self.connection
             connection.execute("BEGIN IMMEDIATE")
             try:
                 yield connection
@@ -111,15 +128,109 @@ class Database:
                     connection.execute("ROLLBACK")
                 raise
 
+    @contextlib.contextmanager
+    def snapshot(self) -> Iterator[sqlite3.Connection]:
+        """One consistent read, without the write lock."""
+        with self.guarded():
+            connection = self.connection
+            connection.execute("BEGIN")
+            try:
+                yield connection
+            finally:
+                if connection.in_transaction:  # SQLite ends it by itself on an I/O error
+                    connection.execute("ROLLBACK")
+
     def version(self) -> int:
         """Changes when another process has committed; asking costs next to nothing."""
-        with translated(self.path):
+        with self.guarded():
             (version,) = self.connection.execute("PRAGMA data_version").fetchone()
-            return int(version)
+            return (self._connects << 32) + int(version)  # each connection counts from the start
 
     def close(self) -> None:
-        self.connection.close()
+        """For good."""
+        if self._connection is not None:
+            self._connection.close()
         self.lock.close()
+
+    def _connect(self) -> None:
+        """Raises StorageUnavailable or DatabaseUnusable; then nothing is open."""
+        try:
+            with self.guarded(), self.lock:
+                self.lock.allow_long()  # a migration
+                self._clear_place()
+                self._connection = sqlite3.connect(
+                    self.path, isolation_level=None, cached_statements=256
+                )
+                self._connects += 1
+                self._file = self._present()
+                self._prepare(self._connection)
+        except BaseException:
+            self._part()
+            raise
+
+    def _prepare(self, connection: sqlite3.Connection) -> None:
+        connection.execute(f"PRAGMA busy_timeout = {BUSY_TIMEOUT_MS}")
+        schema_version(connection)  # refuses before the WAL mode changes what is not ours
+        connection.execute(f"PRAGMA page_size = {PAGE_SIZE}")
+        if connection.execute("PRAGMA journal_mode = WAL").fetchone() != ("wal",):
+            raise DatabaseUnusable(f"{self.path}: cannot use a WAL here")
+        connection.execute("PRAGMA wal_autocheckpoint = 0")
+        connection.execute(f"PRAGMA journal_size_limit = {WAL_CHECKPOINT_BYTES}")
+        connection.execute(f"PRAGMA synchronous = {self._synchronous}")
+        connection.execute("PRAGMA mmap_size = 0")
+        connection.execute("PRAGMA temp_store = MEMORY")
+        connection.execute("PRAGMA secure_delete = OFF")
+        migrate(connection)
+        # A file that opens for reading only fails here, where opening is tried again.
+        connection.execute(TRY_TO_WRITE)
+
+    def _clear_place(self) -> None:
+        """What a fresh database must not find; what no database can begin with."""
+        self._file = self._present()
+        size = self.path.stat().st_size if self.path.is_file() else None
+        # SQLite would call it a new file. An empty one is, after a start on a full disk.
+        if size is not None and size < HEADER_BYTES and (size or wal_bytes(self.path)):
+            raise DatabaseDamaged(f"is cut to {size} bytes")
+        if self._file is None and self._replaces:
+            try:
+                kept = aside.clear(self.path, time.time())
+            except OSError as error:
+                raise _unopened(self.path, error) from error
+            if kept:
+                LOGGER.error("database_gone %s: its WAL is now %s", self.path, kept)
+
+    def _move_aside(self, damage: StorageUnavailable) -> None:
+        """Raises StorageUnavailable("replaced") if the next use finds another file.
+
+        The connection is closed afterwards: then SQLite leaves the WAL alone.
+        """
+        try:
+            with self.lock:
+                if self._file is None or aside.identity(self.path) != self._file:
+                    return  # another process was faster
+                moved = aside.move(self.path, time.time())
+        except OSError as error:
+            said = f"{damage}; cannot be moved aside: {error.strerror}"
+            raise StorageUnavailable("damaged", said) from damage
+        if moved:
+            self._part()
+            LOGGER.error(
+                "database_damaged %s; moved to %s, a fresh one begins: sensor-node-ctl salvage %s",
+                *(damage, moved, moved),
+            )
+            raise StorageUnavailable("replaced", f"{self.path}: was damaged") from damage
+
+    def _present(self) -> tuple[int, int] | None:
+        """Which file bears the name now."""
+        try:
+            return aside.identity(self.path)
+        except OSError as error:
+            raise _unopened(self.path, error) from error
+
+    def _part(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
+        self._connection = None
 
 
 def open_reader(path: Path) -> sqlite3.Connection:
@@ -168,9 +279,13 @@ def sqlite_facts() -> dict[str, str | bool]:
 
 
 def _code(error: sqlite3.Error) -> int:
-    """The primary code; but a disk without room for the -shm file is full, not dying."""
-    code = int(getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR))
-    return sqlite3.SQLITE_FULL if code == sqlite3.SQLITE_IOERR_SHMSIZE else code & 0xFF
+    """The low byte of the error's code; but some low bytes say less than there is to say."""
+    code = getattr(error, "sqlite_errorcode", None)
+    if code == sqlite3.SQLITE_IOERR_SHMSIZE:
+        return sqlite3.SQLITE_FULL  # a disk without room for the -shm file is not dying
+    if code in DAMAGE or (code is None and isinstance(error, sqlite3.OperationalError)):
+        return sqlite3.SQLITE_CORRUPT  # without a code: text in the database is not UTF-8
+    return int(code or sqlite3.SQLITE_ERROR) & 0xFF
 
 
 @contextlib.contextmanager
@@ -180,17 +295,37 @@ def translated(path: Path) -> Iterator[None]:
         yield
     except sqlite3.DatabaseError as error:
         code = _code(error)
-        if code == sqlite3.SQLITE_NOTADB:
-            raise DatabaseUnusable(
-                f"{path}: is not a SQLite database; move it away or set another [storage] path"
-            ) from error
+        if code == sqlite3.SQLITE_NOTADB and not write_lock.was_made_for(path):
+            raise DatabaseUnusable(f"{path}: {NO_DATABASE}") from error
         if code not in REASONS:
             raise
         raise StorageUnavailable(REASONS[code], f"{path}: {error}") from error
+    except (DatabaseDamaged, UnicodeDecodeError) as error:  # SQLite's own words have damaged text
+        raise StorageUnavailable("damaged", f"{path}: {error}") from error
     except DatabaseUnusable as error:
         if str(error).startswith(str(path)):
             raise
         raise DatabaseUnusable(f"{path}: {error}") from error
+
+
+def _refuse_foreign(path: Path) -> None:
+    """Before anything of ours is made beside it; later, such a file is ours and damaged.
+
+    The header is read as any file is: this process has no connection yet to a database that it
+    never had. See https://www.sqlite.org/fileformat.html#the_database_header.
+    """
+    if write_lock.was_made_for(path) or not path.is_file():
+        return
+    try:
+        with path.open("rb") as file:
+            header = file.read(HEADER_BYTES)
+    except OSError:
+        return  # opening it will say why
+    if header and (len(header) < HEADER_BYTES or not header.startswith(b"SQLite format 3\0")):
+        raise DatabaseUnusable(f"{path}: {NO_DATABASE}")
+    schema, application = int.from_bytes(header[40:44]), int.from_bytes(header[68:72])
+    if application != APPLICATION_ID and (application or schema):
+        raise DatabaseUnusable(f"{path}: {FOREIGN}")
 
 
 def _unopened(path: Path, error: OSError) -> StorageUnavailable:

@@ -3,9 +3,11 @@
 import sqlite3
 from collections.abc import Iterator
 
+from sensor_node.errors import DatabaseDamaged
 from sensor_node.model import Counts
 from sensor_node.storage import tiles
 
+STATUSES = ("SENDING", "FAILED", "SENT", "DEAD", "IN_DOUBT", "PURGED", "EVICTED")
 TALLY = "SELECT status, n FROM tally"
 DROPPED = "SELECT coalesce(sum(n), 0) FROM dropped"
 COUNT_DROPPED = """
@@ -29,7 +31,7 @@ INTEGRITY = "PRAGMA integrity_check(5)"
 
 
 def counts(connection: sqlite3.Connection) -> Counts:
-    tally = dict(connection.execute(TALLY).fetchall())
+    tally = dict.fromkeys(STATUSES, 0) | dict(connection.execute(TALLY).fetchall())
     captured = tiles.captured(connection)
     return Counts(
         captured=captured,
@@ -43,6 +45,14 @@ def counts(connection: sqlite3.Connection) -> Counts:
         dropped=connection.execute(DROPPED).fetchone()[0],
         purged=tally["PURGED"],
     )
+
+
+def sound_counts(connection: sqlite3.Connection) -> Counts:
+    """The same for those who write. Raises DatabaseDamaged where it does not add up."""
+    found = counts(connection)
+    if not found.add_up:
+        raise DatabaseDamaged(f"the ledger does not add up: {found}")
+    return found
 
 
 def count_dropped(connection: sqlite3.Connection, reason: str, n: int) -> None:

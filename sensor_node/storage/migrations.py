@@ -2,10 +2,15 @@
 
 import sqlite3
 
-from sensor_node.errors import DatabaseUnusable
+from sensor_node.errors import DatabaseDamaged, DatabaseUnusable
 
 # "SnoD": tells our files from other SQLite databases.
 APPLICATION_ID = 0x536E6F44
+
+FOREIGN = "is another program's database; set another [storage] path"
+OUR_TABLES = {"message", "batch", "tally"}
+# Any version of this program that there will be: more is no version.
+MOST_STEPS = 999
 
 VERSION_1 = (
     # id: never reused, gap-free in capture order. status: PENDING SENT FAILED DEAD IN_DOUBT.
@@ -122,12 +127,20 @@ STEPS = (VERSION_1,)
 
 
 def schema_version(connection: sqlite3.Connection) -> int:
-    """0 for a new file. Raises DatabaseUnusable for what this program must not touch."""
+    """0 for a new file.
+
+    Raises DatabaseUnusable for what this program must not touch, DatabaseDamaged for a file that
+    has our tables under a header that we never wrote.
+    """
     (version,) = connection.execute("PRAGMA user_version").fetchone()
     (application,) = connection.execute("PRAGMA application_id").fetchone()
-    (tables,) = connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()
-    if (version or tables) and application != APPLICATION_ID:
-        raise DatabaseUnusable("is another program's database; set another [storage] path")
+    tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_schema")}
+    is_ours = application == APPLICATION_ID
+    if is_ours != bool(version) or (tables and not version) or not 0 <= version <= MOST_STEPS:
+        if is_ours or tables >= OUR_TABLES:
+            raise DatabaseDamaged("its header is not as it was written")
+        if version or tables:
+            raise DatabaseUnusable(FOREIGN)
     if version > len(STEPS):
         raise DatabaseUnusable(
             f"has schema {version}, this program knows {len(STEPS)}; "

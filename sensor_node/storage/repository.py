@@ -4,10 +4,9 @@ Each method is one transaction, or one read. `now` is wall time in seconds. Meth
 StorageUnavailable where the database cannot be used; then they have changed nothing.
 """
 
-import contextlib
 import math
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +14,8 @@ from sensor_node.clock import Moment
 from sensor_node.model import Claim, Counts, Dropped, Message, Outcome, Reading, Stream
 from sensor_node.settlement import DUE_FIRST, Rules, SinkRecord, settlement
 from sensor_node.storage import (
+    aside,
+    check,
     checkpoint,
     due,
     events,
@@ -29,7 +30,7 @@ from sensor_node.storage import (
     streams,
     tiles,
 )
-from sensor_node.storage.connection import Database, translated
+from sensor_node.storage.connection import Database
 from sensor_node.storage.rate_limit import ClaimPolicy, may_send, paid
 from sensor_node.storage.room import Room, Space, measure
 from sensor_node.storage.wreck import Salvaged
@@ -57,16 +58,25 @@ class Backlog:
 class SensorDataSQLRepository:
     """The queue in the database, for one process and thread; make it after the fork.
 
-    `power_safe`: its commits survive power loss (synchronous=FULL).
+    `power_safe`: its commits survive power loss (synchronous=FULL). `replaces`: it moves a damaged
+    file aside; StorageUnavailable("replaced") says that there is, or will be, a fresh one.
     """
 
     def __init__(
-        self, path: Path, watch: LockWatch | None = None, *, power_safe: bool = False
+        self,
+        path: Path,
+        watch: LockWatch | None = None,
+        *,
+        power_safe: bool = False,
+        replaces: bool = False,
     ) -> None:
         # Where SQLite puts the WAL of a linked database, and one lock whatever it is called.
         self.path = filesystem.resolved(path)
-        self._database = Database(self.path, watch or Unwatched(), full=power_safe)
+        self._database = Database(
+            self.path, watch or Unwatched(), full=power_safe, replaces=replaces
+        )
         self._transaction = self._database.transaction
+        self._snapshot = self._database.snapshot
 
     def close(self) -> None:
         self._database.close()
@@ -100,7 +110,7 @@ class SensorDataSQLRepository:
         accounted for, stored or dropped, in microseconds.
         """
         with self._transaction() as connection:
-            return runs.begin(connection, who, now, run)
+            return runs.begin(connection, who, now, run, aside.files(self.path)[-1:])
 
     def end_run(self, now: float) -> None:
         """Note an orderly stop."""
@@ -111,11 +121,21 @@ class SensorDataSQLRepository:
         with self._transaction() as connection:
             events.record(connection, now, kind, detail)
 
-    def new_stream(self, now: float) -> Stream:
+    def check(self, seconds: float) -> None:
+        """Look for damage, so long at most."""
+        with self._snapshot() as connection:
+            check.check(connection, seconds)
+
+    def recovered_frames(self) -> int:
+        """How many frames SQLite has found in the WAL; see recovery.committed_frames()."""
+        with self._database.guarded():
+            return checkpoint.frames(self._database.connection, self._database.lock)
+
+    def new_stream(self, now: float, why: str = "by command") -> Stream:
         """Give readings captured from now on ids of a new stream, as after restoring a backup."""
         with self._transaction() as connection:
             stream = streams.begin(connection, streams.last_node(connection))
-            events.record(connection, now, "new stream", f"{stream.name}: by command")
+            events.record(connection, now, "new stream", f"{stream.name}: {why}")
             return stream
 
     # Delivery
@@ -182,8 +202,8 @@ class SensorDataSQLRepository:
 
     def read_claim(self, claim: Claim) -> list[Message]:
         """The claim's messages in order; none if the claim is lost, fewer if rows are missing."""
-        with translated(self.path):
-            return tiles.read_messages(self._database.connection, claim)
+        with self._snapshot() as connection:
+            return tiles.read_messages(connection, claim)
 
     def settle(self, claim: Claim, outcome: Outcome, rules: Rules, now: float) -> bool:
         """SENDING -> what settlement() decides, and the sink's state with it.
@@ -280,7 +300,7 @@ class SensorDataSQLRepository:
 
     def checkpoint(self, *, truncate: bool) -> None:
         """Move the WAL into the database file; `truncate` also gives its disk space back."""
-        with translated(self.path):
+        with self._database.guarded():
             checkpoint.checkpoint(self._database.connection, self._database.lock, truncate=truncate)
 
     def purge(self, after: int, settled_before: float | None, now: float) -> retention.Purged:
@@ -312,23 +332,11 @@ class SensorDataSQLRepository:
     def sample(self, boottime: float) -> None:
         """Note the counts for the rates that `status` shows, if they have changed."""
         with self._transaction() as connection:
-            runs.sample(connection, boottime, ledger.counts(connection))
+            runs.sample(connection, boottime, ledger.sound_counts(connection))
 
     def counts(self) -> Counts:
         with self._snapshot() as connection:
-            return ledger.counts(connection)
-
-    @contextlib.contextmanager
-    def _snapshot(self) -> Iterator[sqlite3.Connection]:
-        """One consistent read, without the write lock."""
-        connection = self._database.connection
-        with translated(self.path):
-            connection.execute("BEGIN")
-            try:
-                yield connection
-            finally:
-                if connection.in_transaction:  # SQLite ends it by itself on an I/O error
-                    connection.execute("ROLLBACK")
+            return ledger.sound_counts(connection)
 
 
 def _find_left_over(

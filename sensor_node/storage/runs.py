@@ -3,6 +3,7 @@
 import json
 import sqlite3
 from dataclasses import dataclass
+from pathlib import Path
 
 from sensor_node.clock import Moment
 from sensor_node.model import Counts
@@ -50,11 +51,14 @@ class Identity:
     settings: dict[str, str]
 
 
-def begin(connection: sqlite3.Connection, who: Identity, now: float, run: str) -> int | None:
+def begin(
+    connection: sqlite3.Connection, who: Identity, now: float, run: str, before: list[Path]
+) -> int | None:
     """Called by each generator before its first commit; `run` is the same for all of one run.
 
     Returns, to one that replaces another, up to when readings are accounted for, stored or dropped,
     in microseconds; None to the first that came so far, and where nobody knows any more.
+    `before`: the damaged database, if any, in whose place this one may be.
     """
     last_us = _accounted_us(connection, now)
     resumed = memo.get(connection, "run") == run
@@ -63,6 +67,8 @@ def begin(connection: sqlite3.Connection, who: Identity, now: float, run: str) -
     last = connection.execute(LAST_RUN_EVENT).fetchone()
     if not resumed and last and last[0] == "started":
         events.record(connection, now, "unclean stop", "the last run did not stop by itself")
+    if before and streams.last(connection) is None:
+        events.record(connection, now, "database damaged", f"it was moved to {before[0]}")
     if not resumed:
         memo.put(connection, "run", run)
         connection.execute(FORGET_SAMPLES)

@@ -30,11 +30,14 @@ SET status = 'SENDING', attempts = attempts + 1, owner = :owner, claimed_at = :n
 WHERE first_id = :first_id AND status = 'FAILED'
 RETURNING first_id, last_id, attempts, round
 """
+# A damaged row counts as missing: JSON has no nan and no infinity, and a sink would refuse it.
 READ_MESSAGES = """
 SELECT message.id, message.name, message.value, message.timestamp_us
 FROM batch JOIN message ON message.id BETWEEN batch.first_id AND batch.last_id
 WHERE batch.first_id = :first_id AND batch.last_id = :last_id
   AND batch.status = 'SENDING' AND batch.owner = :owner AND batch.attempts = :attempt
+  AND typeof(message.value) = 'real' AND abs(message.value) <= 1.7976931348623157e308
+  AND typeof(message.timestamp_us) = 'integer'
 ORDER BY message.id
 """
 # The fence of every settle: still SENDING, still ours, still the same attempt.

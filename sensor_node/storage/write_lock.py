@@ -37,7 +37,7 @@ class WriteLock:
     """A context manager; not re-entrant, and of use to one thread only."""
 
     def __init__(self, database: Path, watch: LockWatch) -> None:
-        self._turnstile = _open(database.with_name(database.name + ".turnstile"), database)
+        self._turnstile = _open(_turnstile_of(database), database)
         try:
             self._room = _open(database.with_name(database.name + ".writer"), database)
         except OSError:
@@ -73,6 +73,15 @@ class WriteLock:
             if descriptor >= 0:
                 os.close(descriptor)
         self._turnstile = self._room = -1
+
+
+def was_made_for(database: Path) -> bool:
+    """Whether the place of this database has ever been used by this program."""
+    return _turnstile_of(database).exists()
+
+
+def _turnstile_of(database: Path) -> Path:
+    return database.with_name(database.name + ".turnstile")
 
 
 def _open(file: Path, database: Path) -> int:

@@ -55,6 +55,7 @@ class Child:
         self.killed = False
         self._process: BaseProcess | None = None
         self._short_lives = 0
+        self._died = False
         self._started = 0.0
         self._since = 0.0
         self._owner = ""
@@ -68,8 +69,12 @@ class Child:
     def sentinel(self) -> int | None:
         return self._process.sentinel if self._process else None
 
-    def start(self, config: Config, run_started: float, inherited: list[int]) -> None:
+    def start(
+        self, config: Config, run_started: float, inherited: list[int], *, unclean: bool = False
+    ) -> None:
         """Fork. Signals wait until the child has its own way of taking them.
+
+        `unclean`: the last run left the database as it was when it died.
 
         Raises OSError where the system has no room for one more process; then nothing has changed.
         """
@@ -82,6 +87,8 @@ class Child:
             inherited=tuple(inherited),
             news=tuple(self._news),
             run_started=run_started,
+            unclean=unclean,
+            after_death=self._died,
         )
         before = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
         try:
@@ -91,6 +98,7 @@ class Child:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
         self._process = process
         self._news.clear()
+        self._died = False
         self._started, self._since = time.monotonic(), time.time()
         self.state, self.kill_at, self.aborted_at = ChildState.STARTING, None, None
         self.killed = False
@@ -122,6 +130,7 @@ class Child:
         self._short_lives = 0 if sound else self._short_lives + 1
         self.restart_at = now + restart_delay(self._short_lives)
         self.restarts += 1
+        self._died = True
         self.state = ChildState.BACKOFF
         self.remember("process died", f"{self.name} {death.how}")
 

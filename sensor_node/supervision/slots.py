@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from sensor_node.errors import STORAGE_REASONS
 
-BEAT, WAITING, HOLDING, READY, TROUBLE, SAID_LENGTH, FINAL = range(7)
+BEAT, WAITING, HOLDING, READY, TROUBLE, SAID_LENGTH, FINAL, CHECKED = range(8)
 SAID = 64
 SLOT_BYTES = 1024
 
@@ -24,6 +24,7 @@ class Signs:
     waiting_since: float | None
     holding_since: float | None
     ready: bool
+    checked: bool
     trouble: str
     said: str
 
@@ -59,6 +60,10 @@ class Slot:
     def trouble(self, reason: str) -> None:
         self._put(TROUBLE, STORAGE_REASONS.index(reason) + 1 if reason else 0)
 
+    def checked(self) -> None:
+        """The database is open and has been looked at, if that was to be done."""
+        self._put(CHECKED, 1)
+
     def is_final(self) -> bool:
         """Whether the whole appliance is being stopped, not this child replaced."""
         return bool(self._get(FINAL))
@@ -73,7 +78,7 @@ class Slot:
 
     def reset(self) -> None:
         """Before each start, and after the supervisor itself has slept too long."""
-        for word in (WAITING, HOLDING, READY, TROUBLE, SAID_LENGTH, FINAL):
+        for word in (WAITING, HOLDING, READY, TROUBLE, SAID_LENGTH, FINAL, CHECKED):
             self._put(word, 0)
         self.beat()
 
@@ -97,6 +102,7 @@ class Slot:
             waiting_since=self._get(WAITING) / 1e9 or None,
             holding_since=self._get(HOLDING) / 1e9 or None,
             ready=bool(self._get(READY)),
+            checked=bool(self._get(CHECKED)),
             trouble=STORAGE_REASONS[trouble - 1] if trouble else "",
             said=said.decode(errors="replace"),
         )

@@ -47,6 +47,7 @@ class Supervisor:
         self._children = [Child(name, self._slots.pop()) for name in _names(config)]
         self._run_started, self._since = time.monotonic(), time.time()
         self._last_turn = self._run_started
+        self._unclean = _was_left_open(config.storage.path.resolve())
         self._ready = False
         self._all_well = True
         self._reloading = False
@@ -86,7 +87,9 @@ class Supervisor:
 
     def _wait(self, now: float) -> None:
         """For a child's end, a signal, the next start, or the next turn."""
-        starting = any(child.state is ChildState.STARTING for child in self._children)
+        starting = self._unclean or any(
+            child.state is ChildState.STARTING for child in self._children
+        )
         turn = STARTING_TURN_SECONDS if starting else TURN_SECONDS
         for child in self._children:
             if child.state is ChildState.BACKOFF:
@@ -159,7 +162,7 @@ class Supervisor:
     def _start_due(self, now: float) -> None:
         wanted = _names(self._config)
         for child in list(self._children):
-            if child.pid is not None or now < child.restart_at:
+            if child.pid is not None or now < child.restart_at or self._is_held_back(child):
                 continue
             if child.name in wanted:
                 self._start(child, now)
@@ -167,9 +170,23 @@ class Supervisor:
                 self._children.remove(child)
                 self._slots.append(child.slot)
 
+    def _is_held_back(self, child: Child) -> bool:
+        """After an unclean stop the generator opens the database alone, and looks for damage.
+
+        If it cannot, the others need not wait for it.
+        """
+        generator = self._children[0]
+        if child is generator:
+            return False
+        signs = generator.slot.signs()
+        if signs.checked or signs.trouble or generator.restarts:
+            self._unclean = False
+        return self._unclean
+
     def _start(self, child: Child, now: float) -> None:
         try:
-            child.start(self._config, self._run_started, self._inherited())
+            inherited = self._inherited()
+            child.start(self._config, self._run_started, inherited, unclean=self._unclean)
             LOGGER.info("process_started name=%s pid=%s", child.name, child.pid)
         except OSError as error:
             # No memory or no process number to spare: the others go on, this one comes later.
@@ -262,6 +279,15 @@ class Supervisor:
             for child in left:
                 if child.reap():
                     child.state = ChildState.STOPPED
+
+
+def _was_left_open(database: Path) -> bool:
+    """Whether the last run did not stop in good order; by stat() alone.
+
+    A reader of a database that nobody writes leaves an empty WAL and a -shm file.
+    """
+    wal, shm = (database.with_name(database.name + end) for end in ("-wal", "-shm"))
+    return wal.stat().st_size > 0 if wal.exists() else shm.exists()
 
 
 def _names(config: Config) -> list[str]:

@@ -27,6 +27,8 @@ MACHINE_ID = Path("/etc/machine-id")
 OOM_SCORE = {"generator": 0, "housekeeper": 100, "sender": 500, "retrier": 500}
 # No file and no memory is left.
 REFUSED = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
+# A start takes no longer however much there is to look at.
+CHECK_SECONDS = 2.0
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
@@ -36,6 +38,8 @@ class Birth:
 
     `inherited`: descriptors of the supervisor's that are none of its business. `news`: what the
     supervisor, which never opens the database, wants to be remembered there (kind, detail).
+    `unclean`: the last run left the database as it was when it died, and nobody has opened it yet.
+    `after_death`: of the one before it in its place, which may have died of damage.
     """
 
     role: str
@@ -45,6 +49,8 @@ class Birth:
     inherited: tuple[int, ...]
     news: tuple[tuple[str, str], ...]
     run_started: float
+    unclean: bool
+    after_death: bool
 
 
 def work(birth: Birth) -> None:
@@ -117,11 +123,20 @@ def _open_repository(
     birth: Birth, news: list[tuple[str, str]], *, power_safe: bool
 ) -> "SensorDataSQLRepository":
     """Write the news down there, each once however often opening fails."""
+    from sensor_node.storage.recovery import committed_frames
     from sensor_node.storage.repository import SensorDataSQLRepository
 
-    path = birth.config.storage.path
-    repository = SensorDataSQLRepository(path, birth.slot, power_safe=power_safe)
+    path = birth.config.storage.path.resolve()
+    committed = committed_frames(path) if birth.unclean else 0
+    repository = SensorDataSQLRepository(path, birth.slot, power_safe=power_safe, replaces=True)
     try:
+        if birth.unclean or birth.after_death:
+            repository.check(CHECK_SECONDS)
+        if committed and (lost := committed - repository.recovered_frames()) > 0:
+            # The ids in them may have been sent, and must not become other readings'.
+            why = f"the WAL was damaged, {lost} pages of it are lost"
+            repository.new_stream(SystemClock().now().wall, why)
+        birth.slot.checked()
         while news:
             repository.record_event(SystemClock().now().wall, *news[0])
             del news[0]

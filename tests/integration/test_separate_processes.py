@@ -26,6 +26,7 @@ appliance.make_directories(config)
 worker.work(worker.Birth(
     role=sys.argv[2], config=config, slot=make_slots(1)[0], supervisor=os.getppid(),
     inherited=(), news=(), run_started=time.monotonic(),
+    unclean=False, after_death=False,
 ))
 print(json.dumps([before, sorted(sys.modules)]))
 """

@@ -11,7 +11,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant
 from sensor_node.model import Reading
 from sensor_node.schedule import BackoffPolicy
 from sensor_node.settlement import Rules
-from sensor_node.storage import ledger, repository, retention, tiles
+from sensor_node.storage import check, ledger, repository, retention, tiles
 from sensor_node.storage.connection import open_reader
 from sensor_node.storage.rate_limit import ClaimPolicy
 from sensor_node.storage.repository import SensorDataSQLRepository
@@ -92,13 +92,14 @@ class QueueModel(RuleBasedStateMachine):
             self.repository.close()
         self.repository = SensorDataSQLRepository(self.path)
         self.fuse = Fuse(self.repository._database.connection)
-        self.repository._database.connection = self.fuse
+        self.repository._database._connection = self.fuse
 
     def begin_run(self):
         who = Identity(self.machine, self.node, {})
         self.repository.begin_run(who, self.now, "a run")
 
     def teardown(self):
+        check.check(self.reader, seconds=60.0)  # nothing that can come about is taken for damage
         self.reader.close()
         self.repository.close()
         shutil.rmtree(self.directory)

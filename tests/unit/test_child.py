@@ -295,6 +295,8 @@ def test_news_is_written_down_once_however_often_the_database_fails(
         inherited=(),
         news=(),
         run_started=0.0,
+        unclean=True,
+        after_death=True,
     )
     record = SensorDataSQLRepository.record_event
     full = [False, True, True, True, False]

@@ -16,7 +16,9 @@ from sensor_node.supervision.hangs import (
 from sensor_node.supervision.slots import Signs, make_slots
 
 NOW = 1000.0
-WELL = Signs(beat=NOW, waiting_since=None, holding_since=None, ready=True, trouble="", said="")
+WELL = Signs(
+    beat=NOW, waiting_since=None, holding_since=None, ready=True, checked=True, trouble="", said=""
+)
 
 
 class Suspect:

@@ -116,3 +116,8 @@ def test_a_real_zombie_is_dead_before_it_is_reaped() -> None:
     assert not owner.is_alive(identity)
     os.waitpid(pid, 0)
     assert not owner.is_alive(identity)
+
+
+@pytest.mark.parametrize("text", ["", "sender", "{0}:x:1", "{0}:1:x:y", "{0}:{1}:None", "{0}:9²:1"])
+def test_who_has_a_damaged_name_is_nobody(text) -> None:
+    assert not owner.is_alive(f"sender:{text.format(owner.boot_id(), os.getpid())}")

@@ -33,6 +33,7 @@ WELL = {
     "stuck": None,
     "processes": [PROCESS],
     "database_error": "",
+    "moved_aside": [],
     "storage": STORAGE,
     "counts": COUNTS,
     "sink": SINK,

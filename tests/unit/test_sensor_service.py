@@ -20,6 +20,7 @@ from sensor_node.processes.sensor_service import (
     Start,
     commit_interval,
 )
+from sensor_node.storage import aside
 from sensor_node.storage.checkpoint import WAL_EMERGENCY_BYTES
 from sensor_node.storage.repository import SensorDataSQLRepository
 from sensor_node.storage.room import READING_BYTES, Room
@@ -620,6 +621,29 @@ class TestTheWal:
         node.wal_bytes = WAL_EMERGENCY_BYTES - 1
         node.step()
         assert node.checkpoints == []
+
+
+class TestADatabaseThatIsReplaced:
+    """Because it is damaged, or by whatever means: there is another file of that name."""
+
+    @pytest.mark.parametrize("last_act", ["step", "finish"])
+    def test_gets_what_was_not_committed_and_a_stream_of_its_own(self, make, last_act) -> None:
+        node = make(MOCK.format(8))
+        node.run(2)
+        before = node.stored()
+        [(stream,)] = rows(node, "SELECT name FROM stream")
+        aside.move(node.path, WALL)
+        node.run(1, every=1)  # it finds out, and what it had in hand stays in memory
+        assert not node.path.exists()
+        if last_act == "step":
+            node.run(1)
+        else:
+            node.finish()
+        after = node.stored()
+        assert after[0] - before[-1] == 125_000
+        assert len(after) == 8 if last_act == "finish" else 16
+        assert node.dropped() == {}
+        assert stream not in rows(node, "SELECT name FROM stream")[0]
 
 
 class TestTheEnd:

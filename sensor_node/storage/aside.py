@@ -1,0 +1,109 @@
+"""Moves a damaged database aside, with its WAL; a crash in between parts nothing for good.
+
+All of it happens under the write lock. Nothing is deleted but second names of a file, and the
+-shm file, which SQLite makes anew. See docs/adr/0011.
+"""
+
+import calendar
+import contextlib
+import errno
+import os
+import re
+import time
+from pathlib import Path
+
+STAMP = "%Y%m%dT%H%M%SZ"
+NAME = re.compile(r".+\.damaged-(\d{8}T\d{6}Z)")
+# A dying card must not make the disk a graveyard: each time the next wait is twice as long.
+AGAIN_SECONDS = 600.0
+MOST_AGAIN_SECONDS = 86_400.0
+
+
+def files(database: Path) -> list[Path]:
+    """The damaged databases that lie beside this one, oldest first."""
+    found = database.parent.glob(f"{database.name}.damaged-*")
+    return sorted(file for file in found if NAME.fullmatch(file.name))
+
+
+def wal_of(database: Path) -> Path:
+    return database.with_name(database.name + "-wal")
+
+
+def identity(database: Path) -> tuple[int, int] | None:
+    """Which file bears the name; None where there is none. Opens nothing."""
+    try:
+        found = database.stat()
+    except FileNotFoundError:
+        return None
+    return found.st_dev, found.st_ino
+
+
+def move(database: Path, now: float) -> Path | None:
+    """The new name of the database; None where it is too soon after the last time.
+
+    `now` is wall seconds. Raises OSError where the directory cannot be written. Connections stay
+    open meanwhile: SQLite moves the WAL into the file when the last one closes, unless the name
+    has gone.
+    """
+    aside = _name(database, now)
+    if not _is_time(database, now) or aside.exists() or wal_of(aside).exists():
+        return None
+    # The WAL has its new name before the database loses its own: whatever happens between the
+    # next lines, the two are found together. Some file systems have no links, and that gap.
+    with contextlib.suppress(OSError):
+        os.link(wal_of(database), wal_of(aside))
+    database.rename(aside)
+    _take_wal_away(database, wal_of(aside))
+    return aside
+
+
+def clear(database: Path, now: float) -> Path | None:
+    """Before a database is made: take what is left of the one before out of its way.
+
+    Otherwise SQLite would delete the WAL, or take it and the -shm file for the new one's. Returns
+    where a WAL has gone that nobody had moved yet.
+    """
+    if database.exists() or not (wal_of(database).exists() or shm_of(database).exists()):
+        return None
+    return _take_wal_away(database, wal_of(_name(database, now)))
+
+
+def _take_wal_away(database: Path, kept: Path) -> Path | None:
+    """Raises OSError rather than leave a WAL where a fresh database would find it."""
+    wal, found = wal_of(database), None
+    if wal.exists():
+        names = database.parent.glob(f"{database.name}.damaged-*-wal")
+        if any(wal.samefile(name) for name in names):
+            wal.unlink()
+        elif kept.exists():
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(kept))
+        else:
+            found = wal.rename(kept)
+    shm_of(database).unlink(missing_ok=True)
+    directory = os.open(database.parent, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)
+    return found
+
+
+def shm_of(database: Path) -> Path:
+    return database.with_name(database.name + "-shm")
+
+
+def _name(database: Path, now: float) -> Path:
+    stamp = time.strftime(STAMP, time.gmtime(now))
+    return database.with_name(f"{database.name}.damaged-{stamp}")
+
+
+def _is_time(database: Path, now: float) -> bool:
+    """By the names alone, so that no restart forgets it; a clock that was set is no reason."""
+    before = files(database)
+    if not before:
+        return True
+    wait = min(MOST_AGAIN_SECONDS, AGAIN_SECONDS * 2.0 ** (len(before) - 1))
+    found = NAME.fullmatch(before[-1].name)
+    assert found
+    moved_at = calendar.timegm(time.strptime(found[1], STAMP))
+    return abs(now - moved_at) >= wait

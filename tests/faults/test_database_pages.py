@@ -1,0 +1,281 @@
+"""A flipped page, a cut file: found or harmless, never a crash for ever, and nothing is deleted.
+
+Each case is a life of all the workers, one after the other, in this process: it is quick, and
+there are hundreds. The same with real processes: test_database_damaged.py.
+"""
+
+import contextlib
+import json
+import os
+import random
+import shutil
+import time
+from collections import Counter
+from types import SimpleNamespace
+
+import pytest
+from unit.storage_fixtures import DELIVERED, POLICY, ROOM, RULES, WHO, fail, fill, park
+
+from sensor_node.delivery import formats
+from sensor_node.errors import StorageUnavailable
+from sensor_node.processes import owner
+from sensor_node.storage import aside, ledger, streams, tiles
+from sensor_node.storage.connection import open_reader
+from sensor_node.storage.recovery import committed_frames
+from sensor_node.storage.repository import SensorDataSQLRepository
+
+PAGE = 1024
+FRAME = PAGE + 24
+NOW = 1_800_000_000.0
+DEAD_OWNER = "sender:another boot:1:1"
+# What a start may take.
+START_SECONDS = 5.0
+CHECK_SECONDS = 2.0
+SINK = SimpleNamespace(format="json", batch_size=50)
+RANDOM = random.Random("damage")
+CUTS, BITS, WAL_FLIPS = 80, 100, 70
+
+
+@pytest.fixture(scope="module")
+def sound(tmp_path_factory):
+    """A database with messages in every status, stopped in good order."""
+    path = tmp_path_factory.mktemp("sound") / "telemetry.db"
+    with contextlib.closing(SensorDataSQLRepository(path)) as repository:
+        repository.begin_run(WHO, NOW, "run")
+        fill(repository, 1000)
+        for _ in range(4):
+            claim_and_deliver(repository, "sender", NOW)
+        repository.purge(0, NOW, NOW)
+        repository.new_stream(NOW)
+        fill(repository, 2000, first_us=1_000_000_000)
+        repository.evict_oldest("max_size", NOW)
+        fill(repository, 2000, first_us=3_000_000_000)
+        for _ in range(15):
+            claim_and_deliver(repository, "sender", NOW)
+        for status in ("DEAD", "IN_DOUBT"):
+            park(repository, 40, status, NOW)
+        for count in (50, 30, 1):
+            fail(repository, count, NOW, due_at=NOW)
+        repository.claim_fresh(DEAD_OWNER, POLICY, NOW, 50)
+        repository.check(60.0)
+        repository.end_run(NOW)
+    assert not aside.wal_of(path).exists()
+    return path
+
+
+def claim_and_deliver(repository, owner, now, sent=None):
+    """What a sender does. False if there is nothing left to claim."""
+    claim = repository.claim_fresh(owner, POLICY, now, 50)
+    return claim is not None and deliver(repository, claim, now, sent)
+
+
+def deliver(repository, claim, now, sent=None):
+    """As the courier does it; `sent` gets what goes over the wire."""
+    messages = repository.read_claim(claim)
+    if len(messages) != claim.size:
+        return repository.halve(claim, "rows are missing", now + 60, now)
+    body = json.loads(formats.encode(messages, claim.stream, SINK), parse_constant=pytest.fail)
+    if sent is not None:
+        sent += [one["id"] for one in body]
+    return repository.settle(claim, DELIVERED, RULES, now)
+
+
+def live(path, doubtful):
+    """All that the processes do in a run. Returns the ids on the wire."""
+    sent, now = [], NOW + 60
+    with contextlib.closing(SensorDataSQLRepository(path, replaces=True)) as repository:
+        if doubtful:
+            repository.check(CHECK_SECONDS)
+        repository.begin_run(WHO, now, "run")
+        fill(repository, 10)
+        repository.sample(1.0)
+        repository.space(ROOM)
+        repository.backlog()
+        for first, _, text in repository.claims():
+            if not owner.is_alive(text):
+                repository.reclaim(first, text, now, at_most_once=False)
+        while repository.is_due(POLICY, now) and (
+            claim := repository.claim_due("retrier", POLICY, now, 50)
+        ):
+            deliver(repository, claim, now, sent)
+        while claim_and_deliver(repository, "sender", now, sent):
+            continue
+        repository.park_doubtful(now)
+        while repository.evict_parked("too many", now):
+            continue
+        while repository.evict_older_than(1_500_000_000, now):
+            continue
+        cursor = 0
+        while cursor is not None:
+            cursor = repository.purge(cursor, now, now).cursor
+        repository.counts()
+        repository.checkpoint(truncate=True)
+        repository.end_run(now)
+    return sent
+
+
+class Case:
+    def __init__(self, place, sound, number):
+        self.path = place / str(number) / "telemetry.db"
+        shutil.copytree(sound.parent, self.path.parent)
+
+    def flip(self, offset, pattern, file=None):
+        """XOR the bytes from there on with the pattern."""
+        with (file or self.path).open("r+b") as file:
+            file.seek(offset)
+            old = file.read(len(pattern))
+            file.seek(offset)
+            file.write(bytes(a ^ b for a, b in zip(old, pattern, strict=False)))
+
+    def verdict(self, doubtful=False):
+        """`harmless`, `found` when it was touched, or `checked`: by a process that came after."""
+        damaged = self.path.read_bytes()
+        started = time.monotonic()
+        said = "found"
+        try:
+            live(self.path, doubtful)
+            said = "harmless"
+        except StorageUnavailable as error:
+            assert error.reason == "replaced", error
+        except Exception as error:
+            # The process dies; the one in its place looks before it goes on.
+            said = "checked"
+            with pytest.raises(StorageUnavailable) as caught:
+                live(self.path, doubtful=True)
+            if caught.value.reason != "replaced":
+                raise AssertionError("a crash for ever") from error
+        assert time.monotonic() - started < START_SECONDS
+        if said != "harmless":
+            self.begins_anew(damaged)
+        shutil.rmtree(self.path.parent)
+        return said
+
+    def begins_anew(self, damaged):
+        [old] = aside.files(self.path)
+        assert old.stat().st_size >= len(damaged)
+        assert live(self.path, doubtful=False)
+        assert aside.files(self.path) == [old]
+        with contextlib.closing(open_reader(self.path)) as reader:
+            [(event,)] = reader.execute("SELECT detail FROM event WHERE kind = 'database damaged'")
+            assert str(old) in event
+            assert reader.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+
+
+def test_the_database_has_messages_in_every_status(sound):
+    with contextlib.closing(open_reader(sound)) as reader:
+        assert len(reader.execute("SELECT DISTINCT status FROM batch").fetchall()) == 7
+        assert ledger.counts(reader).pending > 500
+
+
+def test_what_is_sound_stays_in_its_place(tmp_path, sound):
+    assert Case(tmp_path, sound, 0).verdict() == "harmless"
+
+
+def test_a_page_that_is_flipped_is_found_by_whoever_needs_it(tmp_path, sound):
+    """All pages are needed here."""
+    pages = range(sound.stat().st_size // PAGE)
+    assert len(pages) > 100
+    for page in pages:
+        case = Case(tmp_path, sound, page)
+        case.flip(page * PAGE, b"\xff" * PAGE)
+        assert case.verdict() != "harmless", page
+
+
+def test_a_file_that_is_cut_anywhere_is_found(tmp_path, sound):
+    for length in [1, 99, 100, *RANDOM.sample(range(sound.stat().st_size), CUTS)]:
+        case = Case(tmp_path, sound, length)
+        os.truncate(case.path, length)
+        assert case.verdict() == "found", length
+
+
+def test_a_flipped_bit_never_makes_a_process_crash_for_ever(tmp_path, sound):
+    """Most change a value or a time, which nobody can tell from what was captured."""
+    found = Counter()
+    # The first pages hold the header, the schema and the small tables.
+    places = RANDOM.sample(range(16 * PAGE), BITS // 2)
+    places += RANDOM.sample(range(sound.stat().st_size), BITS // 2)
+    for number, place in enumerate(places):
+        case = Case(tmp_path, sound, number)
+        case.flip(place, bytes([1 << RANDOM.randrange(8)]))
+        found[case.verdict()] += 1
+    assert found["found"] > 10
+
+
+@pytest.fixture(scope="module")
+def crashed(tmp_path_factory, sound):
+    """The same and what a crash leaves: a WAL of a thousand readings, each its own commit."""
+    living, dead = (tmp_path_factory.mktemp(name) / sound.name for name in ("living", "dead"))
+    shutil.copytree(sound.parent, living.parent, dirs_exist_ok=True)
+    with contextlib.closing(SensorDataSQLRepository(living)) as repository:
+        repository.begin_run(WHO, NOW, "run")
+        for _ in range(200):
+            fill(repository, 1)
+        shutil.copytree(living.parent, dead.parent, dirs_exist_ok=True)
+    return dead
+
+
+def captured_and_stream(path):
+    """As the generator opens it after an unclean stop."""
+    committed = committed_frames(path)
+    with contextlib.closing(SensorDataSQLRepository(path, replaces=True)) as repository:
+        repository.check(CHECK_SECONDS)
+        if repository.recovered_frames() < committed:
+            repository.new_stream(NOW)
+        fill(repository, 1)
+        with contextlib.closing(open_reader(path)) as reader:
+            return tiles.captured(reader) - 1, streams.last(reader)
+
+
+def test_a_wal_that_a_crash_left_is_recovered_whatever_the_shm_file_says(tmp_path, crashed):
+    whole, stream = captured_and_stream(Case(tmp_path, crashed, 0).path)
+    assert whole == 5200
+    case = Case(tmp_path, crashed, 1)
+    case.path.with_name(case.path.name + "-shm").write_bytes(RANDOM.randbytes(32768))
+    assert captured_and_stream(case.path) == (whole, stream)
+
+
+def test_ids_that_a_damaged_wal_may_have_held_are_never_used_again(tmp_path, crashed):
+    """SQLite takes the first damaged frame for the end, and says nothing.
+
+    The very last frame is left out: damaged, it is no other than one that was never written whole.
+    """
+    whole, stream = captured_and_stream(Case(tmp_path, crashed, 0).path)
+    size = aside.wal_of(crashed).stat().st_size
+    header = range(0, 32, 4)
+    for number, place in enumerate([*header, *RANDOM.sample(range(size - FRAME), WAL_FLIPS)], 1):
+        case = Case(tmp_path, crashed, number)
+        case.flip(place, b"\xff", aside.wal_of(case.path))
+        captured, present = captured_and_stream(case.path)
+        assert aside.files(case.path) == []
+        assert captured == whole or present.name != stream.name, (number, captured)
+        assert present.first_id == stream.first_id or present.first_id == captured + 1
+        shutil.rmtree(case.path.parent)
+
+
+def test_a_commit_that_a_crash_has_cut_short_is_none(tmp_path, crashed):
+    """Its frame's header is there and says that it is one."""
+    whole, stream = captured_and_stream(Case(tmp_path, crashed, 0).path)
+    for number, written in enumerate([1, 24, 25, FRAME - 1], start=1):
+        case = Case(tmp_path, crashed, number)
+        wal = aside.wal_of(case.path)
+        os.truncate(wal, wal.stat().st_size - FRAME + written)
+        captured, present = captured_and_stream(case.path)
+        assert captured in (whole - 1, whole)
+        assert present == stream
+
+
+def test_a_wal_that_was_taken_away_begins_a_new_stream(tmp_path, crashed):
+    _, stream = captured_and_stream(Case(tmp_path, crashed, 0).path)
+    case = Case(tmp_path, crashed, 1)
+    aside.wal_of(case.path).unlink()
+    captured, present = captured_and_stream(case.path)
+    assert captured == 5000
+    assert present.name != stream.name
+
+
+def test_a_wal_of_another_time_is_found_by_the_ledger(tmp_path, sound, crashed):
+    """Put beside a database that has gone on since, as a bad backup does."""
+    case = Case(tmp_path, sound, 0)
+    live(case.path, doubtful=False)
+    shutil.copyfile(aside.wal_of(crashed), aside.wal_of(case.path))
+    assert case.verdict(doubtful=True) == "found"
