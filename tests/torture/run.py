@@ -1,7 +1,6 @@
 """The whole of it: phases of torture, then peace, and the verdict."""
 
 import itertools
-import os
 import shutil
 import sqlite3
 import time
@@ -16,7 +15,7 @@ from waiting import wait_until
 
 from .acts import do
 from .plan import Action, actions
-from .victim import RATES, Victim, victim
+from .victim import RATES, Victim, victim, why_no_disk
 
 Say = Callable[[str], None]
 # Turns of a minute and a quarter, and of a quarter of that; shorter if there is less time.
@@ -43,8 +42,8 @@ def torture(seconds: float, seed: int, directory: Path, say: Say) -> bool:
     def tell(text: str) -> None:
         say(f"{time.monotonic() - began:8.2f} {text}")
 
-    if os.geteuid():
-        tell("not root: no disk is filled")
+    if reason := why_no_disk():
+        tell(f"no disk is filled: {reason}")
     with ExitStack() as stack:
         victims = [stack.enter_context(victim(name, directory / name)) for name, _ in TURNS]
         plans = [actions(f"{seed} {name}") for name, _ in TURNS]
