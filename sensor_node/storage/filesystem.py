@@ -21,8 +21,8 @@ COMPANIONS = ("-wal", "-shm", "-journal", ".turnstile", ".writer")
 def resolved(path: Path) -> Path:
     """Where the database is, if its place is a link.
 
-    Raises DatabaseUnusable for a link of another user's, and for one in the place of a file that
-    SQLite or we would write, and that SQLite as root would give to the database's owner.
+    Raises DatabaseUnusable for a link of another user's, and for one in the place of a file beside
+    the database: neither SQLite nor we follow that, but this says what to do.
     """
     if path.is_symlink() and path.lstat().st_uid not in (0, os.geteuid()):
         raise DatabaseUnusable(f"{path}: is a symbolic link that another user made; remove it")
