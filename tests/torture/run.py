@@ -143,7 +143,8 @@ def ticks(database: Path, reloads: int) -> tuple[float, int]:
         (deaths,) = connection.execute(DEATHS, ("generator %",)).fetchone()
         for at in starts[1:]:
             (before,) = connection.execute(BEFORE, (int(at * 1e6),)).fetchone()
-            silences.setdefault(at, int(at * 1e6) - before)
+            if before is not None:  # else nothing was captured before
+                silences.setdefault(at, int(at * 1e6) - before)
     quiet = sum(silences.values()) / 1e6 * sum(RATES.values())
     allowed = TICKS_A_START * (len(starts) + deaths + reloads)
     return unaccounted_ticks(database, RATES) - quiet, allowed
