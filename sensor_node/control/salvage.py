@@ -3,6 +3,7 @@
 import contextlib
 import fcntl
 import os
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,10 +14,11 @@ from sensor_node.control.change import existing
 from sensor_node.control.times import several
 from sensor_node.delivery.deliver import policy_of
 from sensor_node.errors import SensorNodeError
+from sensor_node.storage import graft
 from sensor_node.storage.checkpoint import WAL_LIMIT_BYTES
 from sensor_node.storage.repository import SensorDataSQLRepository
 from sensor_node.storage.room import Room
-from sensor_node.storage.wreck import IDS_A_BITE, Wreck
+from sensor_node.storage.wreck import IDS_A_BITE, Unreadable, Wreck
 from sensor_node.supervision.pidfile import LOCK_SUFFIX
 
 # A reading with a long name, its tile, and pages that are not full.
@@ -33,11 +35,11 @@ def salvage(config: Config, file: Path) -> int:
         raise SensorNodeError(f"{file}: is the database in use; salvage is for an old one")
     with (
         _unused(file),
-        contextlib.closing(Wreck(file, config.node_id)) as wreck,
         existing(config) as repository,
+        _opened(file, config) as wreck,
     ):
         added, complete = _bring_back(config, wreck, repository)
-        _report(wreck, added, complete)
+        _report(wreck, file, added, complete)
         if not wreck.found and wreck.unreadable:
             raise SensorNodeError(f"{file}: too damaged: no reading can be found in it")
     if not complete:
@@ -80,15 +82,31 @@ def _make_room(config: Config, repository: SensorDataSQLRepository) -> bool:
         cursor = repository.purge(cursor, None, time.time()).cursor
 
 
-def _report(wreck: Wreck, added: int, complete: bool) -> None:
+def _report(wreck: Wreck, file: Path, added: int, complete: bool) -> None:
     parts = [f"{wreck.delivered} delivered"]
     if complete:
         parts.append(f"{wreck.found - wreck.delivered - added} here already")
         parts.append(f"{wreck.unreadable} unreadable")
     did = f"brought back {several(added, 'reading')}" if added else "nothing to bring back"
-    print(f"{did} from {wreck.path}; found {wreck.found}: {', '.join(parts)}")
+    print(f"{did} from {file}; found {wreck.found}: {', '.join(parts)}")
     if added and not wreck.keeps_ids:
         print("their ids could not be read: what the sink had already comes to it with another id")
+
+
+@contextlib.contextmanager
+def _opened(file: Path, config: Config) -> Iterator[Wreck]:
+    """The old database; where SQLite can do nothing with it, a copy with another first page."""
+    with contextlib.ExitStack() as opened:
+        try:
+            wreck = Wreck(file, config.node_id)
+        except Unreadable:
+            if not graft.is_ours(file):
+                raise
+            place = config.storage.path.parent
+            directory = tempfile.TemporaryDirectory(prefix="salvage-", dir=place)
+            copy = graft.mended_copy(file, Path(opened.enter_context(directory)))
+            wreck = Wreck(copy, config.node_id)
+        yield opened.enter_context(contextlib.closing(wreck))
 
 
 @contextlib.contextmanager

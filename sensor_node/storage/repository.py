@@ -33,7 +33,6 @@ from sensor_node.storage import (
 from sensor_node.storage.connection import Database
 from sensor_node.storage.rate_limit import ClaimPolicy, may_send, paid
 from sensor_node.storage.room import Room, Space, measure
-from sensor_node.storage.wreck import Salvaged
 from sensor_node.storage.write_lock import LockWatch, Unwatched
 
 INSERT_MESSAGE = "INSERT INTO message(name, value, timestamp_us) VALUES (?, ?, ?)"
@@ -269,7 +268,7 @@ class SensorDataSQLRepository:
             return n
 
     def salvage(
-        self, found: Sequence[Salvaged], source: str, policy: ClaimPolicy, now: float
+        self, found: Sequence[salvage.Salvaged], source: str, policy: ClaimPolicy, now: float
     ) -> int | None:
         """Add readings of another database whose ids are new here. Returns how many.
 

@@ -7,10 +7,10 @@ import itertools
 import sqlite3
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
-from sensor_node.model import Stream
+from sensor_node.model import Reading, Stream
 from sensor_node.storage import events, runs, streams, tiles
-from sensor_node.storage.wreck import Salvaged
 
 # What a stream's rows cover, in its own numbers.
 NUMBERS = """
@@ -26,6 +26,19 @@ INSERT INTO batch(first_id, last_id, status, settled_at, next_attempt_at, turn, 
 VALUES (:first_id, :last_id, :status, :now, :now, :turn, :unknown, :error)
 """
 ERROR = "salvaged from another database"
+
+
+class Salvaged(NamedTuple):
+    """A reading with the id that it keeps: number `number` of stream `stream`.
+
+    `status`: DEAD or IN_DOUBT, or FAILED where it is to be sent and may have been sent before.
+    """
+
+    stream: str
+    number: int
+    node: str
+    status: str
+    reading: Reading
 
 
 def absent(connection: sqlite3.Connection, found: Sequence[Salvaged]) -> list[Salvaged]:

@@ -12,13 +12,13 @@ import sqlite3
 from bisect import bisect_right
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
 
 from sensor_node.errors import SensorNodeError
 from sensor_node.model import Reading, Stream
-from sensor_node.storage import tiles
+from sensor_node.storage import graft, tiles
 from sensor_node.storage.checkpoint import wal_bytes
 from sensor_node.storage.migrations import APPLICATION_ID, STEPS
+from sensor_node.storage.salvage import Salvaged
 
 IDS_A_BITE = 2000
 # A damaged page that holds none but the way to others makes thousands of ids unreadable. That many
@@ -40,23 +40,14 @@ STREAMS = "SELECT first_id, name, wire_first, node FROM stream ORDER BY first_id
 GONE = "SELECT coalesce(sum(n), 0) FROM tally WHERE status IN ('PURGED', 'EVICTED')"
 
 
-class Salvaged(NamedTuple):
-    """A reading with the id that it keeps: number `number` of stream `stream`.
-
-    `status`: DEAD or IN_DOUBT, or FAILED where it is to be sent and may have been sent before.
-    """
-
-    stream: str
-    number: int
-    node: str
-    status: str
-    reading: Reading
+class Unreadable(SensorNodeError):
+    """SQLite finds no readings at all in the file."""
 
 
 class Wreck:
     """`node`: whose readings they are, where the file does not say any more.
 
-    Raises SensorNodeError where it is no Sensor Node database, or too damaged for SQLite.
+    Raises Unreadable, or SensorNodeError where it is another program's or newer than this one.
     """
 
     def __init__(self, path: Path, node: str) -> None:
@@ -79,7 +70,7 @@ class Wreck:
                 self._streams = [self._made_up_stream(node)]
         except sqlite3.DatabaseError as error:
             self.close()
-            raise SensorNodeError(f"{path}: cannot be read: {error}") from error
+            raise Unreadable(f"{path}: cannot be read: {error}") from error
         except BaseException:
             self.close()
             raise
@@ -126,7 +117,7 @@ class Wreck:
     def _recognise(self) -> None:
         (application,) = self._connection.execute("PRAGMA application_id").fetchone()
         (version,) = self._connection.execute("PRAGMA user_version").fetchone()
-        if application != APPLICATION_ID:
+        if application != APPLICATION_ID and not graft.is_ours(self.path):
             raise SensorNodeError(f"{self.path}: is not a Sensor Node database")
         if version > len(STEPS):
             raise SensorNodeError(

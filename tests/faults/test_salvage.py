@@ -14,6 +14,7 @@ from sinks import SinkProcess, hang, ok
 from waiting import wait_until
 
 STREAM = "SELECT name FROM stream WHERE first_id = 1"
+LAST_STREAM = "SELECT name FROM stream ORDER BY first_id DESC LIMIT 1"
 SAID = re.compile(r"brought back (\d+) readings from .*; found (\d+): (\d+) .*, (\d+) unreadable")
 NOWHERE = {"url": "http://127.0.0.1:9/telemetry"}
 PAGE = 1024
@@ -39,7 +40,7 @@ def kill_all(node: Node) -> None:
 
 
 def damage(database: Path, share: float) -> None:
-    """Overwrite a leaf page of readings, so far into the file."""
+    """Overwrite the first page, and one of readings, so far into the file."""
     content = bytearray(database.read_bytes())
     leaves = [
         place
@@ -47,7 +48,7 @@ def damage(database: Path, share: float) -> None:
         if content[place] == LEAF and b"temperature" in content[place : place + PAGE]
     ]
     place = leaves[int(len(leaves) * share)]
-    content[place : place + PAGE] = b"\xff" * PAGE
+    content[place : place + PAGE] = content[:PAGE] = b"\xff" * PAGE
     database.write_bytes(content)
 
 
@@ -102,6 +103,8 @@ def test_undelivered_readings_of_an_old_database_reach_the_sink_with_their_ids(t
         numbers = {int(one.rpartition("-")[2]) for one in sink.stored_ids() if old in one}
         assert len(numbers) == found
         assert len(sink.missing_numbers()[old]) <= unreadable
+        own = node.one(LAST_STREAM)
+        assert sink.missing_numbers()[own] == []
         assert sink.differing_ids() == set()
         stored = {
             int(one.id.rpartition("-")[2]): one.value for one in sink.messages() if old in one.id
@@ -182,7 +185,7 @@ def test_salvage_leaves_room_and_goes_on_where_it_stopped(tmp_path):
         old,
     ):
         old.start()
-        old.await_captured(60_000)
+        old.await_captured(50_000)
         old.stop()
         count = old.captured()
         node.start()

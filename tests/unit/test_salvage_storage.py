@@ -30,8 +30,10 @@ from storage_fixtures import (
 
 from sensor_node.errors import SensorNodeError
 from sensor_node.model import Reading
+from sensor_node.storage import graft
 from sensor_node.storage.repository import SensorDataSQLRepository
-from sensor_node.storage.wreck import Salvaged, Wreck
+from sensor_node.storage.salvage import Salvaged
+from sensor_node.storage.wreck import Wreck
 
 NOW = 1000.0
 PAGE = 1024
@@ -276,14 +278,31 @@ class TestADamagedFile:
         execute(old, "UPDATE message SET status = 'SEMT' WHERE id = 1")
         assert salvage(repository, old.path)[1] == 26
 
-    def test_without_its_tables_is_told_in_one_line(self, place):
-        path = big(place, 10)
-        content = bytearray(path.read_bytes())
-        content[100:PAGE] = bytes(PAGE - 100)
+    @pytest.mark.parametrize(
+        "page",
+        [bytes(PAGE), b"\xff" * PAGE, b"SQLite format 3\0" + bytes(PAGE - 16)],
+        ids=("zeros", "ones", "its name only"),
+    )
+    def test_gets_another_first_page_in_a_copy(self, repository, place, tmp_path, page):
+        path = big(place)
+        content = page + path.read_bytes()[PAGE:]
         path.write_bytes(content)
-        with pytest.raises(SensorNodeError, match="cannot be read") as told:
-            salvage(None, path)
+        with pytest.raises(SensorNodeError, match=r"cannot be read|is not a Sensor") as told:
+            Wreck(path, "")
         assert "\n" not in str(told.value)
+        assert graft.is_ours(path)
+        wreck, added = salvage(repository, graft.mended_copy(path, tmp_path))
+        assert (added, wreck.missed) == (3000, 0)
+        assert path.read_bytes() == content
+
+    def test_whose_header_says_another_program_is_ours_if_it_has_our_tables(
+        self, repository, place
+    ):
+        path = big(place)
+        content = bytearray(path.read_bytes())
+        content[70] ^= 1
+        path.write_bytes(content)
+        assert salvage(repository, path)[1] == 3000
 
     def test_is_left_as_it_is_with_its_wal(self, repository, old, place):
         """The WAL has what the file has not."""
