@@ -26,7 +26,7 @@ RANDOM = random.Random("damage")
 @pytest.fixture
 def node_and_sink(tmp_path):
     with running(tmp_path, sensor={"rate": RATE}) as (node, sink):
-        node.await_captured(2 * RATE)
+        node.await_captured(RATE)
         yield node, sink
 
 
@@ -77,7 +77,7 @@ def assert_moved_aside(node):
 def assert_goes_on(node, sink, *earlier):
     """With a new stream: captured on its grid, nothing dropped, everything delivered."""
     assert stream(node) not in earlier
-    node.await_captured(RATE)
+    node.await_captured(RATE // 2)
     node.await_delivered()
     assert node.dropped() == 0
     assert_on_grid(node.times_us(), RATE)
@@ -139,29 +139,26 @@ def test_after_a_crash_its_wal_goes_with_it_whenever_the_next_crash_comes(node_a
     assert_goes_on(node, sink, before)
 
 
-def test_damage_under_way_costs_the_buffer_nothing(node_and_sink):
-    """All files at once, so that whatever a process reads next is damaged."""
+def test_files_that_are_deleted_or_damaged_under_way_cost_the_buffer_nothing(node_and_sink):
     node, sink = node_and_sink
     node.await_delivered()
-    before, pids = stream(node), node.pids()
-    with node.locked():
-        for file in (node.database, wal(node)):
-            garble(file)
-    assert_moved_aside(node)
-    assert node.pids()["generator"] == pids["generator"]
-    assert_goes_on(node, sink, before)
-
-
-def test_a_database_that_a_person_deletes_is_begun_anew(node_and_sink):
-    node, sink = node_and_sink
-    node.await_delivered()
-    before = stream(node)
+    first, generator = stream(node), node.pids()["generator"]
     for file in (wal(node), node.shm, node.database):
         file.unlink()
-    await_another_stream(node, before)
-    assert_goes_on(node, sink, before)
-    assert not node.events("process died")
+    await_another_stream(node, first)
+    node.await_captured(RATE // 2)
+    assert node.dropped() == 0
+    assert_on_grid(node.times_us(), RATE)
     assert list(node.state.glob("*.damaged-*")) == []
+
+    node.await_delivered()
+    second = stream(node)
+    with node.locked():
+        for file in (node.database, wal(node)):  # whatever is read next is damaged
+            garble(file)
+    assert_moved_aside(node)
+    assert node.pids()["generator"] == generator
+    assert_goes_on(node, sink, first, second)
 
 
 def test_a_lock_of_another_program_delays_commits_and_a_crash_loses_none(node_and_sink):
@@ -182,8 +179,8 @@ def test_a_lock_of_another_program_delays_commits_and_a_crash_loses_none(node_an
     assert_on_grid(node.times_us(), RATE)
 
     rows = node.rows("SELECT id, name, value, timestamp_us FROM message ORDER BY id")
-    _, log = kill_everything(node)
-    assert len(log) > 100_000
+    file, log = kill_everything(node)
+    assert len(log) > len(file)  # most of what is committed is there and nowhere else
     node.shm.write_bytes(RANDOM.randbytes(32768))
     node.start()
     found = node.rows("SELECT id, name, value, timestamp_us FROM message ORDER BY id")
