@@ -88,11 +88,11 @@ def test_a_spell_of_refusals_of_everything_condemns_nothing(tmp_path, batch_size
     """The peers that were compared lost two thirds of their records to this."""
     options = {**QUICK, "sink": {**QUICK["sink"], "batch_size": batch_size}}
     with running(tmp_path, **options) as (node, sink):
-        for _ in range(3):
+        for _ in range(2):
             node.await_delivered(node.captured() + 20)
             sink.behave(answer(400))
             await_down(node, "400 Bad Request")
-            node.await_captured(node.captured() + 100)
+            node.await_captured(node.captured() + 50)
             sink.behave(ok())
             await_up(node)
         assert_mended(node)

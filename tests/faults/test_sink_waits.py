@@ -37,13 +37,13 @@ SKEWED = time.time() - 10 * 365 * 24 * HOUR
 # What the sink says, and how many seconds it is to have peace for at least.
 FORMS = {
     429: {
-        "seconds": ({"Retry-After": "2"}, 2.0),
+        "seconds": ({"Retry-After": "1"}, 1.0),
         "negative": ({"Retry-After": "-7"}, 0.0),
         "unparsable": ({"Retry-After": "soon"}, 0.0),
         "absurd": ({"Retry-After": "9" * 400}, HOUR),
     },
     503: {
-        "a date by a skewed clock": ({"Date": date(SKEWED), "Retry-After": date(SKEWED + 2)}, 2.0),
+        "a date by a skewed clock": ({"Date": date(SKEWED), "Retry-After": date(SKEWED + 1)}, 1.0),
         "a date that has passed": ({"Retry-After": date(SKEWED)}, 0.0),
         "not a number": ({"Retry-After": "nan"}, 0.0),
         "an absurd date": ({"Retry-After": date(2**37)}, HOUR),

@@ -445,3 +445,53 @@ def test_waiting_in_vain_says_for_what_and_shows_the_detail() -> None:
     with pytest.raises(AssertionError) as raised:
         wait_until(lambda: False, 0.05, "the moon", detail=lambda: "log: dark")
     assert str(raised.value) == "not within 0.05 s: the moon\nlog: dark"
+
+
+def test_a_request_is_reset_in_the_middle_of_its_body(sink: Sink) -> None:
+    sink.behave(sinks.reset_half_read())
+    with pytest.raises(requests.ConnectionError):
+        post(sink, 1)
+    (met,) = sink.requests()
+    assert (met.complete, sink.count()) == (False, 0)
+
+
+def test_an_answer_never_ends(sink: Sink) -> None:
+    sink.behave(sinks.endless(503, stored=False))
+    with requests.post(sink.url, json=[message(1)], stream=True, timeout=DEADLINE) as answered:
+        assert answered.status_code == 503
+        assert len(answered.raw.read(1_000_000)) == 1_000_000
+    assert sink.count() == 0
+
+
+def test_the_head_of_an_answer_drips(sink: Sink) -> None:
+    sink.behave(sinks.drip(0.01, head=True))
+    began = time.monotonic()
+    assert post(sink, 1).status_code == 200
+    assert time.monotonic() - began > 0.5
+
+
+def test_a_guarded_sink_wants_its_token(sink: Sink) -> None:
+    sink.behave(sinks.guarded("secret"))
+    assert post(sink, 1).status_code == 401
+    headers = {"Authorization": "Bearer secret"}
+    answered = requests.post(sink.url, json=[message(2)], headers=headers, timeout=DEADLINE)
+    assert answered.status_code == 200
+    assert sink.count() == 1
+
+
+def test_a_flapping_sink_is_well_and_unwell_in_turns(sink: Sink) -> None:
+    sink.behave(sinks.flap(0.1))
+    met: set[int] = set()
+
+    def both() -> bool:
+        met.add(post(sink, 1).status_code)
+        return met == {200, 503}
+
+    wait_until(both, what="it has been both")
+
+
+def test_a_limit_on_bytes_refuses_what_is_larger(sink: Sink) -> None:
+    sink.behave(sinks.refuse(more_bytes_than=200, status=413))
+    assert post(sink, 1).status_code == 200
+    assert post(sink, 2, 3, 4).status_code == 413
+    assert sink.count() == 1
