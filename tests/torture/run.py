@@ -24,8 +24,9 @@ TURNS = (("at-least-once", 0.75), ("at-most-once", 0.25))
 DRAIN_SECONDS = 300.0
 # A generator's last tick and its successor's first are on two grids, for each sensor.
 TICKS_A_START = len(RATES)
-SILENCES = "SELECT at, first, last FROM event WHERE kind = 'not running'"
+SILENCES = "SELECT first, last FROM event WHERE kind = 'not running'"
 STARTS = "SELECT at FROM event WHERE kind = 'started' ORDER BY id"
+SHORT_SILENCE_US = 1_000_000
 # Before the run's own first reading, which is taken as it starts.
 BEFORE = "SELECT max(timestamp_us) FROM message WHERE timestamp_us < ? - 1000"
 DEATHS = "SELECT coalesce(sum(n), 0) FROM event WHERE kind = 'process died' AND detail LIKE ?"
@@ -138,16 +139,27 @@ def ticks(database: Path, reloads: int) -> tuple[float, int]:
     """
     uri = f"{database.as_uri()}?mode=ro"
     with closing(sqlite3.connect(uri, uri=True)) as connection:
-        silences = {at: last - first for at, first, last in connection.execute(SILENCES)}
-        starts = [at for (at,) in connection.execute(STARTS)]
+        silences = connection.execute(SILENCES).fetchall()
+        starts = [int(at * 1e6) for (at,) in connection.execute(STARTS)]
         (deaths,) = connection.execute(DEATHS, ("generator %",)).fetchone()
-        for at in starts[1:]:
-            (before,) = connection.execute(BEFORE, (int(at * 1e6),)).fetchone()
-            if before is not None:  # else nothing was captured before
-                silences.setdefault(at, int(at * 1e6) - before)
-    quiet = sum(silences.values()) / 1e6 * sum(RATES.values())
+        told = [last for _, last in silences]
+        for at in starts:
+            (before,) = connection.execute(BEFORE, (at,)).fetchone()
+            begins = max([before or at, *(last for last in told if last <= at)])
+            if at - begins < SHORT_SILENCE_US:
+                silences.append((begins, at))
+    quiet = length(silences) / 1e6 * sum(RATES.values())
     allowed = TICKS_A_START * (len(starts) + deaths + reloads)
     return unaccounted_ticks(database, RATES) - quiet, allowed
+
+
+def length(spans: list[tuple[int, int]]) -> int:
+    """Of all of them together; where they overlap, once."""
+    total = end = 0
+    for first, last in sorted(spans):
+        total += max(0, last - max(first, end))
+        end = max(end, last)
+    return total
 
 
 def drain(one: Victim) -> None:
