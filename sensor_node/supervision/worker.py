@@ -123,10 +123,11 @@ def _open_repository(
     birth: Birth, news: list[tuple[str, str]], *, power_safe: bool
 ) -> "SensorDataSQLRepository":
     """Write the news down there, each once however often opening fails."""
+    from sensor_node.storage.filesystem import resolved
     from sensor_node.storage.recovery import committed_frames
     from sensor_node.storage.repository import SensorDataSQLRepository
 
-    path = birth.config.storage.path.resolve()
+    path = resolved(birth.config.storage.path)
     committed = committed_frames(path) if birth.unclean else 0
     repository = SensorDataSQLRepository(path, birth.slot, power_safe=power_safe, replaces=True)
     try:
