@@ -113,7 +113,7 @@ _STORAGE_MENDS = {
     "no permission": "try as root, or look at the file's owner and mode",
     "locked by another program": "end that program's transaction, such as a sqlite3 shell's",
     "cannot be opened": "look at the directory, its owner and mode, and at the limit on open files",
-    "damaged": "it is moved aside later, as the last time is not long ago; the card may be dying",
+    "damaged": "it is moved aside by itself, but not twice in minutes; the card may be dying",
     "replaced": "wait a second; it begins with a fresh database",
 }
 
