@@ -3,6 +3,7 @@
 What a flipped bit makes of a value, a name or a time cannot be told from what was captured.
 """
 
+import contextlib
 import itertools
 import sqlite3
 import threading
@@ -13,7 +14,7 @@ from sensor_node.errors import DatabaseDamaged
 from sensor_node.storage import ledger
 from sensor_node.storage.migrations import migrate
 
-OBJECTS = "SELECT type, name, tbl_name, sql FROM sqlite_schema"
+OBJECTS = "SELECT type, name, sql FROM sqlite_schema"
 # Rows that were never written so, by table; whatever a process would stumble over.
 STRANGE = {
     "sink": """
@@ -112,9 +113,9 @@ def check(connection: sqlite3.Connection, seconds: float) -> None:
 
 def _complaints(connection: sqlite3.Connection) -> Iterator[str]:
     """The small tables first, as the time may not last for the others."""
-    missing = _objects_of_a_new_file() - set(connection.execute(OBJECTS))
+    missing = _objects_of_a_new_file() - _objects(connection)
     if missing:
-        yield f"its tables are not as they were made: {sorted(row[1] for row in missing)}"
+        yield f"its tables are not as they were made: {sorted(name for _, name, _ in missing)}"
     for table, query in STRANGE.items():
         if connection.execute(query).fetchone() != (0,):
             yield f"table {table} has rows that were never written so"
@@ -126,10 +127,13 @@ def _complaints(connection: sqlite3.Connection) -> Iterator[str]:
     ledger.sound_counts(connection)
 
 
-def _objects_of_a_new_file() -> set[tuple[str, ...]]:
-    new = sqlite3.connect(":memory:", isolation_level=None)
-    try:
+def _objects_of_a_new_file() -> set[tuple[str, str, str]]:
+    with contextlib.closing(sqlite3.connect(":memory:", isolation_level=None)) as new:
         migrate(new)
-        return set(new.execute(OBJECTS))
-    finally:
-        new.close()
+        return _objects(new)
+
+
+def _objects(connection: sqlite3.Connection) -> set[tuple[str, str, str]]:
+    """Type, name and text, however the text is broken into lines."""
+    rows = connection.execute(OBJECTS)
+    return {(kind, name, " ".join((sql or "").split())) for kind, name, sql in rows}

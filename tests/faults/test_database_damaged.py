@@ -14,11 +14,11 @@ from checker import judge
 from crash.node import assert_on_grid, running
 from waiting import wait_until
 
-RATE = 50
+RATE = 100
 START_SECONDS = 5.0
 # Longer than every busy timeout (5 s, of the commands), and than a holder of our own write lock
 # may live (5 s). The minute of the promise is that of the memory buffer; here it is not waited out.
-LOCKED_SECONDS = 7.0
+LOCKED_SECONDS = 6.0
 MOVED = re.compile(r"database_damaged .*; moved to (\S+), a fresh one begins")
 RANDOM = random.Random("damage")
 
@@ -26,7 +26,7 @@ RANDOM = random.Random("damage")
 @pytest.fixture
 def node_and_sink(tmp_path):
     with running(tmp_path, sensor={"rate": RATE}) as (node, sink):
-        node.await_captured(RATE)
+        node.await_captured(RATE // 2)
         yield node, sink
 
 

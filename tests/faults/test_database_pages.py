@@ -33,7 +33,7 @@ START_SECONDS = 5.0
 CHECK_SECONDS = 2.0
 SINK = SimpleNamespace(format="json", batch_size=50)
 RANDOM = random.Random("damage")
-CUTS, BITS, WAL_FLIPS = 80, 100, 70
+CUTS, BITS, WAL_FLIPS = 60, 80, 60
 
 
 @pytest.fixture(scope="module")
