@@ -12,7 +12,7 @@ from sensor_node.storage.repository import SensorDataSQLRepository
 from sensor_node.storage.room import Room, Space
 
 STEP_SECONDS = 1.0
-# Under load the WAL grows by tens of MB a second.
+# Under load the WAL grows by tens of MB a second, and room that was made is soon gone.
 BUSY_STEP_SECONDS = 0.1
 SWEEP_SECONDS = 60.0
 SAMPLE_SECONDS = 10.0
@@ -39,6 +39,7 @@ class HousekeepingService:
         self._room = Room(config.storage.max_size, config.storage.min_free)
         self._repository = repository
         self._moved_wal_bytes = 0
+        self._busy = False
         self._cursor: int | None = None
         self._room_cursor = 0
         self._sweep_at = self._sample_at = 0.0
@@ -52,15 +53,17 @@ class HousekeepingService:
         # First: what it decides by is the clock.
         self._mind_clock(now)
         space = self._repository.space(self._room)
-        busy = self._checkpoint(space)
+        self._busy |= self._checkpoint(space)
         if now.monotonic >= self._sample_at:
             self._sample_at = now.monotonic + SAMPLE_SECONDS
             self._repository.sample(now.boottime)
         self._summarise(now)
         if space.left < space.spare and self._make_room(space, now):
+            self._busy = True
             return 0.0
         if self._retain(now) or self._limit_parked(space, now):
             return 0.0
+        busy, self._busy = self._busy, False
         return BUSY_STEP_SECONDS if busy else STEP_SECONDS
 
     def finish(self, now: Moment) -> None:

@@ -132,7 +132,7 @@ class SensorService:
         if stored < len(readings) and self._evicts and not last:
             self._buffer.forget(stored, dropped)
             self._buffer.trouble = NO_ROOM
-            return False
+            return stored > 0
         self._buffer.forget(len(readings), dropped)
         self._buffer.trouble = ""
         if stored < len(readings):

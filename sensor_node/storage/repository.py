@@ -98,7 +98,7 @@ class SensorDataSQLRepository:
                 ledger.count_dropped(connection, drop.reason, drop.count)
                 span = {"n": drop.count, "first": drop.first_us, "last": drop.last_us}
                 events.record(connection, now, "dropped", drop.reason, **span)
-            fitting = readings[: measure(connection, self.path, room).readings]
+            fitting = measure(connection, self.path, room).fitting(readings)
             connection.executemany(INSERT_MESSAGE, fitting)
             return len(fitting)
 

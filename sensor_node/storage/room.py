@@ -2,9 +2,11 @@
 
 import os
 import sqlite3
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from sensor_node.model import Reading
 from sensor_node.storage.checkpoint import WAL_LIMIT_BYTES, wal_bytes
 
 SPARE_SHARE = 0.05
@@ -14,8 +16,8 @@ MOST_SPARE_SHARE = 0.25
 # Kept free of readings however small `min_free` is: nothing can be deleted, and the WAL cannot be
 # emptied, on a disk without room for the WAL to grow and then to be moved. See docs/adr/0008.
 RESERVE_BYTES = 4 * 1024 * 1024
-# The most that a reading takes: its name may have 128 bytes.
-READING_BYTES = 200
+# The most that a reading takes, beside its name.
+READING_BYTES = 48
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,14 +53,14 @@ class Space:
         """What is kept free: room is made before it is needed, so that capture never waits."""
         return min(max(SPARE_BYTES, self.limit * SPARE_SHARE), self.limit * MOST_SPARE_SHARE)
 
-    @property
-    def readings(self) -> int:
-        """How many readings there is certainly room for.
+    def fitting(self, readings: Sequence[Reading]) -> Sequence[Reading]:
+        """As many of them, from the first on, as there is certainly room for.
 
         A WAL that a reader keeps from being emptied stops capture, not more: eviction would empty
         the queue for it, and only make it longer.
         """
-        return max(0, self.left - self.wal_excess) // READING_BYTES
+        longest = max((len(name.encode()) for name in {one.name for one in readings}), default=0)
+        return readings[: max(0, self.left - self.wal_excess) // (READING_BYTES + longest)]
 
     @property
     def cramped(self) -> bool:

@@ -70,6 +70,8 @@ def write_pid_file(config: Config) -> None:
         with open_unlinked(file, "w") as opened:
             opened.write(f"{os.getpid()}\n{identity}\n")
     except OSError as error:
+        with contextlib.suppress(OSError):
+            file.unlink()  # an empty one would say that this appliance has died
         raise SensorNodeError(f"{file}: cannot be written: {error.strerror}") from error
 
 

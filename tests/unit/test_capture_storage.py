@@ -51,9 +51,9 @@ def test_without_room_nothing_is_stored_but_the_account_of_what_was_dropped(repo
 def test_a_capture_that_fails_half_way_leaves_nothing_behind(repository):
     fill(repository, 1)
     before = dump(repository)
-    nameless = Reading(None, 1.0, 1)
+    valueless = Reading("temperature", None, 1)
     with pytest.raises(sqlite3.IntegrityError):
-        repository.capture([*readings(3), nameless], [LATE], 0.0, ROOM)
+        repository.capture([*readings(3), valueless], [LATE], 0.0, ROOM)
     assert dump(repository) == before
     fill(repository, 1)
     assert [row[0] for row in stored(repository)] == [1, 2]

@@ -411,7 +411,7 @@ class TestNoRoomYetWithDropOldest:
         node = make(MOCK.format(500) + EVICTING)
         node.step()
         used = node.service._repository.space(LIMITLESS).used
-        node.service._room = Room(used + 7 * READING_BYTES, LIMITLESS.min_free)
+        node.service._room = Room(used + 7 * (READING_BYTES + len("room")), LIMITLESS.min_free)
         node.sample()
         node.clock.advance(1)
         node.sample()

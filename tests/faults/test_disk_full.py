@@ -1,0 +1,226 @@
+"""P2, P3, P5: a full disk costs no stored reading, ends nothing, and is over when it is over."""
+
+import contextlib
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+from crash.node import Node, assert_on_grid
+from faults.disks import (
+    MIB,
+    MOST_CPU_SHARE,
+    Disk,
+    assert_every_tick_is_accounted_for,
+    assert_nobody_died,
+    cpu_seconds,
+    delivered,
+    disk,
+    first_us,
+    needs_disks,
+    problem_of,
+    rss_bytes,
+)
+from sinks import SinkProcess, answer, ok
+from waiting import wait_until
+
+pytestmark = needs_disks
+POLICIES = ["drop-oldest", "drop-newest"]
+TOO_FAST = 6000
+STEADY = 50
+FREE_SOME = "free some space; readings wait in memory for about a minute"
+DROPS = "SELECT detail, n, first / 1e6, last / 1e6 FROM event WHERE kind = 'dropped'"
+TABLES = "SELECT 1 FROM sqlite_schema WHERE name = 'message'"
+# What a Python process has anyway, and 60 s of readings in memory.
+MOST_RSS = 80 * MIB
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_a_node_that_fills_its_disk_stops_short_of_the_end(tmp_path, policy) -> None:
+    """At min_free = 0 and 6,000 readings/s, the sink being down; then it comes back."""
+    state = tmp_path / "node" / "sensor-node-data"
+    with disk(state, 7) as small, SinkProcess(tmp_path) as sink:
+        sink.behave(answer(503))
+        sections: dict[str, dict[str, object]] = {
+            "sensor": {"rate": TOO_FAST},
+            "storage": {"when_full": policy, "min_free": 0},
+            "sink": {"url": sink.url, "batch_size": 2000},
+            "log": {"level": "info"},
+        }
+        with Node(tmp_path / "node", **sections) as node:
+            node.start()
+            pids, first, least_free = node.pids(), first_us(node), small.free()
+
+            def given_up() -> int:
+                nonlocal least_free
+                least_free = min(least_free, small.free())
+                if policy == "drop-newest":
+                    return node.dropped()
+                return int(node.one("SELECT n FROM tally WHERE status = 'EVICTED'"))
+
+            wait_until(lambda: given_up() > TOO_FAST, 90, "much was given up", node.story)
+            assert "the database is full" in problem_of(node, "full")["what"]
+            assert_nobody_died(node, pids)
+            assert "storage_unavailable" not in node.log()
+            assert least_free >= 1 * MIB
+            if policy == "drop-oldest":
+                assert node.dropped() == 0
+            node.stop()
+            assert_every_tick_is_accounted_for(node, first)
+            # The next run captures next to nothing.
+            sink.behave(ok())
+            node.configure(sensor={"rate": "1/h"})
+            node.start()
+            verdict = delivered(node, sink)
+            print(f"least free {least_free / MIB:.1f} MiB")
+            assert (verdict.evicted > 0) == (policy == "drop-oldest")
+
+
+class Burst:
+    """A second sensor, whose command gives far more than a minute of it has room in memory."""
+
+    EACH = 400
+    RATE = 2
+
+    def __init__(self, directory: Path) -> None:
+        self.count = directory / "runs"
+        self.count.touch()
+        script = directory / "burst"
+        script.write_text(f"#!/bin/sh\necho >> {self.count}\nseq {self.EACH}\n")
+        script.chmod(0o755)
+        self.section = {"source": "command", "command": script, "rate": self.RATE}
+
+    def runs(self) -> int:
+        return self.count.stat().st_size
+
+
+class Station(NamedTuple):
+    """A node whose database is on a disk that others share, its own sink and second sensor."""
+
+    policy: str
+    node: Node
+    sink: SinkProcess
+    burst: Burst
+
+
+@contextlib.contextmanager
+def station(directory: Path, small: Disk, policy: str) -> Iterator[Station]:
+    directory.mkdir()
+    burst = Burst(directory)
+    path = small.path / f"{policy}.db"
+    with SinkProcess(directory) as sink:
+        sections: dict[str, dict[str, object]] = {
+            "sensor": {"rate": STEADY},
+            "sensor:burst": burst.section,
+            "storage": {"path": path, "min_free": 0, "when_full": policy},
+            "sink": {"url": sink.url},
+            "log": {"level": "info"},
+        }
+        with Node(directory / "node", **sections) as node:
+            yield Station(policy, node, sink, burst)
+
+
+def test_others_who_fill_the_disk_to_the_last_byte_cost_only_what_memory_cannot_hold(
+    tmp_path,
+) -> None:
+    """In the WAL and at a checkpoint: the WAL has pages then that have no place in the file."""
+    with disk(tmp_path / "disk", 10) as small, contextlib.ExitStack() as stack:
+        stations = [
+            stack.enter_context(station(tmp_path / policy, small, policy)) for policy in POLICIES
+        ]
+        for one in stations:
+            one.node.start()
+        pids = [one.node.pids() for one in stations]
+        firsts = [first_us(one.node) for one in stations]
+        for one in stations:
+            one.node.await_captured(3 * Burst.EACH)
+        small.fill()
+        began, runs = time.time(), [one.burst.runs() for one in stations]
+        cpu = {pid: cpu_seconds(pid) for each in pids for pid in each.values()}
+        for one, before in zip(stations, runs, strict=True):
+            assert problem_of(one.node, "disk full")["mend"] == FREE_SOME
+            full_for_long = before + 9
+            wait_until(lambda: one.burst.runs() >= full_for_long, 60, "memory is full")  # noqa: B023
+        seconds = time.time() - began
+        for pid, before in cpu.items():
+            assert (cpu_seconds(pid) - before) / seconds < MOST_CPU_SHARE, pid
+            assert rss_bytes(pid) < MOST_RSS, pid
+        stuck = [one.node.captured() for one in stations]
+        small.leave()
+        mended = time.time()
+        for one, before in zip(stations, stuck, strict=True):
+            one.node.await_captured(before + 10 * STEADY)
+        for one, each, first in zip(stations, pids, firsts, strict=True):
+            assert_nobody_died(one.node, each)
+            assert one.node.log().count(" storage_unavailable disk full") >= 2
+            at_a_checkpoint = f" {each['housekeeper']} storage_unavailable disk full"
+            assert at_a_checkpoint in one.node.log()
+            assert_only_that_was_dropped(one, first, began, mended)
+
+
+def assert_only_that_was_dropped(one: Station, first: int, began: float, mended: float) -> None:
+    """What neither the disk nor memory had room for is counted, with reason and range."""
+    node, burst = one.node, one.burst
+    assert delivered(node, one.sink).evicted == 0
+    steady = node.rows("SELECT timestamp_us FROM message WHERE name = 'temperature'")
+    times = sorted(us for (us,) in steady)
+    due = round((times[-1] - first) / 1e6 * STEADY) + 1 + burst.EACH * burst.runs()
+    drops = {reason: account for reason, *account in node.rows(DROPS)}
+    # The stop may have cut the last burst short.
+    cut = burst.EACH if drops.pop("sensor burst failed", None) else 0
+    lost = sum(count for count, *_ in drops.values())
+    assert due - cut - node.captured() - lost in (0, burst.EACH)
+    assert drops.keys() <= {"disk full", "no room"}
+    assert began <= min(since for _, since, _ in drops.values())
+    assert max(until for *_, until in drops.values()) <= mended + 1 / burst.RATE
+    if one.policy == "drop-oldest":
+        assert lost % burst.EACH == 0, "none but the burst's"
+        assert_on_grid(times, STEADY)
+
+
+def test_a_node_that_is_started_on_a_full_disk_begins_when_there_is_room(tmp_path) -> None:
+    """One has its database there already, the other has none yet."""
+    with disk(tmp_path / "disk", 10) as small, contextlib.ExitStack() as stack:
+        nodes, sinks = [], []
+        for name in ("old", "new"):
+            (tmp_path / name).mkdir()
+            sinks.append(stack.enter_context(SinkProcess(tmp_path / name)))
+            storage: dict[str, object] = {"path": small.path / f"{name}.db", "min_free": 0}
+            sections = {"storage": storage, "sink": {"url": sinks[-1].url}}
+            nodes.append(stack.enter_context(Node(tmp_path / name, **sections)))
+        nodes[0].start()
+        nodes[0].await_captured(1)
+        nodes[0].stop()
+        before = [nodes[0].captured(), 0]
+        small.fill()
+        began = time.time()
+        for node in nodes:
+            node.start()
+        pids = [node.pids() for node in nodes]
+        for node in nodes:
+            problem = problem_of(node, "the database cannot be used: disk full")
+            assert problem["mend"] == FREE_SOME
+        mended = time.time()
+        small.leave()
+        for node, sink, each, captured in zip(nodes, sinks, pids, before, strict=True):
+            wait_until(lambda: node.rows(TABLES), 60, "there is a database")  # noqa: B023
+            node.await_captured(captured + 20)
+            assert_nobody_died(node, each)
+            delivered(node, sink)
+            first = node.one("SELECT timestamp_us FROM message WHERE id = ?", captured + 1)
+            assert began < first / 1e6 < mended, "readings have waited in memory"
+            assert node.dropped() == 0
+            assert_on_grid(node.times_us()[captured:], node.rate)
+
+
+def test_a_node_whose_state_directory_is_full_says_so_instead_of_starting(tmp_path) -> None:
+    with disk(tmp_path / "node" / "sensor-node-data", 10) as small, Node(tmp_path / "node") as node:
+        small.fill()
+        said = node.run("start", status=1).stderr
+        assert said.endswith("sensor-node.pid: cannot be written: No space left on device\n")
+        assert node.status()["state"] == "stopped"
+        small.leave()
+        node.start()
+        node.await_captured(20)
+        node.stop()
