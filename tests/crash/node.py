@@ -55,10 +55,6 @@ class Node:
         directory.mkdir(parents=True, exist_ok=True)
         self.file = directory / "config.ini"
         self.state = directory / "sensor-node-data"
-        self.database = self.state / "telemetry.db"
-        self.turnstile = self.state / "telemetry.db.turnstile"
-        self.writer = self.state / "telemetry.db.writer"
-        self.shm = self.state / "telemetry.db-shm"
         # For its processes and commands, beside those of this test.
         self.variables: dict[str, str] = {}
         self._sections = {name: dict(options) for name, options in DEFAULTS.items()}
@@ -72,6 +68,12 @@ class Node:
         for name, options in self._sections.items():
             lines.append(f"[{'sensor:temperature' if name == 'sensor' else name}]")
             lines += [f"{option} = {value}" for option, value in options.items()]
+        default = self.state / "telemetry.db"
+        self.database = Path(str(self._sections["storage"].get("path", default)))
+        self.turnstile, self.writer, self.shm = (
+            self.database.with_name(self.database.name + end)
+            for end in (".turnstile", ".writer", "-shm")
+        )
         self.write("\n".join(lines) + "\n")
 
     def write(self, text: str) -> None:

@@ -43,7 +43,10 @@ class Fault(NamedTuple):
 
 
 # SQLite has one word for a disk that does not give its data and for data that make no sense.
-DAMAGED = ("the database cannot be used: damaged", "if the kernel's log has no disk errors: stop,")
+DAMAGED = (
+    "the database cannot be used: damaged",
+    "unless the kernel's log tells of disk errors: ",
+)
 EVERYBODY = ("generator", "sender-1", "sender-2", "retrier", "housekeeper")
 FAULTS = {
     "the disk becomes read-only": Fault(EVERYBODY, WRITE, "error=EROFS", stops=True),

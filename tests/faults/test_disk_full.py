@@ -28,7 +28,7 @@ from waiting import wait_until
 pytestmark = needs_disks
 POLICIES = ["drop-oldest", "drop-newest"]
 TOO_FAST = 6000
-STEADY = 50
+STEADY = 20
 FREE_SOME = "free some space; readings wait in memory for about a minute"
 DROPS = "SELECT detail, n, first / 1e6, last / 1e6 FROM event WHERE kind = 'dropped'"
 TABLES = "SELECT 1 FROM sqlite_schema WHERE name = 'message'"
@@ -135,8 +135,9 @@ def test_others_who_fill_the_disk_to_the_last_byte_cost_only_what_memory_cannot_
         firsts = [first_us(one.node) for one in stations]
         for one in stations:
             one.node.await_captured(3 * Burst.EACH)
+        began = time.time()
         small.fill()
-        began, runs = time.time(), [one.burst.runs() for one in stations]
+        runs = [one.burst.runs() for one in stations]
         cpu = {pid: cpu_seconds(pid) for each in pids for pid in each.values()}
         for one, before in zip(stations, runs, strict=True):
             assert problem_of(one.node, "disk full")["mend"] == FREE_SOME
@@ -148,14 +149,15 @@ def test_others_who_fill_the_disk_to_the_last_byte_cost_only_what_memory_cannot_
             assert rss_bytes(pid) < MOST_RSS, pid
         stuck = [one.node.captured() for one in stations]
         small.leave()
-        mended = time.time()
         for one, before in zip(stations, stuck, strict=True):
             one.node.await_captured(before + 10 * STEADY)
+        mended = time.time()
         for one, each, first in zip(stations, pids, firsts, strict=True):
             assert_nobody_died(one.node, each)
-            assert one.node.log().count(" storage_unavailable disk full") >= 2
-            at_a_checkpoint = f" {each['housekeeper']} storage_unavailable disk full"
-            assert at_a_checkpoint in one.node.log()
+            log = one.node.log()
+            assert f" {each['housekeeper']} storage_unavailable disk full" in log, "a checkpoint"
+            if one.policy == "drop-newest":  # the other has nothing to write
+                assert f" {each['generator']} storage_unavailable disk full" in log, "the WAL"
             assert_only_that_was_dropped(one, first, began, mended)
 
 
@@ -173,7 +175,7 @@ def assert_only_that_was_dropped(one: Station, first: int, began: float, mended:
     assert due - cut - node.captured() - lost in (0, burst.EACH)
     assert drops.keys() <= {"disk full", "no room"}
     assert began <= min(since for _, since, _ in drops.values())
-    assert max(until for *_, until in drops.values()) <= mended + 1 / burst.RATE
+    assert max(until for *_, until in drops.values()) <= mended
     if one.policy == "drop-oldest":
         assert lost % burst.EACH == 0, "none but the burst's"
         assert_on_grid(times, STEADY)
