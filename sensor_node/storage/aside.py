@@ -17,6 +17,8 @@ NAME = re.compile(r".+\.damaged-(\d{8}T\d{6}Z)")
 # A dying card must not make the disk a graveyard: each time the next wait is twice as long.
 AGAIN_SECONDS = 600.0
 MOST_AGAIN_SECONDS = 86_400.0
+LOOK_SECONDS = 5.0
+LOOK_BYTES = 1024 * 1024
 
 
 def files(database: Path) -> list[Path]:
@@ -38,6 +40,24 @@ def identity(database: Path) -> tuple[int, int] | None:
     return found.st_dev, found.st_ino
 
 
+def withheld(database: Path, files: contextlib.ExitStack) -> str:
+    """Why the disk does not give the data of the file or its WAL, which SQLite calls damage, too.
+
+    Empty where it does, as far as can be read in some seconds. Who has a connection must close it
+    before it lets go of `files`.
+    """
+    deadline = time.monotonic() + LOOK_SECONDS
+    for name in filter(Path.exists, (database, wal_of(database))):
+        try:
+            file = files.enter_context(name.open("rb", buffering=0))
+            offset = 0
+            while time.monotonic() < deadline and os.pread(file.fileno(), LOOK_BYTES, offset):
+                offset += LOOK_BYTES
+        except OSError as error:
+            return os.strerror(error.errno or 0)
+    return ""
+
+
 def move(database: Path, now: float) -> Path | None:
     """The new name of the database; None where it is too soon after the last time.
 
@@ -46,7 +66,7 @@ def move(database: Path, now: float) -> Path | None:
     has gone.
     """
     aside = _name(database, now)
-    if not _is_time(database, now) or aside.exists() or wal_of(aside).exists():
+    if not is_time(database, now) or aside.exists() or wal_of(aside).exists():
         return None
     # The WAL has its new name before the database loses its own: whatever happens between the
     # next lines, the two are found together. Some file systems have no links, and that gap.
@@ -97,8 +117,11 @@ def _name(database: Path, now: float) -> Path:
     return database.with_name(f"{database.name}.damaged-{stamp}")
 
 
-def _is_time(database: Path, now: float) -> bool:
-    """By the names alone, so that no restart forgets it; a clock that was set is no reason."""
+def is_time(database: Path, now: float) -> bool:
+    """Whether the last time is long enough ago.
+
+    By the names alone, so that no restart forgets it; a clock that was set is no reason.
+    """
     before = files(database)
     if not before:
         return True

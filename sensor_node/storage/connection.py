@@ -204,16 +204,24 @@ class Database:
 
         The connection is closed afterwards: then SQLite leaves the WAL alone.
         """
-        try:
-            with self.lock:
-                if self._file is None or aside.identity(self.path) != self._file:
-                    return  # another process was faster
-                moved = aside.move(self.path, time.time())
-        except OSError as error:
-            said = f"{damage}; cannot be moved aside: {error.strerror}"
-            raise StorageUnavailable("damaged", said) from damage
+        with contextlib.ExitStack() as files:
+            try:
+                with self.lock:
+                    if self._file is None or aside.identity(self.path) != self._file:
+                        return  # another process was faster
+                    if not aside.is_time(self.path, time.time()):
+                        return
+                    self.lock.allow_long()
+                    # On leaving, before the files are closed: that drops this process's locks.
+                    withheld = aside.withheld(self.path, files)
+                    files.callback(self._part)
+                    moved = None if withheld else aside.move(self.path, time.time())
+            except OSError as error:
+                said = f"{damage}; cannot be moved aside: {error.strerror}"
+                raise StorageUnavailable("damaged", said) from damage
+        if withheld:
+            raise StorageUnavailable("I/O error", f"{self.path}: {withheld}") from damage
         if moved:
-            self._part()
             LOGGER.error(
                 "database_damaged %s; moved to %s, a fresh one begins: sensor-node-ctl salvage %s",
                 *(damage, moved, moved),

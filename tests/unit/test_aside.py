@@ -230,6 +230,27 @@ def test_a_place_where_nothing_can_be_moved_says_so(path, monkeypatch):
     assert count(path) == FOLDED + IN_WAL
 
 
+def test_a_file_whose_data_the_disk_does_not_give_is_not_moved(path, monkeypatch):
+    """SQLite has the same word for it; when the disk gives them again, all is there."""
+
+    def refuse(*arguments):
+        raise OSError(errno.EIO, "Input/output error")
+
+    with processes(path, 2) as repositories:
+        before = os.listdir("/proc/self/fd")
+        with monkeypatch.context() as failing:
+            failing.setattr(os, "pread", refuse)
+            for _ in range(3):
+                for repository in repositories:
+                    with pytest.raises(StorageUnavailable, match=r"^I/O error: .*Input/output"):
+                        damaged(repository)
+        for repository in repositories:
+            fill(repository, 1)
+            assert repository.counts().captured > FOLDED + IN_WAL
+        assert len(os.listdir("/proc/self/fd")) == len(before)
+    assert aside.files(path) == []
+
+
 def test_a_command_moves_nothing(path):
     with (
         processes(path, 1, replaces=False) as [repository],
