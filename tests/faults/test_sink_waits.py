@@ -71,7 +71,7 @@ def test_retry_after_is_honoured_in_every_form_and_nonsense_is_not(tmp_path, sta
         stopped_verdict(node, sink)
 
 
-def test_a_new_token_mends_an_hour_of_401_without_a_restart(tmp_path):
+def test_a_new_token_mends_401_at_once_without_a_restart(tmp_path):
     """The next probe by the schedule is more than half an hour away."""
     token = tmp_path / "token"
     token.write_text("old\n")
