@@ -1,5 +1,6 @@
 """The whole of it: phases of torture, then peace, and the verdict."""
 
+import bisect
 import itertools
 import shutil
 import sqlite3
@@ -7,9 +8,10 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from checker import judge, unaccounted_ticks
+from checker import judge
 from crash import proc
 from waiting import wait_until
 
@@ -26,9 +28,9 @@ DRAIN_SECONDS = 300.0
 TICKS_A_START = len(RATES)
 SILENCES = "SELECT first, last FROM event WHERE kind = 'not running'"
 STARTS = "SELECT at FROM event WHERE kind = 'started' ORDER BY id"
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 SHORT_SILENCE_US = 1_000_000
-# Before the run's own first reading, which is taken as it starts.
-BEFORE = "SELECT max(timestamp_us) FROM message WHERE timestamp_us < ? - 1000"
+CAPTURED = "SELECT coalesce(max(seq), 0) FROM sqlite_sequence WHERE name = 'message'"
 DEATHS = "SELECT coalesce(sum(n), 0) FROM event WHERE kind = 'process died' AND detail LIKE ?"
 
 
@@ -103,7 +105,7 @@ def examine(one: Victim, tell: Say) -> Iterator[str]:
     if left := proc.with_argument(str(one.directory)):
         yield f"these were left behind by a command: {left}"
     yield from crashes(one)
-    missing, allowed = ticks(node.database, one.reloads)
+    missing, allowed = ticks(one)
     tell(f"{one.name}: {missing:.1f} ticks unaccounted for, {allowed} are the grids' own")
     if abs(missing) > allowed:
         yield f"{missing:.1f} ticks are unaccounted for"
@@ -132,25 +134,39 @@ def crashes(one: Victim) -> Iterator[str]:
             yield f"{file.name}: {text[max(0, place - 200) : place + 2000]}"
 
 
-def ticks(database: Path, reloads: int) -> tuple[float, int]:
+def ticks(one: Victim) -> tuple[float, int]:
     """Ticks that are neither captured, dropped nor of a time when nothing ran; and how many may be.
 
     A silence before a run's start is told by an event, or shorter than a second.
     """
-    uri = f"{database.as_uri()}?mode=ro"
-    with closing(sqlite3.connect(uri, uri=True)) as connection:
-        silences = connection.execute(SILENCES).fetchall()
-        starts = [int(at * 1e6) for (at,) in connection.execute(STARTS)]
-        (deaths,) = connection.execute(DEATHS, ("generator %",)).fetchone()
-        told = [last for _, last in silences]
-        for at in starts:
-            (before,) = connection.execute(BEFORE, (at,)).fetchone()
-            begins = max([before or at, *(last for last in told if last <= at)])
-            if at - begins < SHORT_SILENCE_US:
-                silences.append((begins, at))
+    node, taken = one.node, times(one)
+    silences = node.rows(SILENCES)
+    starts = [int(at * 1e6) for (at,) in node.rows(STARTS)]
+    told = [last for _, last in silences]
+    moments = sorted(itertools.chain.from_iterable(taken.values()))
+    for at in starts:
+        # Not the run's own first reading, which is taken as it starts.
+        before = moments[max(0, bisect.bisect_left(moments, at - 1000) - 1)]
+        begins = max([before, *(last for last in told if last <= at)])
+        if 0 <= at - begins < SHORT_SILENCE_US:
+            silences.append((begins, at))
     quiet = length(silences) / 1e6 * sum(RATES.values())
-    allowed = TICKS_A_START * (len(starts) + deaths + reloads)
-    return unaccounted_ticks(database, RATES) - quiet, allowed
+    due = sum((max(us) - min(us)) / 1e6 * RATES[name] + 1 for name, us in taken.items())
+    deaths = node.one(DEATHS, "generator %")
+    allowed = TICKS_A_START * (len(starts) + deaths + one.reloads)
+    return due - node.one(CAPTURED) - node.dropped() - quiet, allowed
+
+
+def times(one: Victim) -> dict[str, set[int]]:
+    """Of each sensor's readings, in microseconds; the sink has what a full disk has purged."""
+    found: dict[str, set[int]] = {name: set() for name in RATES}
+    for name, us in one.node.rows("SELECT name, timestamp_us FROM message"):
+        found[name].add(us)
+    with closing(sqlite3.connect(one.sink.database)) as connection:
+        for name, text in connection.execute("SELECT DISTINCT name, timestamp FROM received"):
+            since = datetime.fromisoformat(text) - EPOCH
+            found[name].add(since // timedelta(microseconds=1))
+    return {name: us for name, us in found.items() if us}
 
 
 def length(spans: list[tuple[int, int]]) -> int:
