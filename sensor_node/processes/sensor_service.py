@@ -128,9 +128,10 @@ class SensorService:
             self._buffer.trouble = ""
             return False
         readings = chunks[0] if len(chunks) == 1 else list(itertools.chain.from_iterable(chunks))
-        stored = repository.capture(readings, dropped, now.wall, self._room)
-        if stored < len(readings) and self._evicts and not last:
-            self._buffer.forget(stored, dropped)
+        waiting = self._evicts and not last
+        stored = repository.capture(readings, dropped, now.wall, self._room, waiting=waiting)
+        if stored < len(readings) and waiting:
+            self._buffer.forget(stored, [])
             self._buffer.trouble = NO_ROOM
             return stored > 0
         self._buffer.forget(len(readings), dropped)

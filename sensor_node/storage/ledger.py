@@ -1,11 +1,11 @@
 """The counts, at the same cost for a thousand and a hundred million rows; and their audit."""
 
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from sensor_node.errors import DatabaseDamaged
-from sensor_node.model import Counts
-from sensor_node.storage import tiles
+from sensor_node.model import Counts, Dropped
+from sensor_node.storage import events, tiles
 
 STATUSES = ("SENDING", "FAILED", "SENT", "DEAD", "IN_DOUBT", "PURGED", "EVICTED")
 TALLY = "SELECT status, n FROM tally"
@@ -55,8 +55,12 @@ def sound_counts(connection: sqlite3.Connection) -> Counts:
     return found
 
 
-def count_dropped(connection: sqlite3.Connection, reason: str, n: int) -> None:
-    connection.execute(COUNT_DROPPED, {"reason": reason, "n": n})
+def count_dropped(connection: sqlite3.Connection, dropped: Iterable[Dropped], now: float) -> None:
+    """What was never stored, each with its range in the history."""
+    for drop in dropped:
+        connection.execute(COUNT_DROPPED, {"reason": drop.reason, "n": drop.count})
+        span = {"n": drop.count, "first": drop.first_us, "last": drop.last_us}
+        events.record(connection, now, "dropped", drop.reason, **span)
 
 
 def audit(connection: sqlite3.Connection) -> Iterator[str]:

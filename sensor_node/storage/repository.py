@@ -87,26 +87,30 @@ class SensorDataSQLRepository:
     # Capture
 
     def capture(
-        self, readings: Sequence[Reading], dropped: Sequence[Dropped], now: float, room: Room
+        self,
+        readings: Sequence[Reading],
+        dropped: Sequence[Dropped],
+        now: float,
+        room: Room,
+        *,
+        waiting: bool = False,
     ) -> int:
         """Store readings, in order, and the account of what had to be dropped, together.
 
-        Returns how many of the readings there was room for; the others are not stored.
+        Returns how many of the readings there was room for. If the others are `waiting` for room,
+        so is the account: a successor goes by it, and would not miss them, should they be lost.
         """
         with self._transaction() as connection:
-            for drop in dropped:
-                ledger.count_dropped(connection, drop.reason, drop.count)
-                span = {"n": drop.count, "first": drop.first_us, "last": drop.last_us}
-                events.record(connection, now, "dropped", drop.reason, **span)
             fitting = measure(connection, self.path, room).fitting(readings)
+            if len(fitting) == len(readings) or not waiting:
+                ledger.count_dropped(connection, dropped, now)
             connection.executemany(INSERT_MESSAGE, fitting)
             return len(fitting)
 
     def begin_run(self, who: runs.Identity, now: float, run: str) -> int | None:
         """Note the start, the gap before it and what has changed; choose the stream of ids.
 
-        `run` names the run. If another generator has begun it: returns up to when readings are
-        accounted for, stored or dropped, in microseconds.
+        Returns up to which microsecond all is accounted for, if another has begun the `run` before.
         """
         with self._transaction() as connection:
             return runs.begin(connection, who, now, run, aside.files(self.path)[-1:])

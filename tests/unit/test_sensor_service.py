@@ -56,10 +56,10 @@ class Repository(SensorDataSQLRepository):
         self.node = node
         super().__init__(path, node, power_safe=True)
 
-    def capture(self, readings, dropped, now, room):
+    def capture(self, readings, dropped, now, room, *, waiting):
         self.node.fail_if_told("capture")
         self.node.sizes.append(len(readings))
-        return super().capture(readings, dropped, now, room)
+        return super().capture(readings, dropped, now, room, waiting=waiting)
 
     def begin_run(self, who, now, run):
         self.node.fail_if_told("begin_run")
@@ -406,6 +406,21 @@ class TestNoRoomYetWithDropOldest:
         assert node.stored() == [int(WALL * 1e6) + 2000 * k for k in range(2501)]
         assert node.dropped() == {}
         assert node.service._buffer.trouble == ""
+
+    def test_counts_nothing_as_dropped_that_is_younger_than_what_waits(self, make) -> None:
+        """Were the process killed, its successor would count from there on."""
+        node = make(MOCK.format(2) + EVICTING)
+        node.step()
+        node.clock.advance(10)
+        node.sample()
+        node.service._buffer.drop("late", 3, int(WALL * 1e6), int((WALL + 10) * 1e6))
+        node.step()
+        assert node.dropped() == {}
+        node.service._room = LIMITLESS
+        node.clock.advance(1)
+        node.step()
+        assert node.dropped() == {"late": 3}
+        assert len(node.stored()) == 21
 
     def test_stores_what_there_is_room_for(self, make) -> None:
         node = make(MOCK.format(500) + EVICTING)
