@@ -70,10 +70,10 @@ def suffer(node: Node, fault: Fault) -> None:
             assert problem_of(node, fault.said)["mend"] == LOOK
             wait_until(lambda: stands_still(node), 60, "nothing is stored", node.story)
         else:
-            node.await_captured(before + 2 * RATE)
+            node.await_captured(before + RATE)
             if fault.said and "generator" not in fault.roles:
                 assert problem_of(node, fault.said)["mend"] == LOOK
-    node.await_captured(before + 3 * RATE)
+    node.await_captured(before + RATE + 10)
     assert_nobody_died(node, pids)
 
 
