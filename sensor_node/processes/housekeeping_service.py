@@ -38,6 +38,7 @@ class HousekeepingService:
         self._storage = config.storage
         self._room = Room(config.storage.max_size, config.storage.min_free)
         self._repository = repository
+        self._checked = False
         self._moved_wal_bytes = 0
         self._busy = False
         self._cursor: int | None = None
@@ -50,6 +51,10 @@ class HousekeepingService:
 
     def step(self, now: Moment) -> float:
         """One bite of whatever there is to do."""
+        if not self._checked:
+            # Now, and not before it is ready: a start takes as long with any backlog.
+            self._checked = True
+            self._repository.check()
         # First: what it decides by is the clock.
         self._mind_clock(now)
         space = self._repository.space(self._room)

@@ -14,6 +14,8 @@ from sensor_node.errors import DatabaseDamaged
 from sensor_node.storage import ledger
 from sensor_node.storage.migrations import migrate
 
+# Nobody waits longer for a look, however much there is to look at.
+CHECK_SECONDS = 2.0
 OBJECTS = "SELECT type, name, sql FROM sqlite_schema"
 # Rows that were never written so, by table; whatever a process would stumble over.
 STRANGE = {

@@ -124,7 +124,7 @@ class SensorDataSQLRepository:
         with self._transaction() as connection:
             events.record(connection, now, kind, detail)
 
-    def check(self, seconds: float) -> None:
+    def check(self, seconds: float = check.CHECK_SECONDS) -> None:
         """Look for damage, so long at most."""
         with self._snapshot() as connection:
             check.check(connection, seconds)

@@ -27,8 +27,6 @@ MACHINE_ID = Path("/etc/machine-id")
 OOM_SCORE = {"generator": 0, "housekeeper": 100, "sender": 500, "retrier": 500}
 # No file and no memory is left.
 REFUSED = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
-# A start takes no longer however much there is to look at.
-CHECK_SECONDS = 2.0
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
@@ -132,7 +130,7 @@ def _open_repository(
     repository = SensorDataSQLRepository(path, birth.slot, power_safe=power_safe, replaces=True)
     try:
         if birth.unclean or birth.after_death:
-            repository.check(CHECK_SECONDS)
+            repository.check()
         if committed and (lost := committed - repository.recovered_frames()) > 0:
             # The ids in them may have been sent, and must not become other readings'.
             why = f"the WAL was damaged, {lost} pages of it are lost"

@@ -15,6 +15,9 @@ from crash.node import assert_on_grid, running
 from waiting import wait_until
 
 RATE = 100
+PAGE = 1024
+# The first byte of a page of rows.
+LEAF = 13
 START_SECONDS = 5.0
 # Longer than every busy timeout (5 s, of the commands), and than a holder of our own write lock
 # may live (5 s). The minute of the promise is that of the memory buffer; here it is not waited out.
@@ -98,7 +101,18 @@ def garble(file, since=0):
         opened.write(RANDOM.randbytes(file.stat().st_size - since))
 
 
+def garble_old_readings(file):
+    """The first page of readings, which nothing needs again before it is purged."""
+    whole = file.read_bytes()
+    pages = {at: whole[at : at + PAGE] for at in range(0, len(whole), PAGE)}
+    full = [at for at, page in pages.items() if page[0] == LEAF and page.count(b"temperature") > 9]
+    with file.open("r+b") as opened:
+        opened.seek(full[0])
+        opened.write(RANDOM.randbytes(PAGE))
+
+
 DAMAGES = {
+    "old readings": lambda node: garble_old_readings(node.database),
     "no header": lambda node: garble(node.database),
     "a header and nothing else": lambda node: garble(node.database, since=1024),
     "half of it": lambda node: os.truncate(node.database, node.database.stat().st_size // 2),

@@ -30,7 +30,6 @@ NOW = 1_800_000_000.0
 DEAD_OWNER = "sender:another boot:1:1"
 # What a start may take.
 START_SECONDS = 5.0
-CHECK_SECONDS = 2.0
 SINK = SimpleNamespace(format="json", batch_size=50)
 RANDOM = random.Random("damage")
 CUTS, BITS, WAL_FLIPS = 60, 80, 60
@@ -85,7 +84,7 @@ def live(path, doubtful):
     sent, now = [], NOW + 60
     with contextlib.closing(SensorDataSQLRepository(path, replaces=True)) as repository:
         if doubtful:
-            repository.check(CHECK_SECONDS)
+            repository.check()
         repository.begin_run(WHO, now, "run")
         fill(repository, 10)
         repository.sample(1.0)
@@ -218,7 +217,7 @@ def captured_and_stream(path):
     """As the generator opens it after an unclean stop."""
     committed = committed_frames(path)
     with contextlib.closing(SensorDataSQLRepository(path, replaces=True)) as repository:
-        repository.check(CHECK_SECONDS)
+        repository.check()
         if repository.recovered_frames() < committed:
             repository.new_stream(NOW)
         fill(repository, 1)
