@@ -14,7 +14,8 @@ from box import box
 BUILD_SECONDS = 300.0
 PIUPARTS_SECONDS = 300.0
 AUTOPKGTEST_SECONDS = 1200.0
-TESTED_WITH = "autopkgtest dpkg-dev openssl python3-pytest python3-responses python3-hypothesis"
+TESTED_WITH = """autopkgtest dpkg-dev openssl procps python3-hypothesis python3-pytest
+python3-pytest-xdist python3-responses"""
 PATH = "/usr/sbin:/usr/bin:/sbin:/bin"
 BUILDS = [
     ("/tmp", "0022", {"TZ": "UTC", "LANG": "C"}),
