@@ -70,6 +70,7 @@ class CommandSource:
             if self._process is not None and self._process.poll() is None:
                 raise SourceError(_unkillable(self._process.pid))
             self._process = None  # reaped; were the next start to fail, its number is a stranger's
+            self._group.expect()
             self._process = subprocess.Popen(
                 self._arguments,
                 bufsize=0,

@@ -17,7 +17,11 @@ LONGEST_QUOTED_NAME = 200
 
 
 class GroupRecord:
-    """A small file that names the group that runs, for the next start."""
+    """A small file that names the group that runs, for the next start.
+
+    First by the token alone: this process may be killed when the group has begun and its number is
+    not yet written down.
+    """
 
     def __init__(self, directory: Path, name: str) -> None:
         self._file = directory / _record_name(name)
@@ -28,17 +32,22 @@ class GroupRecord:
         """Marks whatever inherits it as this record's."""
         return {**os.environ, TOKEN_VARIABLE: self._token}
 
+    def expect(self) -> None:
+        """A group is about to begin."""
+        self._write("w", f"{boot_id()} {self._token}")
+
     def note(self, pgid: int) -> None:
-        """In case this process is killed before the group is."""
-        # Where it cannot be written, the death signal still ends the leader.
-        with contextlib.suppress(OSError):
-            words = f"{pgid} {_start_ticks(pgid)} {boot_id()} {self._token}"
-            with open_unlinked(self._file, "w") as record:
-                record.write(words)
+        """It has begun."""
+        self._write("a", f" {pgid} {_start_ticks(pgid)}")
 
     def clear(self) -> None:
         with contextlib.suppress(OSError):
             self._file.unlink(missing_ok=True)
+
+    def _write(self, mode: str, words: str) -> None:
+        # Where it cannot be written, the death signal still ends the leader.
+        with contextlib.suppress(OSError), open_unlinked(self._file, mode) as record:
+            record.write(words)
 
 
 def _record_name(name: str) -> str:
@@ -63,25 +72,29 @@ def _end_old_group(record: Path) -> None:
     try:
         with open_unlinked(record) as opened:
             ours = os.fstat(opened.fileno()).st_uid == os.geteuid()
-            pgid_text, ticks, boot, token = opened.read().split()
-        pgid = int(pgid_text)
+            boot, token, *noted = opened.read().split()
+        pgids = {int(pgid): ticks for pgid, ticks in zip(noted[::2], noted[1::2], strict=True)}
         same_boot = boot == boot_id()
     except (OSError, ValueError):
         return
-    if ours and same_boot and (_start_ticks(pgid) == ticks or _has_token(pgid, token)):
-        kill_group(pgid)
+    if ours and same_boot:
+        marked = _groups_with(token)
+        for pgid in pgids or marked:
+            if pgid in marked or _start_ticks(pgid) == pgids[pgid]:
+                kill_group(pgid)
     with contextlib.suppress(OSError):
         record.unlink()
 
 
-def _has_token(pgid: int, token: str) -> bool:
-    variable = f"{TOKEN_VARIABLE}={token}".encode()
+def _groups_with(token: str) -> set[int]:
+    """The groups of all processes that have the token in their environment."""
+    variable, found = f"{TOKEN_VARIABLE}={token}".encode(), set()
     for process in Path("/proc").glob("[0-9]*"):
         # It may be gone meanwhile, or another user's.
         with contextlib.suppress(OSError):
-            if os.getpgid(int(process.name)) == pgid and variable in _environment(process):
-                return True
-    return False
+            if variable in _environment(process):
+                found.add(os.getpgid(int(process.name)))
+    return found
 
 
 def _environment(process: Path) -> list[bytes]:

@@ -154,9 +154,8 @@ def test_no_process_but_the_nodes_own_gets_a_signal_whatever_the_pid_file_says(s
             assert said.endswith(f"names process {victim.pid}, which is not this node; remove it\n")
         assert victim.poll() is None
         file.unlink()
-        (node.state / "command-temperature.pgid").write_text(
-            " ".join([str(victim.pid), *identity(victim.pid).split(":")[:0:-2], "token"])
-        )
+        _, boot, pid, ticks = identity(victim.pid).split(":")
+        (node.state / "command-temperature.pgid").write_text(" ".join([boot, "token", pid, ticks]))
         node.start()
         node.stop()
 

@@ -322,7 +322,8 @@ def records(directory: Path) -> list[Path]:
 
 def kill_generator(directory: Path, told: Told, command: str, path: str) -> int:
     """Kill one whose command told a pid, when it has noted its group; that pid."""
-    until_noted = f"until [ -s {directory}/command-room.pgid ]; do /bin/sleep 0.01; done"
+    noted = f'read boot token pgid rest < {directory}/command-room.pgid; [ "$pgid" ]'
+    until_noted = f"until {noted}; do /bin/sleep 0.01; done"
     script = [sys.executable, "-c", GENERATOR, str(Path(__file__).parent)]
     with subprocess.Popen(
         [*script, str(directory), f"{until_noted}; {command}"], env={**os.environ, "PATH": path}
@@ -356,22 +357,36 @@ def test_a_start_ends_the_group_that_a_killed_generator_left(
     assert records(tmp_path) == []
 
 
+def test_a_start_ends_a_group_whose_number_its_generator_had_no_time_to_note(
+    tmp_path: Path, told: Told
+) -> None:
+    command = f"{FOREVER} & echo $! > {told.path}; wait"
+    survivor = kill_generator(tmp_path, told, command, os.environ["PATH"])
+    (record,) = records(tmp_path)
+    record.write_text(" ".join(record.read_text().split()[:2]))
+    os.kill(survivor, 0)
+    CommandSource(sensor("echo 1"), tmp_path)
+    wait_until_gone(survivor)
+
+
 def test_a_start_ends_the_old_group_also_when_its_leader_is_gone(
     tmp_path: Path, told: Told
 ) -> None:
     command = f"{FOREVER} & echo $! > {told.path}; wait"
     survivor = kill_generator(tmp_path, told, command, WITHOUT_SETPRIV)
     (record,) = records(tmp_path)
-    pgid, _, boot_id, token = record.read_text().split()
+    boot_id, token, pgid, _ = record.read_text().split()
     os.kill(int(pgid), signal.SIGKILL)
     wait_until_gone(int(pgid))
     # A leader that nobody has reaped yet must not be what the group is known by.
-    record.write_text(f"{pgid} 1 {boot_id} {token}")
+    record.write_text(f"{boot_id} {token} {pgid} 1")
     CommandSource(sensor("echo 1"), tmp_path)
     wait_until_gone(survivor)
 
 
-@pytest.mark.parametrize("record", ["{pid} 1 {boot} token", "{pid} {ticks} another-boot token"])
+@pytest.mark.parametrize(
+    "record", ["{boot} token {pid} 1", "another-boot token {pid} {ticks}", "{boot} token"]
+)
 def test_a_stranger_with_the_number_of_an_old_group_is_not_killed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, record: str
 ) -> None:
@@ -389,16 +404,19 @@ def test_a_stranger_with_the_number_of_an_old_group_is_not_killed(
     assert records(tmp_path) == []
 
 
-@pytest.mark.parametrize("record", [b"", b"garbage", b"x 1 y z", b"\xff"])
+@pytest.mark.parametrize(
+    "record", [b"", b"garbage", b"{boot} token x 1", b"{boot} token 1", b"\xff"]
+)
 def test_a_damaged_record_is_left_aside(tmp_path: Path, record: bytes) -> None:
-    (tmp_path / "command-room.pgid").write_bytes(record)
+    boot = Path("/proc/sys/kernel/random/boot_id").read_bytes().strip()
+    (tmp_path / "command-room.pgid").write_bytes(record.replace(b"{boot}", boot))
     assert run(tmp_path, "echo 1")[0].value == 1
     assert records(tmp_path) == []
 
 
 def test_the_group_is_noted_while_it_runs_and_no_longer(tmp_path: Path) -> None:
     record = tmp_path / "command-room.pgid"
-    noted = f"until [ -s {record} ]; do sleep 0.01; done; read pgid rest < {record}"
+    noted = f'until read boot token pgid rest < {record}; [ "$pgid" ]; do sleep 0.01; done'
     assert run(tmp_path, f"{noted}; expr $pgid - $$ || true")[0].value == 0
     assert records(tmp_path) == []
 
@@ -422,7 +440,7 @@ def test_a_record_of_another_user_or_through_a_link_kills_nobody(
     with subprocess.Popen(["sleep", "1000"], process_group=0) as stranger:
         ticks = Path(f"/proc/{stranger.pid}/stat").read_text().split()[21]
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-        elsewhere.write_text(f"{stranger.pid} {ticks} {boot} token")
+        elsewhere.write_text(f"{boot} token {stranger.pid} {ticks}")
         record.symlink_to(elsewhere)
         CommandSource(sensor("echo 1"), tmp_path)
         if not os.geteuid():
