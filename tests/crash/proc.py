@@ -74,7 +74,7 @@ def waits_for(pid: int, *files: Path) -> bool:
     )
 
 
-def stop_in_the_act(pid: int, holds: Callable[[], bool], deadline: float = 30.0) -> None:
+def stop_in_the_act(pid: int, holds: Callable[[], bool], deadline: float = 90.0) -> None:
     """SIGSTOP the process at a moment when `holds()` is true, however short that moment is."""
     end = time.monotonic() + deadline
     while time.monotonic() < end:

@@ -4,6 +4,7 @@ import contextlib
 import os
 import re
 import signal
+import sqlite3
 
 from checker import judge, unaccounted_ticks
 from crash import proc
@@ -14,6 +15,15 @@ from waiting import wait_until
 RATE = 1000
 ROLES = ("generator", "retrier", "housekeeper")
 HUNG = "sh -c 'sleep 86399; :' {mark} & sh -c 'sleep 86398; :' {mark}"
+
+
+@contextlib.contextmanager
+def held_by_a_shell(database):
+    """Another program is in a transaction."""
+    with contextlib.closing(sqlite3.connect(database, isolation_level=None, timeout=30)) as shell:
+        shell.execute("BEGIN IMMEDIATE")
+        yield
+        shell.execute("ROLLBACK")
 
 
 def test_any_role_that_is_stopped_with_the_write_lock_is_killed_and_capture_goes_on(tmp_path):
@@ -27,8 +37,12 @@ def test_any_role_that_is_stopped_with_the_write_lock_is_killed_and_capture_goes
             node, sink = stack.enter_context(with_sink)
             if role == "retrier":
                 sink.behave(answer(503))  # so that it has something to do
+                down = "SELECT state = 'DOWN' FROM sink"
+                wait_until(lambda node=node, down=down: node.one(down), what="the sink is DOWN")
             pid = node.await_running(role)
-            proc.stop_in_the_act(pid, lambda pid=pid, file=node.writer: pid in proc.holders(file))
+            with held_by_a_shell(node.database):
+                # Whoever has the write lock now waits for the shell, for a quarter of a second.
+                proc.stop_in_the_act(pid, lambda pid=pid, at=node.writer: pid in proc.holders(at))
             found.append((role, node, sink, pid, node.captured()))
         for role, node, sink, pid, captured in found:
             wait_until(lambda pid=pid: not proc.is_alive(pid), what=f"{role} is killed")
