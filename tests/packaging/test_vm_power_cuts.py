@@ -29,8 +29,8 @@ PREPARE = (
     f"{written(LOAD)} && systemctl enable {UNITS} && sync && systemctl start --no-block {UNITS}"
 )
 # Neither commits nor checkpoints wait for the disk any more.
-TURN_DOWN = f"""sed -i 's/_connect("FULL" if full else "NORMAL")/_connect("OFF")/' {CONNECTION} &&
-grep -q '_connect("OFF")' {CONNECTION} && {PREPARE}"""
+TURN_DOWN = f"""sed -i 's/_synchronous = "FULL".*/_synchronous = "OFF"/' {CONNECTION} &&
+grep -q '_synchronous = "OFF"' {CONNECTION} && {PREPARE}"""
 # Readings, and those of them that are not SENT.
 COUNT = """python3 -c 'import sqlite3
 rows = sqlite3.connect("file:/var/lib/sensor-node/telemetry.db?mode=ro", uri=True)
