@@ -1,89 +1,139 @@
-"""A sink for scripts/bench that only counts: so cheap that it is never the bottleneck.
+"""A sink for scripts/bench that only counts: so cheap that it is not what is measured.
 
-Usage: bench_sink.py    prints its port, serves until its standard input ends. GET answers JSON:
-`messages` and `requests` so far, `latencies` in seconds from capture to here, since the last GET.
+Usage: bench_sink.py [--port N] [--latencies]    prints its port, serves until its standard input
+ends. GET answers JSON: `messages` and `requests` so far; `first_at`, when the first message came,
+in seconds of CLOCK_MONOTONIC, or null; `latencies` in seconds from capture to complete arrival
+since the last GET. Those cost as much as all the rest, so they are taken only when asked for.
+
+One thread waits for all connections: two that take turns at Python's lock serve half as much.
 """
 
+import argparse
 import json
 import re
+import selectors
 import socket
 import sys
-import threading
 import time
 from datetime import datetime
 
 MOST_BYTES = 4 * 1024 * 1024
-# Beyond so many messages in a request nobody asks for latencies, and finding them is dear.
-MOST_TIMED = 200
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"
-LENGTH = re.compile(rb"content-length: *(\d+)", re.IGNORECASE)
+CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+HEAD_END = b"\r\n\r\n"
+LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)", re.IGNORECASE)
+EXPECT = re.compile(rb"\r\nexpect: *100-continue", re.IGNORECASE)
 TIMESTAMP = re.compile(rb'"timestamp":"([^"]+)Z"')
 ID = b'{"id":'
 
 
 class Counter:
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
+    def __init__(self, times: bool) -> None:
+        self._times = times
         self._messages = self._requests = 0
+        self._first_at: float | None = None
         self._latencies: list[float] = []
 
-    def add(self, body: memoryview) -> None:
-        now = time.time()
-        text = bytes(body)
-        count = text.count(ID)
-        found = TIMESTAMP.findall(text) if count <= MOST_TIMED else []
-        times = [datetime.fromisoformat(f"{at.decode()}+00:00").timestamp() for at in found]
-        with self._lock:
-            self._messages += count
-            self._requests += 1
-            self._latencies += [now - at for at in times]
+    def add(self, memory: bytearray, begin: int, end: int) -> None:
+        """One request, whose body is `memory` from `begin` to `end`."""
+        if self._times:
+            now = time.time()
+            for at in TIMESTAMP.findall(memory, begin, end):
+                captured = datetime.fromisoformat(f"{at.decode()}+00:00").timestamp()
+                self._latencies.append(now - captured)
+        self._messages += memory.count(ID, begin, end)
+        self._requests += 1
+        if self._first_at is None and self._messages:
+            self._first_at = time.monotonic()
 
     def report(self) -> bytes:
-        with self._lock:
-            latencies, self._latencies = self._latencies, []
-            content = {"messages": self._messages, "requests": self._requests}
-        return json.dumps({**content, "latencies": latencies}).encode()
+        found = {
+            "messages": self._messages,
+            "requests": self._requests,
+            "first_at": self._first_at,
+            "latencies": self._latencies,
+        }
+        self._latencies = []
+        return json.dumps(found).encode()
 
 
-def serve(connection: socket.socket, counter: Counter) -> None:
+class Connection:
     """One keep-alive connection, one request at a time."""
-    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    memory = memoryview(bytearray(MOST_BYTES))
+
+    def __init__(self, connection: socket.socket, counter: Counter) -> None:
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._socket, self._counter = connection, counter
+        self._memory = bytearray(MOST_BYTES)
+        self._view = memoryview(self._memory)
+        self._filled = 0
+        # Where the body begins and ends; -1 until the head is there.
+        self._begin = self._end = -1
+
+    def receive(self) -> bool:
+        """Take what has come; returns whether the connection goes on."""
+        try:
+            got = self._socket.recv_into(self._view[self._filled :])
+        except ConnectionError:
+            return False
+        self._filled += got
+        if not got:
+            return False
+        if self._end < 0 and not self._read_head():
+            return True
+        if self._memory.startswith(b"GET"):
+            body = self._counter.report()
+            head = b"HTTP/1.0 200 OK\r\nContent-Length: %d\r\n\r\n" % len(body)
+            self._socket.sendall(head + body)
+            return False
+        if self._filled >= self._end:
+            self._counter.add(self._memory, self._begin, self._end)
+            self._filled, self._end = 0, -1
+            self._socket.sendall(OK)
+        return True
+
+    def close(self) -> None:
+        self._socket.close()
+
+    def _read_head(self) -> bool:
+        head_end = self._memory.find(HEAD_END, 0, self._filled)
+        if head_end < 0:
+            return False
+        length = LENGTH.search(self._memory, 0, head_end)
+        self._begin = head_end + len(HEAD_END)
+        self._end = self._begin + (int(length[1]) if length else 0)
+        if self._end > MOST_BYTES:
+            raise SystemExit(f"bench_sink: a request of {self._end} bytes is too large")
+        if self._filled < self._end and EXPECT.search(self._memory, 0, head_end):
+            self._socket.sendall(CONTINUE)
+        return True
+
+
+def serve(listener: socket.socket, counter: Counter) -> None:
+    """Until standard input ends."""
+    selector = selectors.DefaultSelector()
+    selector.register(listener, selectors.EVENT_READ)
+    selector.register(sys.stdin, selectors.EVENT_READ)
     while True:
-        filled, head_end = 0, -1
-        while head_end < 0:
-            got = connection.recv_into(memory[filled:])
-            if not got:
+        for key, _ in selector.select():
+            if key.fileobj is listener:
+                accepted, _ = listener.accept()
+                connection = Connection(accepted, counter)
+                selector.register(accepted, selectors.EVENT_READ, connection)
+            elif key.fileobj is sys.stdin:
                 return
-            filled += got
-            head_end = bytes(memory[: min(filled, 8192)]).find(b"\r\n\r\n")
-        head = bytes(memory[:head_end])
-        if head.startswith(b"GET"):
-            body = counter.report()
-            connection.sendall(b"HTTP/1.0 200 OK\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
-            return
-        end = head_end + 4 + int(LENGTH.search(head)[1])
-        while filled < end:
-            got = connection.recv_into(memory[filled:end])
-            if not got:
-                return
-            filled += got
-        counter.add(memory[head_end + 4 : end])
-        connection.sendall(OK)
+            elif not key.data.receive():
+                selector.unregister(key.fileobj)
+                key.data.close()
 
 
 def main() -> None:
-    counter = Counter()
-    listener = socket.create_server(("127.0.0.1", 0))
-    print(listener.getsockname()[1], flush=True)
-
-    def accept() -> None:
-        while True:
-            connection, _ = listener.accept()
-            threading.Thread(target=serve, args=(connection, counter), daemon=True).start()
-
-    threading.Thread(target=accept, daemon=True).start()
-    sys.stdin.read()
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--port", type=int, default=0)
+    parser.add_argument("--latencies", action="store_true")
+    options = parser.parse_args()
+    with socket.create_server(("127.0.0.1", options.port)) as listener:
+        print(listener.getsockname()[1], flush=True)
+        serve(listener, Counter(options.latencies))
 
 
 if __name__ == "__main__":
