@@ -12,12 +12,13 @@ from pathlib import Path
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from benchmarks import throughput
 from benchmarks.report import Row
 from benchmarks.sink import Sink
 from benchmarks.trial import Trial
 
-# As in throughput.py: messages in a request, and senders.
-LOADS = ((1, 2), (10, 2), (100, 2), (1000, 2), (5000, 2), (5000, 1))
+# Messages in a request, and senders, of everything whose share of the ceiling is shown.
+LOADS = tuple(dict.fromkeys((load.batch, load.senders) for load in throughput.LOADS))
 MESSAGE = (
     '{{"id":"9f3c2a71b0de4c55a1e07d12-{}","node":"edge-01","name":"bench",'
     '"value":20.052358920582,"timestamp":"2026-11-23T07:44:38.120001Z"}}'

@@ -15,8 +15,8 @@ UNLIMITED = 1_000_000
 class Load(NamedTuple):
     """Messages in a request, senders, and how many are captured a second.
 
-    Without limit, capture takes CPU and the write lock from those who deliver little at a time.
-    So it is held there to a little more than is delivered, which the load's name tells.
+    Without limit, capture leaves those who deliver little at a time hardly a turn. So it is held
+    there to a little more than is delivered, which the load's name tells.
     """
 
     batch: int
