@@ -14,19 +14,22 @@ from sensor_node.proc import START_TICKS, boot_id, stat_fields
 # In the environment of all that a run starts, so that a later start knows it again.
 TOKEN_VARIABLE = "SENSOR_NODE_COMMAND"  # noqa: S105 - a name, not a secret
 LONGEST_QUOTED_NAME = 200
+TOKEN_LENGTH = 32
 
 
 class GroupRecord:
-    """A small file that names the group that runs, for the next start.
+    """A small file for the next start: its name tells the token, its text the group's number.
 
-    First by the token alone: this process may be killed when the group has begun and its number is
-    not yet written down.
+    The number comes later, and not at all if this process is killed meanwhile or the disk is full;
+    a name takes no room.
     """
 
     def __init__(self, directory: Path, name: str) -> None:
-        self._file = directory / _record_name(name)
-        self._token = secrets.token_hex(16)
-        _end_old_group(self._file)
+        name = _file_name(name)
+        for old in directory.glob(f"command-{'?' * TOKEN_LENGTH}-{name}.pgid"):
+            _end_old_group(old, old.name.split("-")[1])
+        self._token = secrets.token_hex(TOKEN_LENGTH // 2)
+        self._file = directory / f"command-{self._token}-{name}.pgid"
 
     def environment(self) -> dict[str, str]:
         """Marks whatever inherits it as this record's."""
@@ -34,27 +37,27 @@ class GroupRecord:
 
     def expect(self) -> None:
         """A group is about to begin."""
-        self._write("w", f"{boot_id()} {self._token}")
+        self._write("")
 
     def note(self, pgid: int) -> None:
         """It has begun."""
-        self._write("a", f" {pgid} {_start_ticks(pgid)}")
+        self._write(f"{boot_id()} {pgid} {_start_ticks(pgid)}")
 
     def clear(self) -> None:
         with contextlib.suppress(OSError):
             self._file.unlink(missing_ok=True)
 
-    def _write(self, mode: str, words: str) -> None:
-        # Where it cannot be written, the death signal still ends the leader.
-        with contextlib.suppress(OSError), open_unlinked(self._file, mode) as record:
-            record.write(words)
+    def _write(self, text: str) -> None:
+        # Where there can be no file, the death signal still ends the leader.
+        with contextlib.suppress(OSError), open_unlinked(self._file, "w") as record:
+            record.write(text)
 
 
-def _record_name(name: str) -> str:
+def _file_name(name: str) -> str:
     quoted = quote(name, safe="")
     if len(quoted) > LONGEST_QUOTED_NAME:
         quoted = hashlib.sha256(name.encode()).hexdigest()
-    return f"command-{quoted}.pgid"
+    return quoted
 
 
 def kill_group(pgid: int) -> None:
@@ -63,27 +66,34 @@ def kill_group(pgid: int) -> None:
         os.killpg(pgid, signal.SIGKILL)
 
 
-def _end_old_group(record: Path) -> None:
+def _end_old_group(record: Path, token: str) -> None:
     """Kill the group that an earlier process had no time to, if the number is still that group's.
 
     Numbers pass to strangers, so either the leader is the very process that was noted, or a member
     has the token in its environment. Another user's record is not believed.
     """
     try:
-        with open_unlinked(record) as opened:
+        with open_unlinked(record, "rb") as opened:
             ours = os.fstat(opened.fileno()).st_uid == os.geteuid()
-            boot, token, *noted = opened.read().split()
-        pgids = {int(pgid): ticks for pgid, ticks in zip(noted[::2], noted[1::2], strict=True)}
-        same_boot = boot == boot_id()
-    except (OSError, ValueError):
+            noted = opened.read().decode(errors="replace")
+    except OSError:
         return
-    if ours and same_boot:
-        marked = _groups_with(token)
-        for pgid in pgids or marked:
-            if pgid in marked or _start_ticks(pgid) == pgids[pgid]:
-                kill_group(pgid)
+    if ours:
+        for pgid in _old_groups(noted, token):
+            kill_group(pgid)
     with contextlib.suppress(OSError):
         record.unlink()
+
+
+def _old_groups(noted: str, token: str) -> set[int]:
+    marked = _groups_with(token)
+    try:
+        boot, number, ticks = noted.split()
+        pgid = int(number)
+    except ValueError:  # nothing was noted
+        return marked
+    is_leader = boot == boot_id() and _start_ticks(pgid) == ticks
+    return {pgid} if is_leader or pgid in marked else set()
 
 
 def _groups_with(token: str) -> set[int]:

@@ -17,6 +17,7 @@ from sinks import SinkProcess
 
 NOBODY = 65534
 PRECIOUS = b"precious\n"
+RECORD = f"command-{'0' * 32}-temperature.pgid"
 STATE_FILES = (
     "telemetry.db",
     "telemetry.db-wal",
@@ -30,7 +31,7 @@ STATE_FILES = (
     "processes.json",
     "processes.new",
     "sensor-node.pid",
-    "command-temperature.pgid",
+    RECORD,
 )
 
 
@@ -96,7 +97,7 @@ def test_a_link_that_is_put_there_while_the_node_runs_is_written_through_by_nobo
     before = fingerprint(victim)
     sensor = {"source": "command", "rate": 5, "command": "echo 1"}
     with running(tmp_path, sensor=sensor) as (node, _):
-        for name in ("processes.new", "command-temperature.pgid", "sensor-node.log.new"):
+        for name in ("processes.new", "sensor-node.log.new"):
             with contextlib.suppress(FileNotFoundError):
                 (node.state / name).unlink()
             with contextlib.suppress(FileExistsError):  # it was quicker
@@ -155,7 +156,7 @@ def test_no_process_but_the_nodes_own_gets_a_signal_whatever_the_pid_file_says(s
         assert victim.poll() is None
         file.unlink()
         _, boot, pid, ticks = identity(victim.pid).split(":")
-        (node.state / "command-temperature.pgid").write_text(" ".join([boot, "token", pid, ticks]))
+        (node.state / RECORD).write_text(" ".join([boot, pid, ticks]))
         node.start()
         node.stop()
 
