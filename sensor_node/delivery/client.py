@@ -13,10 +13,11 @@ from sensor_node.config import SinkConfig
 from sensor_node.delivery import failures, mends
 from sensor_node.delivery.answers import Answer, interpret
 from sensor_node.delivery.connection import Line, Progress
-from sensor_node.delivery.credentials import Credentials, signature, tls_context
+from sensor_node.delivery.credentials import Credentials, tls_context
 from sensor_node.delivery.deadline import DeadlineGuard
 from sensor_node.delivery.formats import CONTENT_TYPE
 from sensor_node.delivery.session import Session, open_session, read_beginning
+from sensor_node.delivery.signature import signature
 from sensor_node.errors import ConfigError
 from sensor_node.model import Outcome, Verdict
 

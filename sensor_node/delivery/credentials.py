@@ -5,7 +5,6 @@ import html
 import json
 import ssl
 import stat
-from collections.abc import Iterable
 from pathlib import Path
 from urllib.parse import quote
 
@@ -13,26 +12,12 @@ from requests.utils import DEFAULT_CA_BUNDLE_PATH
 from urllib3.util.ssl_ import create_urllib3_context
 
 from sensor_node.config import SinkConfig
+from sensor_node.delivery.signature import FileSignature, signature
 from sensor_node.errors import ConfigError
 
 # No server takes a longer header; a longer file is not a secret.
 MAX_SECRET_BYTES = 8192
 MASK = "***"
-
-FileSignature = tuple[int, int, int] | None
-
-
-def signature(files: Iterable[str]) -> tuple[FileSignature, ...]:
-    """(mtime_ns, size, inode) of each file, None if there is none: differs after a change."""
-    return tuple(_signature(Path(file)) for file in files)
-
-
-def _signature(file: Path) -> FileSignature:
-    try:
-        found = file.stat()
-    except OSError:
-        return None
-    return found.st_mtime_ns, found.st_size, found.st_ino
 
 
 class Credentials:

@@ -1,17 +1,20 @@
 """Claim, send, settle: the one place where the repository and the HTTP client meet."""
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from sensor_node.clock import Clock
 from sensor_node.config import Config
 from sensor_node.delivery import formats
-from sensor_node.delivery.client import HttpTelemetryClient
 from sensor_node.log import LOGGER
 from sensor_node.model import Claim, Outcome, Verdict
 from sensor_node.schedule import BackoffPolicy
 from sensor_node.settlement import Rules
 from sensor_node.storage.rate_limit import ClaimPolicy
 from sensor_node.storage.repository import SensorDataSQLRepository
+
+if TYPE_CHECKING:
+    from sensor_node.delivery.client import HttpTelemetryClient
 
 MAX_BODY_BYTES = 1024 * 1024
 # A request that takes more than this share of its time is slow: one twice as large might not end.
@@ -38,21 +41,25 @@ class Courier:
     """Takes claimed batches to the sink, one at a time, and settles what came of each.
 
     A batch stays in hand until it is settled: a database that cannot be used for a while must not
-    leave a claim behind whose owner lives.
+    leave a claim behind whose owner lives. `ring` tells the others of what
+    is to be retried.
     """
 
     def __init__(
         self,
         config: Config,
         repository: SensorDataSQLRepository,
-        client: HttpTelemetryClient,
+        connect: Callable[[], "HttpTelemetryClient"],
         clock: Clock,
+        ring: Callable[[], None],
     ) -> None:
         self._sink = config.sink
         self._rules = rules_of(config)
         self._repository = repository
-        self._client = client
+        self._connect = connect
+        self._client: HttpTelemetryClient | None = None
         self._clock = clock
+        self._ring = ring
         self._message_bytes = 1
         self._carried = config.sink.batch_size
         self._claim: Claim | None = None
@@ -67,6 +74,11 @@ class Courier:
     def in_hand(self) -> bool:
         """Whether a claim waits for `resume`."""
         return self._claim is not None
+
+    @property
+    def has_sent(self) -> bool:
+        """Whether it has a client already."""
+        return self._client is not None
 
     def deliver(self, claim: Claim) -> None:
         """Send the batch and settle it."""
@@ -87,7 +99,8 @@ class Courier:
         """Finish what is still in hand, then hang up."""
         if self.in_hand:
             self.resume()
-        self._client.close()
+        if self._client:
+            self._client.close()
 
     def _send(self, claim: Claim) -> Settle:
         """One request at most; returns how the claim is to be settled."""
@@ -101,6 +114,8 @@ class Courier:
         if len(body) > MAX_BODY_BYTES and claim.size > 1:
             self._message_bytes = max(self._message_bytes, len(body) // claim.size + 1)
             return self._halve(claim, "", 0.0)
+        # Who has never sent anything has no HTTP library in memory.
+        self._client = self._client or self._connect()
         began = self._clock.now().monotonic
         outcome = self._client.post(body, formats.idempotency_key(claim, body))
         self._learn(claim.size, outcome, self._clock.now().monotonic - began)
@@ -108,7 +123,14 @@ class Courier:
         line = "batch_tried batch=%d-%d attempt=%d verdict=%s %s"
         said = (claim.attempt, outcome.verdict, outcome.detail)
         LOGGER.debug(line, claim.first_id, claim.last_id, *said)
-        return lambda now: self._repository.settle(claim, outcome, self._rules, now)
+
+        def settle(now: float) -> bool:
+            held = self._repository.settle(claim, outcome, self._rules, now)
+            if outcome.verdict is not Verdict.DELIVERED:
+                self._ring()
+            return held
+
+        return settle
 
     def _learn(self, size: int, outcome: Outcome, seconds: float) -> None:
         """Less at a time over a link that does not carry as much in the time there is, then more.
@@ -123,4 +145,9 @@ class Courier:
             self._carried = min(2 * self._carried, self._sink.batch_size)
 
     def _halve(self, claim: Claim, error: str, wait: float) -> Settle:
-        return lambda now: self._repository.halve(claim, error, now + wait, now)
+        def halve(now: float) -> bool:
+            held = self._repository.halve(claim, error, now + wait, now)
+            self._ring()
+            return held
+
+        return halve

@@ -7,12 +7,12 @@ from sensor_node.clock import Moment
 from sensor_node.config import Config
 from sensor_node.delivery.deliver import Courier, policy_of
 from sensor_node.model import Claim
+from sensor_node.processes.service import LONGEST_WAIT_SECONDS
 from sensor_node.storage.repository import Backlog, SensorDataSQLRepository
 
-# Asking whether another process has committed costs 10 µs; this bounds a reading's latency.
-POLL_SECONDS = 0.1
-# While the sink is DOWN there is nothing to do but to notice its return.
-DOWN_POLL_SECONDS = 0.5
+# Who has never sent anything leaves this long to those who have: as long as one sender does, the
+# others need neither the memory for HTTP nor a connection.
+PATIENCE_SECONDS = 0.1
 UNSEEN = -1
 
 
@@ -28,7 +28,6 @@ class DeliveryService:
         self._repository = repository
         self._courier = courier
         self._version = UNSEEN
-        self._idle = POLL_SECONDS
         self._oldest_us: int | None = None
         self._oldest_seen_at = 0.0
 
@@ -38,13 +37,11 @@ class DeliveryService:
             self._courier.resume()
         version = self._repository.version()
         if version == self._version:
-            return self._idle
+            return LONGEST_WAIT_SECONDS
         backlog = self._repository.backlog()
-        up = backlog.sink.up
-        if not up or not (backlog.pending or backlog.left_over):
+        if not backlog.sink.up or not (backlog.pending or backlog.left_over):
             self._version = version
-            self._idle = POLL_SECONDS if up else DOWN_POLL_SECONDS
-            return self._idle
+            return LONGEST_WAIT_SECONDS
         self._version = UNSEEN
         wait = 0.0 if backlog.left_over else self._time_to_fill(backlog, now)
         wait = max(wait, self._policy.wait(backlog.next_send_at, now.wall))
@@ -52,7 +49,7 @@ class DeliveryService:
             return wait
         claim = self._claim(backlog, now)
         if claim is None:
-            return POLL_SECONDS
+            return LONGEST_WAIT_SECONDS
         self._courier.deliver(claim)
         return 0.0
 
@@ -79,4 +76,5 @@ class DeliveryService:
         if backlog.pending >= self._courier.limit or self._oldest_us is None:
             return 0.0
         age = max(now.wall - self._oldest_us / 1e6, now.monotonic - self._oldest_seen_at)
-        return self._sink.send_interval - age
+        patience = 0.0 if self._courier.has_sent else PATIENCE_SECONDS
+        return self._sink.send_interval + patience - age

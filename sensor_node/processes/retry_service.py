@@ -2,15 +2,15 @@
 
 from sensor_node.clock import Moment
 from sensor_node.config import Config
-from sensor_node.delivery import credentials
 from sensor_node.delivery.deliver import Courier, policy_of
+from sensor_node.delivery.signature import signature
 from sensor_node.log import LOGGER
 from sensor_node.model import Claim
 from sensor_node.processes import owner as owners
+from sensor_node.processes.bell import Ring
 from sensor_node.settlement import SinkRecord
-from sensor_node.storage.repository import SensorDataSQLRepository
+from sensor_node.storage.repository import Backlog, SensorDataSQLRepository
 
-POLL_SECONDS = 0.25
 LOOK_AROUND_SECONDS = 1.0
 
 
@@ -18,15 +18,21 @@ class RetryService:
     """The only process that sends anything while the sink is DOWN, one request at a time."""
 
     def __init__(
-        self, config: Config, owner: str, repository: SensorDataSQLRepository, courier: Courier
+        self,
+        config: Config,
+        owner: str,
+        repository: SensorDataSQLRepository,
+        courier: Courier,
+        ring: Ring,
     ) -> None:
         self._sink = config.sink
         self._policy = policy_of(config)
         self._owner = owner
         self._repository = repository
         self._courier = courier
+        self._ring = ring
         self._look_around_at = 0.0
-        self._files = credentials.signature(config.sink.secret_files)
+        self._files = signature(config.sink.secret_files)
         self._was_up: bool | None = None
 
     def step(self, now: Moment) -> float:
@@ -39,29 +45,35 @@ class RetryService:
         backlog = self._repository.backlog()
         sink = backlog.sink
         self._log_change(sink.up, sink.reason)
+        wait = self._time_to_send(backlog, now)
+        if wait > 0:
+            return min(wait, LOOK_AROUND_SECONDS)
         claim = self._claim(sink, now)
         if claim is None:
-            wait = self._policy.wait(backlog.next_send_at, now.wall) or POLL_SECONDS
-            return wait if sink.up else self._time_to_probe(sink, now)
+            return LOOK_AROUND_SECONDS
         self._courier.deliver(claim)
+        # A sender may have something to do now that the sink is UP, or another prober.
+        self._ring()
         return 0.0
 
     def finish(self, now: Moment) -> None:
         self._courier.close()
         self._repository.close()
 
-    def _time_to_probe(self, sink: SinkRecord, now: Moment) -> float:
-        """Seconds; a probe that is due but finds nothing to send waits for the next reading."""
-        wait = min(sink.next_probe_at - now.wall, LOOK_AROUND_SECONDS)
-        return wait if wait > 0 else POLL_SECONDS
+    def _time_to_send(self, backlog: Backlog, now: Moment) -> float:
+        """Seconds until a batch, or while the sink is DOWN the probe, is due and may be sent."""
+        sink = backlog.sink
+        if sink.up:
+            due_in = self._repository.due_in(self._policy, now.wall)
+            return max(due_in, self._policy.wait(backlog.next_send_at, now.wall))
+        if sink.probe_due(now.wall, self._policy.longest):
+            return 0.0
+        return sink.next_probe_at - now.wall
 
     def _claim(self, sink: SinkRecord, now: Moment) -> Claim | None:
         what = (self._owner, self._policy, now.wall, self._courier.limit)
-        if not sink.up:
-            due = sink.probe_due(now.wall, self._policy.longest)
-            return self._repository.claim_probe(*what) if due else None
-        due = self._repository.is_due(self._policy, now.wall)
-        return self._repository.claim_due(*what) if due else None
+        claim = self._repository.claim_due if sink.up else self._repository.claim_probe
+        return claim(*what)
 
     def _look_around(self, now: Moment) -> None:
         """Dead owners, doubtful batches after a change of mode, changed secrets."""
@@ -72,7 +84,7 @@ class RetryService:
                 LOGGER.warning("batch_reclaimed batch=%d-%d owner=%s", first_id, last_id, owner)
         if at_most_once:
             self._repository.park_doubtful(now.wall)
-        files = credentials.signature(self._sink.secret_files)
+        files = signature(self._sink.secret_files)
         if files != self._files:
             self._files = files
             self._repository.probe_now(now.wall)

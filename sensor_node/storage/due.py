@@ -12,6 +12,10 @@ WHERE status = 'FAILED' AND next_attempt_at > :after AND next_attempt_at <= :now
 ORDER BY next_attempt_at LIMIT 1
 """
 BEFORE_ALL = -math.inf
+NEXT_DUE = """
+SELECT min(next_attempt_at) FROM batch
+WHERE status = 'FAILED' AND next_attempt_at > :now AND fate_unknown <= :unknown
+"""
 FIND_OVERDUE = """
 SELECT first_id, last_id FROM batch
 WHERE status = 'FAILED' AND next_attempt_at > :now + :longest AND fate_unknown <= :unknown
@@ -39,6 +43,17 @@ def find_due(
     found = connection.execute(FIND_DUE, row).fetchone()
     found = found or connection.execute(FIND_OVERDUE, row).fetchone()
     return (found[0], found[1]) if found else None
+
+
+def due_in(
+    connection: sqlite3.Connection, now: float, longest: float, *, skip_unknown: bool
+) -> float:
+    """Seconds until find_due() will find a tile; infinite if there is none."""
+    if find_due(connection, now, longest, skip_unknown=skip_unknown):
+        return 0.0
+    row = {"now": now, "unknown": int(not skip_unknown)}
+    (due_at,) = connection.execute(NEXT_DUE, row).fetchone()
+    return math.inf if due_at is None else float(due_at - now)
 
 
 def find_least_recently_tried(

@@ -232,11 +232,10 @@ class SensorDataSQLRepository:
 
     # Retry
 
-    def is_due(self, policy: ClaimPolicy, now: float) -> bool:
-        """Whether claim_due() would find a batch; asking takes no lock."""
+    def due_in(self, policy: ClaimPolicy, now: float) -> float:
+        """Seconds until claim_due() will find a batch; asking takes no lock."""
         with self._snapshot() as connection:
-            found = due.find_due(connection, now, policy.longest, skip_unknown=policy.at_most_once)
-            return found is not None
+            return due.due_in(connection, now, policy.longest, skip_unknown=policy.at_most_once)
 
     def claims(self) -> list[tuple[int, int, str]]:
         """First id, last id and owner of every batch that is SENDING."""

@@ -19,7 +19,7 @@ from sensor_node.supervision.pidfile import ApplianceLock
 from sensor_node.supervision.slots import make_slots
 from sensor_node.supervision.states import ChildState, Report, write_report
 from sensor_node.supervision.systemd import Notifier
-from sensor_node.supervision.worker import EXIT_CONFIG, STOP_SIGNALS
+from sensor_node.supervision.worker import EXIT_CONFIG, STOP_SIGNALS, preload
 
 # generator, retrier, housekeeper and the most senders that the configuration allows
 MOST_CHILDREN = 3 + 64
@@ -58,6 +58,7 @@ class Supervisor:
     def run(self) -> int:
         """Until SIGTERM or SIGINT (0), or until an error that only a person can mend (78)."""
         self._take_signals()
+        preload()
         status = None
         while status is None:
             now = time.monotonic()

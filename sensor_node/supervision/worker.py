@@ -2,7 +2,9 @@
 
 import contextlib
 import errno
+import gc
 import hashlib
+import importlib
 import os
 import signal
 import sys
@@ -15,16 +17,34 @@ from sensor_node.clock import SystemClock
 from sensor_node.config import Config
 from sensor_node.errors import ConfigError
 from sensor_node.processes import owner
-from sensor_node.processes.service import Service, Wake, prepare_process, run_service
+from sensor_node.processes.bell import Bell, Ring
+from sensor_node.processes.service import (
+    LONGEST_WAIT_SECONDS,
+    POLL_SECONDS,
+    Service,
+    Wake,
+    prepare_process,
+    run_service,
+)
 from sensor_node.supervision.slots import Slot
 
 if TYPE_CHECKING:
+    from sensor_node.delivery.client import HttpTelemetryClient
     from sensor_node.storage.repository import SensorDataSQLRepository
 
 EXIT_CONFIG = 78
 MACHINE_ID = Path("/etc/machine-id")
 # The kernel ends network processes before capture when memory is short.
 OOM_SCORE = {"generator": 0, "housekeeper": 100, "sender": 500, "retrier": 500}
+NETWORK_ROLES = ("sender", "retrier")
+PRELOADED = (
+    "sensor_node.delivery.deliver",
+    "sensor_node.processes.delivery_service",
+    "sensor_node.processes.housekeeping_service",
+    "sensor_node.processes.retry_service",
+    "sensor_node.processes.sensor_service",
+    "sensor_node.storage.recovery",
+)
 # No file and no memory is left.
 REFUSED = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
@@ -51,6 +71,17 @@ class Birth:
     after_death: bool
 
 
+def preload() -> None:
+    """Before the first fork: the children share the memory of what all of them import.
+
+    The HTTP library is not among it: capture never loads it, and others only when they send.
+    """
+    for module in PRELOADED:
+        importlib.import_module(module)
+    # A collection in a child would write to every object, and so copy it.
+    gc.freeze()
+
+
 def work(birth: Birth) -> None:
     """The child's whole life. Exits 78 if a person must mend the configuration."""
     wake = Wake()
@@ -61,11 +92,16 @@ def work(birth: Birth) -> None:
     _set_oom_score(OOM_SCORE[birth.role])
     news = list(birth.news)
 
-    def open_service() -> Service:
-        return _open_service(birth, wake, news)
-
     try:
-        run_service(open_service, SystemClock(), birth.slot, wake, birth.supervisor)
+        with contextlib.ExitStack() as leaving:
+            ring, longest_wait = _bell(birth, wake, leaving)
+
+            def open_service() -> Service:
+                return _open_service(birth, wake, ring, news)
+
+            run_service(
+                open_service, SystemClock(), birth.slot, wake, birth.supervisor, longest_wait
+            )
     except ConfigError as error:
         # The supervisor says it, once for all children that find the same.
         birth.slot.say(str(error))
@@ -77,29 +113,47 @@ def work(birth: Birth) -> None:
         sys.exit(1)
 
 
-def _open_service(birth: Birth, wake: Wake, news: list[tuple[str, str]]) -> Service:
+def _bell(birth: Birth, wake: Wake, leaving: contextlib.ExitStack) -> tuple[Ring, float]:
+    """How this process tells the others of a commit, and how long it may wait to be told."""
+    try:
+        bell = leaving.enter_context(Bell(birth.config.runtime_directory))
+        if birth.role in NETWORK_ROLES:
+            bell.listen(wake)
+    except OSError as error:
+        log.LOGGER.info("no_bell %s: asking the database every %g s", error, POLL_SECONDS)
+        return lambda: None, POLL_SECONDS
+    return bell.ring, LONGEST_WAIT_SECONDS
+
+
+def _open_service(birth: Birth, wake: Wake, ring: Ring, news: list[tuple[str, str]]) -> Service:
     """The role's service. Imports here: capture never loads HTTP, the supervisor never SQLite."""
     config, clock = birth.config, SystemClock()
     if birth.role == "generator":
-        return _open_generator(birth, wake, news)
-    network = birth.role != "housekeeper"
+        return _open_generator(birth, wake, ring, news)
+    network = birth.role in NETWORK_ROLES
     power_safe = network and config.sink.at_most_once
     repository = _open_repository(birth, news, power_safe=power_safe)
     if not network:
         from sensor_node.processes.housekeeping_service import HousekeepingService
 
         return HousekeepingService(config, repository, birth.slot.is_final)
-    from sensor_node.delivery.client import HttpTelemetryClient
     from sensor_node.delivery.deliver import Courier
     from sensor_node.processes.delivery_service import DeliveryService
     from sensor_node.processes.retry_service import RetryService
 
-    courier = Courier(config, repository, HttpTelemetryClient(config.sink, clock), clock)
-    make = RetryService if birth.role == "retrier" else DeliveryService
-    return make(config, owner.own_identity(birth.role), repository, courier)
+    def connect() -> "HttpTelemetryClient":
+        from sensor_node.delivery.client import HttpTelemetryClient
+
+        return HttpTelemetryClient(config.sink, clock)
+
+    courier = Courier(config, repository, connect, clock, ring)
+    who = owner.own_identity(birth.role)
+    if birth.role == "retrier":
+        return RetryService(config, who, repository, courier, ring)
+    return DeliveryService(config, who, repository, courier)
 
 
-def _open_generator(birth: Birth, wake: Wake, news: list[tuple[str, str]]) -> Service:
+def _open_generator(birth: Birth, wake: Wake, ring: Ring, news: list[tuple[str, str]]) -> Service:
     from sensor_node.processes.sensor_service import SensorService, Start
     from sensor_node.storage.runs import Identity
 
@@ -112,7 +166,7 @@ def _open_generator(birth: Birth, wake: Wake, news: list[tuple[str, str]]) -> Se
 
     run = owner.identity_of("supervisor", birth.supervisor)
     start = Start(who, run, birth.run_started)
-    service = SensorService(config, start, open_repository, clock, lambda: wake.put(0))
+    service = SensorService(config, start, open_repository, clock, lambda: wake.put(0), ring)
     service.start_sampling()
     return service
 

@@ -93,7 +93,7 @@ def live(path, doubtful):
         for first, _, text in repository.claims():
             if not owner.is_alive(text):
                 repository.reclaim(first, text, now, at_most_once=False)
-        while repository.is_due(POLICY, now) and (
+        while repository.due_in(POLICY, now) == 0 and (
             claim := repository.claim_due("retrier", POLICY, now, 50)
         ):
             deliver(repository, claim, now, sent)

@@ -51,12 +51,14 @@ def simulate(directory: Path, seed: int) -> list[float]:
     client = RefusingClient(clock)
     repositories = [SensorDataSQLRepository(config.storage.path) for _ in range(4)]
     capture, *others = repositories
+    couriers = [
+        Courier(config, repository, lambda: client, clock, lambda: None) for repository in others
+    ]
     capture.begin_run(Identity("", "edge-01", {}), clock.wall, "run")
-    kinds = [(DeliveryService, "sender:b:1:1"), (DeliveryService, "sender:b:2:1")]
-    kinds.append((RetryService, "retrier:b:3:1"))
     services = [
-        make(config, owner, repository, Courier(config, repository, client, clock))
-        for (make, owner), repository in zip(kinds, others, strict=True)
+        DeliveryService(config, "sender:b:1:1", others[0], couriers[0]),
+        DeliveryService(config, "sender:b:2:1", others[1], couriers[1]),
+        RetryService(config, "retrier:b:3:1", others[2], couriers[2], lambda: None),
     ]
     due = [clock.monotonic] * 4
     end = clock.monotonic + HOUR

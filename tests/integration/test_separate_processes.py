@@ -1,5 +1,6 @@
 """P1: the processes share the database and nothing else; capture does not even load HTTP."""
 
+import contextlib
 import itertools
 import json
 import os
@@ -10,6 +11,11 @@ from pathlib import Path
 import pytest
 from crash.node import Node, running
 
+from sensor_node.model import Reading
+from sensor_node.storage.repository import SensorDataSQLRepository
+from sensor_node.storage.room import Room
+from sensor_node.storage.runs import Identity
+
 # A worker's whole life, from what the supervisor has loaded when it forks, to its last step.
 LIFE = """
 import json, os, signal, sys, time
@@ -19,6 +25,7 @@ from sensor_node.config import load_config
 from sensor_node.supervision.slots import make_slots
 
 before = sorted(sys.modules)
+worker.preload()
 signal.pthread_sigmask(signal.SIG_BLOCK, worker.STOP_SIGNALS)
 os.kill(os.getpid(), signal.SIGTERM)  # to be taken after the first step
 config = load_config(sys.argv[1])
@@ -30,7 +37,7 @@ worker.work(worker.Birth(
 ))
 print(json.dumps([before, sorted(sys.modules)]))
 """
-HTTP = ("requests", "urllib3", "http.client", "sensor_node.delivery")
+HTTP = ("requests", "urllib3", "http.client", "sensor_node.delivery.client")
 # What the memory of a process contains that has loaded them: where their code came from.
 TRACES = (b"/requests/sessions.py", b"/urllib3/connectionpool.py")
 SENSORS = {
@@ -87,12 +94,23 @@ def test_what_has_no_business_with_the_network_never_loads_http(role, tmp_path):
     assert not supervisor.intersection({*HTTP, "sqlite3"})
 
 
-def test_what_sends_is_seen_to_load_http(tmp_path):
+def test_what_has_sent_nothing_yet_has_not_loaded_http(tmp_path):
     _, worker = loaded(Node(tmp_path), "sender")
+    assert "sensor_node.storage.repository" in worker
+    assert not worker.intersection(HTTP)
+
+
+def test_what_sends_is_seen_to_load_http(tmp_path):
+    node = Node(tmp_path)
+    node.state.mkdir()
+    with contextlib.closing(SensorDataSQLRepository(node.database)) as repository:
+        repository.begin_run(Identity("", "edge-01", {}), 0.0, "run")
+        repository.capture([Reading("room", 1.0, 0)], [], 0.0, Room(1 << 40, 0))
+    _, worker = loaded(node, "sender")
     assert worker.issuperset(HTTP)
 
 
-def test_running_workers_share_the_database_and_nothing_else(tmp_path):
+def test_running_workers_share_the_database_and_a_bell_and_nothing_else(tmp_path):
     with running(tmp_path, process={"senders": 2}) as (node, _):
         node.await_delivered(5)
         # Replacements are forked from a supervisor that has more open than the first one had.
@@ -101,7 +119,9 @@ def test_running_workers_share_the_database_and_nothing_else(tmp_path):
         pids = node.pids()
         supervisor = open_files(pids.pop("supervisor"))
         database = {str(file) for file in node.state.glob("telemetry.db*")}
+        bell = node.state / "bell"
         common = database | {"/dev/null", str(node.state / "sensor-node.log")}
+        common |= {str(bell), str(bell / "bell")}
         assert len(pids) == 5
         for one, other in itertools.combinations(pids, 2):
             assert open_files(pids[one]) & open_files(pids[other]) <= common, (one, other)

@@ -1,5 +1,6 @@
 """Claiming, sending and settling, as a sender and the retrier do, in any order."""
 
+import math
 from dataclasses import replace
 
 from hypothesis import strategies as st
@@ -73,7 +74,9 @@ class Sending(QueueModel):
         overdue = {tile: at for tile, at in self.failed_tiles() if at > self.now + LONGEST}
         up, crashing = self.sink.up, self.cut is not None
         if not crashing:
-            assert self.repository.is_due(self.policy, self.now) == bool(due or overdue)
+            later = [at - self.now for _, at in self.failed_tiles()]
+            wanted = 0.0 if due or overdue else min(later, default=math.inf)
+            assert self.repository.due_in(self.policy, self.now) == wanted
         claim = self.do(self.repository.claim_due, self.owner(index), self.policy, self.now, limit)
         if claim:
             tile = self.whole(claim, limit, due | overdue)

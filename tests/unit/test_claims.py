@@ -96,16 +96,16 @@ def test_the_batch_that_is_due_first_goes_first(repository):
 def test_a_batch_is_not_claimed_before_it_is_due(repository):
     fill(repository, 1)
     fail(repository, 1, due_at=NOW + 10)
-    assert not repository.is_due(POLICY, NOW)
+    assert repository.due_in(POLICY, NOW) > 0
     assert due(repository) is None
-    assert repository.is_due(POLICY, NOW + 10)
+    assert repository.due_in(POLICY, NOW + 10) == 0
     assert span(due(repository, NOW + 10)) == (1, 1)
 
 
 def test_asking_what_is_due_claims_nothing(repository):
     fill(repository, 1)
     fail(repository, 1)
-    assert repository.is_due(POLICY, NOW)
+    assert repository.due_in(POLICY, NOW) == 0
     assert repository.counts().failed == 1
 
 
@@ -113,7 +113,7 @@ def test_a_deadline_further_ahead_than_any_delay_is_a_clock_that_jumped_and_due(
     fill(repository, 2)
     fail(repository, 1, due_at=NOW + LONGEST)
     fail(repository, 1, due_at=NOW + LONGEST + 1)
-    assert repository.is_due(POLICY, NOW)
+    assert repository.due_in(POLICY, NOW) == 0
     assert span(due(repository)) == (2, 2)
     assert due(repository) is None
 
@@ -214,7 +214,7 @@ def test_at_most_once_never_sends_again_what_may_have_arrived(repository):
     execute(repository, "UPDATE batch SET fate_unknown = 1 WHERE first_id IN (1, 3)")
     execute(repository, "UPDATE batch SET next_attempt_at = 1e9 WHERE first_id = 3")
     assert span(due(repository, policy=POLICY_ONCE)) == (2, 2)
-    assert not repository.is_due(POLICY_ONCE, NOW)
+    assert repository.due_in(POLICY_ONCE, NOW) > 0
     assert due(repository, policy=POLICY_ONCE) is None
     sink_down(repository)
     assert probe(repository, policy=POLICY_ONCE) is None

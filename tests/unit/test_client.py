@@ -22,7 +22,8 @@ from sensor_node.clock import Moment
 from sensor_node.config import SinkConfig
 from sensor_node.config_schema import options_of
 from sensor_node.delivery.client import HttpTelemetryClient
-from sensor_node.delivery.credentials import Credentials, signature
+from sensor_node.delivery.credentials import Credentials
+from sensor_node.delivery.signature import signature
 from sensor_node.model import Verdict
 
 DEFAULTS = {

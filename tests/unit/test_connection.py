@@ -124,7 +124,7 @@ def test_a_read_leaves_no_transaction_open(repository):
         read()
         assert not repository._database.connection.in_transaction
     with pytest.raises(AttributeError):
-        repository.is_due(None, None)
+        repository.due_in(None, None)
     assert not repository._database.connection.in_transaction
 
 

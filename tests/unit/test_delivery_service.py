@@ -28,7 +28,8 @@ from sensor_node.config import load_config
 from sensor_node.delivery.deliver import MAX_BODY_BYTES, Courier
 from sensor_node.errors import StorageUnavailable
 from sensor_node.model import Reading
-from sensor_node.processes.delivery_service import DOWN_POLL_SECONDS, POLL_SECONDS, DeliveryService
+from sensor_node.processes.delivery_service import PATIENCE_SECONDS, DeliveryService
+from sensor_node.processes.service import LONGEST_WAIT_SECONDS
 from sensor_node.storage.repository import SensorDataSQLRepository
 from sensor_node.storage.room import Room
 
@@ -84,10 +85,16 @@ class Repository(SensorDataSQLRepository):
             raise DISK_FULL
 
 
+class Practised(Courier):
+    """One that has sent before, as every sender has but for its first time."""
+
+    has_sent = True
+
+
 class Sender(LockCounter):
     """One sender beside another process, `repository`, that captures."""
 
-    def __init__(self, place, repository, options="", owner=OWNER):
+    def __init__(self, place, repository, options="", owner=OWNER, courier=Practised):
         file = place / "config.ini"
         file.write_text(f"[sensor:room]\n[sink]\n{options}\n")
         self.config = load_config(file)
@@ -95,8 +102,15 @@ class Sender(LockCounter):
         self.client = Client()
         self.other = repository
         self.own = Repository(repository.path, self)
-        self.courier = Courier(self.config, self.own, self.client, self.clock)
+        self.rings = 0
+        self.courier = courier(self.config, self.own, self.connect, self.clock, self.ring)
         self.service = DeliveryService(self.config, owner, self.own, self.courier)
+
+    def connect(self):
+        return self.client
+
+    def ring(self):
+        self.rings += 1
 
     def step(self):
         return self.service.step(self.clock.now())
@@ -135,15 +149,15 @@ class TestAStep:
     def test_delivers_one_batch_and_looks_at_once_for_the_next(self, make, repository) -> None:
         sender = make("batch_size = 3")
         sender.capture(5)
-        assert [sender.step(), sender.step(), sender.step()] == [0.0, 0.0, POLL_SECONDS]
+        assert [sender.step(), sender.step(), sender.step()] == [0.0, 0.0, LONGEST_WAIT_SECONDS]
         assert sender.sent() == [[1, 2, 3], [4, 5]]
         assert set(statuses(repository).values()) == {"SENT"}
 
     def test_takes_no_lock_while_there_is_nothing_to_do(self, make) -> None:
         sender = make()
         for _ in range(100):
-            sender.clock.advance(POLL_SECONDS)
-            assert sender.step() == POLL_SECONDS
+            sender.clock.advance(LONGEST_WAIT_SECONDS)
+            assert sender.step() == LONGEST_WAIT_SECONDS
         assert sender.locked == 1  # to open the database
         assert sender.own.looks == 1
 
@@ -170,12 +184,39 @@ class TestAStep:
         first.step()
         assert (first.sent(), second.sent()) == ([[1, 2]], [[3, 4]])
 
+    def test_before_its_first_request_leaves_small_batches_to_others_for_a_while(
+        self, make
+    ) -> None:
+        sender = make("batch_size = 2", courier=Courier)
+        sender.capture(1)
+        assert sender.step() == pytest.approx(PATIENCE_SECONDS)
+        sender.clock.advance(PATIENCE_SECONDS)
+        assert sender.step() == 0.0
+        sender.capture(1, at_us=sender.clock.now().wall_us)
+        assert sender.step() == 0.0
+        assert sender.sent() == [[1], [2]]
+
+    def test_takes_a_full_batch_at_once_also_the_first(self, make) -> None:
+        sender = make("batch_size = 2", courier=Courier)
+        sender.capture(2)
+        assert sender.step() == 0.0
+        assert sender.sent() == [[1, 2]]
+
+    def test_tells_others_of_what_failed_and_of_nothing_else(self, make, repository) -> None:
+        sender = make("batch_size = 1")
+        sender.capture(2)
+        sender.step()
+        assert sender.rings == 0
+        sender.client.outcome = REFUSED
+        sender.step()
+        assert sender.rings == 1
+
     def test_leaves_a_failed_batch_to_the_retrier(self, make, repository) -> None:
         sender = make()
         sender.capture(1)
         sender.client.outcome = REFUSED
         sender.step()
-        assert [sender.step() for _ in range(3)] == [POLL_SECONDS] * 3
+        assert [sender.step() for _ in range(3)] == [LONGEST_WAIT_SECONDS] * 3
         assert tiles(repository) == [(1, 1, "FAILED")]
         assert len(sender.client.requests) == 1
 
@@ -200,7 +241,7 @@ class TestASinkThatIsDown:
         set_sink(repository, state="DOWN", next_probe_at=0)
         for _ in range(20):
             sender.clock.advance(60)
-            assert sender.step() == DOWN_POLL_SECONDS
+            assert sender.step() == LONGEST_WAIT_SECONDS
         assert sender.client.requests == []
         assert sender.locked == 1
 
@@ -210,7 +251,7 @@ class TestASinkThatIsDown:
         first.client.outcome = SILENT
         first.step()
         for sender in (first, second):
-            assert sender.step() == DOWN_POLL_SECONDS
+            assert sender.step() == LONGEST_WAIT_SECONDS
         assert (len(first.client.requests), second.client.requests) == (1, [])
 
     def test_that_is_up_again_is_first_sent_what_the_outage_left_over(
@@ -451,6 +492,8 @@ class TestABatchOverOneMebibyte:
 class TestTheEnd:
     def test_closes_the_client_and_the_database(self, make) -> None:
         sender = make()
+        sender.capture(1)
+        sender.step()
         sender.finish()
         assert sender.client.closed
         with pytest.raises(Exception, match="closed"):

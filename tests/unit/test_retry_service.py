@@ -27,7 +27,7 @@ from sensor_node.config import load_config
 from sensor_node.delivery.deliver import Courier
 from sensor_node.errors import StorageUnavailable
 from sensor_node.processes import owner
-from sensor_node.processes.retry_service import LOOK_AROUND_SECONDS, POLL_SECONDS, RetryService
+from sensor_node.processes.retry_service import LOOK_AROUND_SECONDS, RetryService
 from sensor_node.schedule import RETRY_AFTER_CAP_SECONDS
 from sensor_node.storage.repository import SensorDataSQLRepository
 
@@ -62,8 +62,8 @@ class Retrier(LockCounter):
         self.clock = ManualClock()
         self.client = Client()
         self.own = SensorDataSQLRepository(repository.path, self)
-        self.courier = Courier(self.config, self.own, self.client, self.clock)
-        self.service = RetryService(self.config, OWNER, self.own, self.courier)
+        self.courier = Courier(self.config, self.own, lambda: self.client, self.clock, lambda: None)
+        self.service = RetryService(self.config, OWNER, self.own, self.courier, lambda: None)
 
     def step(self):
         return self.service.step(self.clock.now())
@@ -103,9 +103,9 @@ class TestABatchThatFailed:
         retrier = make()
         fill(repository, 2)
         fail(repository, 2, due_at=WALL + 10)
-        assert retrier.step() == POLL_SECONDS
+        assert retrier.step() == LOOK_AROUND_SECONDS
         retrier.clock.advance(9.75)
-        assert retrier.step() == POLL_SECONDS
+        assert retrier.step() == pytest.approx(0.25)
         assert retrier.client.requests == []
         retrier.clock.advance(0.25)
         assert retrier.step() == 0.0
@@ -160,14 +160,14 @@ class TestABatchThatFailed:
     def test_leaves_fresh_readings_to_the_senders(self, make, repository) -> None:
         retrier = make()
         fill(repository, 5)
-        assert retrier.step() == POLL_SECONDS
+        assert retrier.step() == LOOK_AROUND_SECONDS
         assert retrier.client.requests == []
 
     def test_that_there_is_none_of_takes_no_lock(self, make) -> None:
         retrier = make()
         before = retrier.locked
         for _ in range(100):
-            retrier.clock.advance(POLL_SECONDS)
+            retrier.clock.advance(LOOK_AROUND_SECONDS)
             retrier.step()
         assert retrier.locked == before
 
@@ -228,7 +228,7 @@ class TestASinkThatIsDown:
     def test_that_nothing_waits_for_is_looked_at_now_and_then(self, make, repository) -> None:
         retrier = make()
         self.down(repository, probe_in=-1)
-        assert retrier.step() == POLL_SECONDS
+        assert retrier.step() == LOOK_AROUND_SECONDS
 
     def test_is_probed_again_and_again_however_long_it_lasts(self, make, repository) -> None:
         retrier = make()
@@ -262,7 +262,7 @@ class TestASinkThatIsDown:
         retrier.step()
         before = retrier.locked
         for _ in range(1000):
-            retrier.clock.advance(POLL_SECONDS)
+            retrier.clock.advance(LOOK_AROUND_SECONDS)
             retrier.step()
         assert retrier.locked == before
 
@@ -435,8 +435,11 @@ class TestASecretFileThatChanges:
         assert self.later(retrier) == 0
 
 
-def test_the_end_closes_the_client_and_the_database(make) -> None:
+def test_the_end_closes_the_client_and_the_database(make, repository) -> None:
     retrier = make()
+    fill(repository, 1)
+    fail(repository, 1, due_at=WALL)
+    retrier.step()
     retrier.finish()
     assert retrier.client.closed
     with pytest.raises(Exception, match="closed"):

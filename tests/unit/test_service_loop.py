@@ -117,7 +117,13 @@ def test_it_does_not_wait_when_there_is_more_to_do(delay) -> None:
 def test_other_wakes_end_the_wait_and_not_the_loop() -> None:
     loop = Loop(1.0, 1.0)
     loop.wakes.signals = [0, 0]
-    assert loop.run() == ["step", "step", "step", "finish"]
+    assert loop.run() == ["step", "step", "finish"]
+
+
+def test_sigterm_is_seen_behind_other_wakes() -> None:
+    loop = Loop(1.0, 1.0)
+    loop.wakes.signals = [0, signal.SIGTERM, 0]
+    assert loop.run() == ["step", "finish"]
 
 
 def test_it_ends_when_its_supervisor_is_gone(monkeypatch) -> None:

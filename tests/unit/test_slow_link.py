@@ -50,11 +50,14 @@ class Node:
         self.clock = ManualClock()
         self.link = Link(self.clock, speed)
         self.repository = repository
-        self.services = []
-        for kind, owner in ((DeliveryService, "sender:b:1:1"), (RetryService, "retrier:b:2:2")):
-            own = SensorDataSQLRepository(repository.path)
-            courier = Courier(config, own, self.link, self.clock)
-            self.services.append(kind(config, owner, own, courier))
+        own = [SensorDataSQLRepository(repository.path) for _ in range(2)]
+        couriers = [
+            Courier(config, one, lambda: self.link, self.clock, lambda: None) for one in own
+        ]
+        self.services = [
+            DeliveryService(config, "sender:b:1:1", own[0], couriers[0]),
+            RetryService(config, "retrier:b:2:2", own[1], couriers[1], lambda: None),
+        ]
 
     def run(self, seconds, a_second=0):
         """So many messages are captured a second meanwhile."""
@@ -65,7 +68,7 @@ class Node:
                 captured += new / a_second
             delays = [service.step(self.clock.now()) for service in self.services]
             if all(delays):
-                self.clock.advance(max(LEAST_DELAY, *delays))
+                self.clock.advance(max(LEAST_DELAY, min(delays)))
 
     def close(self):
         for service in self.services:
