@@ -209,7 +209,7 @@ SCHEMA = (
     Option("storage", "max_age", duration("0s", "3650d"), "0s",
            "Give up undelivered readings that are older. 0s: never."),
     Option("storage", "commit_interval", duration("0s", "1m", empty=True), "",
-           "Readings are committed together this often. Empty: each at up to 10/s, else 100ms."),
+           "Readings are committed together this often. Empty: each at up to 10/s, else 30ms."),
     Option("sink", "url", URL, "http://127.0.0.1:8470/telemetry", "Where readings are POSTed."),
     Option("sink", "format", choice("json", "json-lines"), "json",
            "An array, or one object a line."),

@@ -16,7 +16,7 @@ QUICK_SIZES = (10_000, 100_000)
 JUDGED = 1_000_000
 SENSOR = {"source": "mock", "rate": 100}
 # The node commits together what it captures within so long, at more than 10 readings a second.
-COMMIT_INTERVAL_MS = 100
+COMMIT_INTERVAL_MS = 30
 LEFT = 200
 POLL_SECONDS = 0.005
 PATIENCE_SECONDS = 300

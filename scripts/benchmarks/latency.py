@@ -30,9 +30,8 @@ def run(trial: Trial) -> None:
         measure(trial, rate, trial.size(seconds, QUICK_SECONDS))
     trial.note(
         "Latency ends when the sink has the whole request; of that the sink's own part is some "
-        "0.1 ms. At more than 10/s readings are committed together each 100 ms, so that one "
-        "waits 50 ms on average. At 1/s it matters when, between two looks of the senders (each "
-        "100 ms), the readings of a run come: see the range."
+        "0.1 ms. At more than 10/s readings are committed together each 30 ms, so that one waits "
+        "15 ms on average."
     )
 
 

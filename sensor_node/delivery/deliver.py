@@ -1,11 +1,12 @@
 """Claim, send, settle: the one place where the repository and the HTTP client meet."""
 
+import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from sensor_node.clock import Clock
 from sensor_node.config import Config
-from sensor_node.delivery import formats
+from sensor_node.delivery import formats, mends
 from sensor_node.log import LOGGER
 from sensor_node.model import Claim, Outcome, Verdict
 from sensor_node.schedule import BackoffPolicy
@@ -114,10 +115,8 @@ class Courier:
         if len(body) > MAX_BODY_BYTES and claim.size > 1:
             self._message_bytes = max(self._message_bytes, len(body) // claim.size + 1)
             return self._halve(claim, "", 0.0)
-        # Who has never sent anything has no HTTP library in memory.
-        self._client = self._client or self._connect()
         began = self._clock.now().monotonic
-        outcome = self._client.post(body, formats.idempotency_key(claim, body))
+        outcome = self._post(body, formats.idempotency_key(claim, body))
         self._learn(claim.size, outcome, self._clock.now().monotonic - began)
         # At debug level only: an outage is a line for the sink, not for each batch.
         line = "batch_tried batch=%d-%d attempt=%d verdict=%s %s"
@@ -131,6 +130,17 @@ class Courier:
             return held
 
         return settle
+
+    def _post(self, body: bytes, key: str) -> Outcome:
+        """Who has never sent anything has no HTTP library in memory."""
+        try:
+            self._client = self._client or self._connect()
+        except OSError as error:  # its files cannot be read
+            number = error.errno or 0
+            mend = mends.BY_ERROR.get(number, "")
+            detail = os.strerror(number).lower()
+            return Outcome(Verdict.TRY_LATER, detail, mend, fate_known=True)
+        return self._client.post(body, key)
 
     def _learn(self, size: int, outcome: Outcome, seconds: float) -> None:
         """Less at a time over a link that does not carry as much in the time there is, then more.

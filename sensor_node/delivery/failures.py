@@ -1,6 +1,5 @@
 """What it means that no answer came: told by the types of the errors, never by their texts."""
 
-import errno
 import http.client
 import os
 import socket
@@ -22,7 +21,6 @@ CERTIFICATE = (ssl.SSLCertVerificationError, CertificateError)
 TIMEOUT = (TimeoutError, urllib3.exceptions.TimeoutError)
 DROPPED = (ConnectionError, ssl.SSLEOFError, ssl.SSLZeroReturnError)
 UNUSABLE_URL = (requests.exceptions.InvalidURL, urllib3.exceptions.LocationValueError)
-TOO_MANY_FILES = (errno.EMFILE, errno.ENFILE)
 UNKNOWN_NAME = (socket.EAI_NONAME, socket.EAI_NODATA)
 
 
@@ -61,7 +59,7 @@ def _explained(causes: tuple[BaseException, ...], sink: SinkConfig) -> tuple[Ver
         return Verdict.TRY_LATER, f"TLS failed: {reason.replace('_', ' ').lower()}", mends.TLS
     for cause in causes:
         if isinstance(cause, OSError) and isinstance(cause.errno, int):
-            mend = mends.OPEN_FILES if cause.errno in TOO_MANY_FILES else ""
+            mend = mends.BY_ERROR.get(cause.errno, "")
             return Verdict.TRY_LATER, os.strerror(cause.errno).lower(), mend
     if _first(causes, ConnectionError):
         return Verdict.TRY_LATER, "connection closed without a whole answer", ""
