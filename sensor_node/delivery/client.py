@@ -16,7 +16,7 @@ from sensor_node.delivery.connection import Line, Progress
 from sensor_node.delivery.credentials import Credentials, tls_context
 from sensor_node.delivery.deadline import DeadlineGuard
 from sensor_node.delivery.formats import CONTENT_TYPE
-from sensor_node.delivery.session import Session, open_session, read_beginning
+from sensor_node.delivery.session import Session, read_beginning
 from sensor_node.delivery.signature import signature
 from sensor_node.errors import ConfigError
 from sensor_node.model import Outcome, Verdict
@@ -73,7 +73,9 @@ class HttpTelemetryClient:
     def _headers(self, key: str) -> dict[str, str]:
         headers = {
             "User-Agent": f"sensor-node/{__version__}",
+            "Accept": "*/*",
             "Accept-Encoding": "identity",  # the answer is shown as it comes
+            "Connection": "keep-alive",
             "Content-Type": CONTENT_TYPE[self._sink.format],
             "Idempotency-Key": key,
         }
@@ -89,7 +91,7 @@ class HttpTelemetryClient:
         if self._session is None or seen != self._tls_seen:
             self._line.hang_up()
             self._session = None  # also if the new files are no good
-            self._session = open_session(self._sink, self._line, tls_context(self._sink))
+            self._session = Session(self._sink, self._line, tls_context(self._sink))
             self._tls_seen = seen
         return self._session
 
@@ -104,14 +106,7 @@ class HttpTelemetryClient:
     def _try(self, session: Session, body: bytes, headers: dict[str, str]) -> Answer | Exception:
         self._line.progress = Progress()
         try:
-            response = session.post(
-                self._sink.url,
-                data=body,
-                headers=headers,
-                timeout=self._guard.left() + BACKSTOP_SECONDS,
-                allow_redirects=False,
-                stream=True,
-            )
+            response = session.post(body, headers, self._guard.left() + BACKSTOP_SECONDS)
         except (
             requests.RequestException,
             urllib3.exceptions.HTTPError,
