@@ -35,6 +35,7 @@ class DeliveryService:
         """Deliver one batch, if there is one and it is time."""
         if self._courier.in_hand:
             self._courier.resume()
+            return 0.0
         version = self._repository.version()
         if version == self._version:
             return LONGEST_WAIT_SECONDS
@@ -50,7 +51,7 @@ class DeliveryService:
         claim = self._claim(backlog, now)
         if claim is None:
             return LONGEST_WAIT_SECONDS
-        self._courier.deliver(claim)
+        self._courier.deliver(claim, then=self._policy)
         return 0.0
 
     def finish(self, now: Moment) -> None:

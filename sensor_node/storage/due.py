@@ -3,6 +3,8 @@
 import math
 import sqlite3
 
+from sensor_node.settlement import DUE_FIRST, SinkRecord
+
 # A deadline further ahead than any that could have been set is a clock that has jumped: due.
 # `fate_unknown <= :unknown`: with at-most-once, nothing whose fate was ever unknown goes again.
 FIND_DUE = """
@@ -43,6 +45,14 @@ def find_due(
     found = connection.execute(FIND_DUE, row).fetchone()
     found = found or connection.execute(FIND_OVERDUE, row).fetchone()
     return (found[0], found[1]) if found else None
+
+
+def find_left_over(
+    connection: sqlite3.Connection, sink: SinkRecord, now: float, *, skip_unknown: bool
+) -> tuple[int, int] | None:
+    """The batch that was due first when the sink came UP; what is being halved waits its turn."""
+    latest = min(now, sink.since)
+    return find_due(connection, latest, math.inf, skip_unknown=skip_unknown, after=DUE_FIRST)
 
 
 def due_in(

@@ -4,15 +4,13 @@ Each method is one transaction, or one read. `now` is wall time in seconds. Meth
 StorageUnavailable where the database cannot be used; then they have changed nothing.
 """
 
-import math
-import sqlite3
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from sensor_node.clock import Moment
 from sensor_node.model import Claim, Counts, Dropped, Message, Outcome, Reading, Stream
-from sensor_node.settlement import DUE_FIRST, Rules, SinkRecord, settlement
+from sensor_node.settlement import Rules, SinkRecord
 from sensor_node.storage import (
     aside,
     check,
@@ -29,6 +27,7 @@ from sensor_node.storage import (
     sink_row,
     streams,
     tiles,
+    turns,
 )
 from sensor_node.storage.connection import Database
 from sensor_node.storage.rate_limit import ClaimPolicy, may_send, paid
@@ -150,7 +149,7 @@ class SensorDataSQLRepository:
             pending = tiles.captured(connection) - first + 1
             oldest = retention.captured_at_us(connection, first) if pending else None
             sink = sink_row.read(connection)
-            left_over = _find_left_over(connection, sink, sink.since, at_most_once=False)
+            left_over = due.find_left_over(connection, sink, sink.since, skip_unknown=False)
             next_send_at = rate_limit.next_send_at(connection)
             return Backlog(pending, oldest, left_over is not None, next_send_at, sink)
 
@@ -158,10 +157,7 @@ class SensorDataSQLRepository:
         """PENDING -> SENDING for up to `limit` of the oldest, while the sink is UP."""
         with self._transaction() as connection:
             sink = sink_row.read(connection)
-            if not sink.up or not may_send(connection, policy, now):
-                return None
-            claim = tiles.claim_fresh(connection, sink, owner, policy.limit(limit), now)
-            return paid(connection, policy, now, claim)
+            return turns.claim_fresh(connection, sink, owner, policy, now, limit)
 
     def claim_due(
         self, owner: str, policy: ClaimPolicy, now: float, limit: int, *, left_over: bool = False
@@ -175,7 +171,7 @@ class SensorDataSQLRepository:
             if not sink.up or not may_send(connection, policy, now):
                 return None
             tile = (
-                _find_left_over(connection, sink, now, at_most_once=policy.at_most_once)
+                due.find_left_over(connection, sink, now, skip_unknown=policy.at_most_once)
                 if left_over
                 else due.find_due(connection, now, policy.longest, skip_unknown=policy.at_most_once)
             )
@@ -214,16 +210,20 @@ class SensorDataSQLRepository:
         False, and nothing changed, if the claim was lost.
         """
         with self._transaction() as connection:
-            batch = tiles.read_batch(connection, claim)
-            if batch is None:
-                return False
-            sink = sink_row.read(connection)
-            decided = settlement(batch, sink, claim, outcome, rules, now)
-            tiles.settle(connection, claim, decided, outcome.detail, now)
-            if decided.sink != sink:
-                sink_row.write(connection, decided.sink)
-                sink_row.note(connection, sink, decided.sink, now)
-            return True
+            return turns.settle(connection, claim, outcome, rules, now)
+
+    def settle_and_claim(
+        self,
+        claim: Claim,
+        outcome: Outcome,
+        rules: Rules,
+        policy: ClaimPolicy,
+        now: float,
+        limit: int,
+    ) -> tuple[bool, Claim | None]:
+        """settle(), and claim_fresh() if `limit` messages wait and an outage left nothing over."""
+        with self._transaction() as connection:
+            return turns.settle_and_claim(connection, claim, outcome, rules, policy, now, limit)
 
     def halve(self, claim: Claim, error: str, due_at: float, now: float) -> bool:
         """SENDING -> two FAILED halves, for a batch that cannot be sent as it is."""
@@ -339,11 +339,3 @@ class SensorDataSQLRepository:
     def counts(self) -> Counts:
         with self._snapshot() as connection:
             return ledger.sound_counts(connection)
-
-
-def _find_left_over(
-    connection: sqlite3.Connection, sink: SinkRecord, now: float, *, at_most_once: bool
-) -> tuple[int, int] | None:
-    """The batch that was due first when the sink came UP; what is being halved waits its turn."""
-    latest = min(now, sink.since)
-    return due.find_due(connection, latest, math.inf, skip_unknown=at_most_once, after=DUE_FIRST)

@@ -161,12 +161,39 @@ class Sending(QueueModel):
     @rule(index=indexes, outcome=outcomes)
     def settle(self, index, outcome):
         claim = self.live[index % len(self.live)]
-        ids = range(claim.first_id, claim.last_id + 1)
         before = self.sink
         took = self.do(self.repository.settle, claim, outcome, self.verdicts, self.now)
         if took is None:
             return
         assert took
+        self.settled(claim, outcome, before)
+
+    @precondition(lambda self: self.live)
+    @rule(index=indexes, outcome=outcomes, limit=limits, statements=st.none() | st.integers(0, 25))
+    def settle_and_claim(self, index, outcome, limit, statements):
+        """In one transaction: what is claimed is what claim_fresh() would, if there is so much."""
+        self.cut = statements
+        claim = self.live[index % len(self.live)]
+        before = self.sink
+        what = (claim, outcome, self.verdicts, self.policy, self.now, limit)
+        done = self.do(self.repository.settle_and_claim, *what)
+        if done is None:
+            return
+        took, following = done
+        assert took
+        self.settled(claim, outcome, before)
+        pending, enough = self.fresh_range(limit), len(self.ids("PENDING")) >= limit
+        if following:
+            expected = list(range(following.first_id, following.last_id + 1))
+            self.claimed(following, "PENDING")
+            assert enough and self.sink.up and following.owner == claim.owner
+            assert pending == expected
+        latest = min(self.now, self.sink.since)
+        left = any(DUE_FIRST < at <= latest for _, at in self.failed_tiles())
+        assert (following is not None) == (enough and self.sink.up and not left)
+
+    def settled(self, claim, outcome, before):
+        ids = range(claim.first_id, claim.last_id + 1)
         self.lost(claim)
         delivered = outcome.verdict is Verdict.DELIVERED
         if not delivered and not outcome.fate_known:

@@ -25,7 +25,7 @@ from storage_fixtures import (
 )
 
 from sensor_node.config import load_config
-from sensor_node.delivery.deliver import MAX_BODY_BYTES, Courier
+from sensor_node.delivery.deliver import MAX_BODY_BYTES, QUICK_SECONDS, Courier
 from sensor_node.errors import StorageUnavailable
 from sensor_node.model import Reading
 from sensor_node.processes.delivery_service import PATIENCE_SECONDS, DeliveryService
@@ -441,6 +441,63 @@ class TestAClaim:
 
     def test_of_a_sound_batch_is_all_that_is_touched(self, make, repository) -> None:
         sender = make("batch_size = 2")
+        sender.capture(3)
+        sender.step()
+        assert tiles(repository) == [(1, 2, "SENT")]
+
+
+class TestTheNextWholeBatch:
+    """It is claimed while the one before is settled."""
+
+    def test_is_in_hand_then_and_sent_by_the_next_step(self, make, repository) -> None:
+        sender = make("batch_size = 2")
+        sender.capture(5)
+        assert sender.step() == 0.0
+        assert tiles(repository) == [(1, 2, "SENT"), (3, 4, "SENDING")]
+        before = sender.locked
+        assert sender.step() == 0.0
+        assert sender.locked == before + 1
+        assert sender.sent() == [[1, 2], [3, 4]]
+        assert tiles(repository) == [(1, 2, "SENT"), (3, 4, "SENT")]
+
+    def test_is_sent_before_the_end(self, make, repository) -> None:
+        sender = make("batch_size = 2")
+        sender.capture(4)
+        sender.step()
+        sender.finish()
+        assert sender.sent() == [[1, 2], [3, 4]]
+        assert set(statuses(repository).values()) == {"SENT"}
+
+    def test_is_left_to_others_while_the_sink_is_slow(self, make, repository) -> None:
+        sender = make("batch_size = 2")
+        sender.capture(4)
+        sender.client.during = lambda: sender.clock.advance(QUICK_SECONDS)
+        sender.step()
+        assert tiles(repository) == [(1, 2, "SENT")]
+
+    def test_waits_when_the_sink_refuses(self, make, repository) -> None:
+        sender = make("batch_size = 2")
+        sender.capture(4)
+        sender.client.outcome = SILENT
+        sender.step()
+        assert tiles(repository) == [(1, 2, "FAILED")]
+
+    def test_waits_for_what_an_outage_has_left_over(self, make, repository) -> None:
+        sender = make("batch_size = 2")
+        sender.capture(6)
+
+        def outage():
+            fail(repository, 2, due_at=WALL - 10)
+            set_sink(repository, since=WALL - 5)
+
+        sender.client.during = outage
+        sender.step()
+        sender.client.during = None
+        sender.step()
+        assert sender.sent() == [[1, 2], [3, 4]]
+
+    def test_keeps_to_the_rate_limit(self, make, repository) -> None:
+        sender = make("max_rate = 2\nbatch_size = 2")
         sender.capture(4)
         sender.step()
         assert tiles(repository) == [(1, 2, "SENT")]

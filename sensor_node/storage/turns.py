@@ -1,0 +1,60 @@
+"""A sender's turn at the queue: settle the batch in hand, claim the next."""
+
+import sqlite3
+
+from sensor_node.model import Claim, Outcome
+from sensor_node.settlement import Rules, SinkRecord, settlement
+from sensor_node.storage import due, sink_row, tiles
+from sensor_node.storage.rate_limit import ClaimPolicy, may_send, paid
+
+
+def claim_fresh(
+    connection: sqlite3.Connection,
+    sink: SinkRecord,
+    owner: str,
+    policy: ClaimPolicy,
+    now: float,
+    limit: int,
+) -> Claim | None:
+    """PENDING -> SENDING, while the sink is UP and the rate limit allows it."""
+    if not sink.up or not may_send(connection, policy, now):
+        return None
+    claim = tiles.claim_fresh(connection, sink, owner, policy.limit(limit), now)
+    return paid(connection, policy, now, claim)
+
+
+def settle(
+    connection: sqlite3.Connection, claim: Claim, outcome: Outcome, rules: Rules, now: float
+) -> bool:
+    """SENDING -> what settlement() decides, and the sink's state with it; False: a lost claim."""
+    batch = tiles.read_batch(connection, claim)
+    if batch is None:
+        return False
+    sink = sink_row.read(connection)
+    decided = settlement(batch, sink, claim, outcome, rules, now)
+    tiles.settle(connection, claim, decided, outcome.detail, now)
+    if decided.sink != sink:
+        sink_row.write(connection, decided.sink)
+        sink_row.note(connection, sink, decided.sink, now)
+    return True
+
+
+def settle_and_claim(
+    connection: sqlite3.Connection,
+    claim: Claim,
+    outcome: Outcome,
+    rules: Rules,
+    policy: ClaimPolicy,
+    now: float,
+    limit: int,
+) -> tuple[bool, Claim | None]:
+    """Both, but claim only what is whole, and nothing while an outage has left something over."""
+    if not settle(connection, claim, outcome, rules, now):
+        return False, None
+    sink = sink_row.read(connection)  # what was settled has changed it
+    pending = tiles.captured(connection) - tiles.claimed(connection)
+    if pending < policy.limit(limit):
+        return True, None
+    if due.find_left_over(connection, sink, sink.since, skip_unknown=False):
+        return True, None
+    return True, claim_fresh(connection, sink, claim.owner, policy, now, limit)
