@@ -107,7 +107,8 @@ class Courier:
         self._claim, self._next, self._settle = self._next, None, None
 
     def close(self) -> None:
-        """Finish what is still in hand, then hang up."""
+        """Finish what is still in hand, claim nothing more, then hang up."""
+        self._then = None
         if self.in_hand:
             self.resume()
         if self._client:
@@ -134,24 +135,20 @@ class Courier:
         line = "batch_tried batch=%d-%d attempt=%d verdict=%s %s"
         said = (claim.attempt, outcome.verdict, outcome.detail)
         LOGGER.debug(line, claim.first_id, claim.last_id, *said)
-        then, delivered = self._then, outcome.verdict is Verdict.DELIVERED
-        if then and delivered and claim.size >= then.limit(limit) and seconds < QUICK_SECONDS:
-            return lambda now: self._settle_and_claim(claim, outcome, then, now)
+        whole = self._then is not None and claim.size >= self._then.limit(limit)
+        goes_on = whole and seconds < QUICK_SECONDS
+        return lambda now: self._settle_posted(claim, outcome, now, goes_on=goes_on)
 
-        def settle(now: float) -> bool:
-            held = self._repository.settle(claim, outcome, self._rules, now)
-            if not delivered:
-                self._ring()
+    def _settle_posted(self, claim: Claim, outcome: Outcome, now: float, *, goes_on: bool) -> bool:
+        delivered = outcome.verdict is Verdict.DELIVERED
+        if goes_on and delivered and self._then:
+            held, self._next = self._repository.settle_and_claim(
+                claim, outcome, self._rules, self._then, now, self.limit
+            )
             return held
-
-        return settle
-
-    def _settle_and_claim(
-        self, claim: Claim, outcome: Outcome, then: ClaimPolicy, now: float
-    ) -> bool:
-        held, self._next = self._repository.settle_and_claim(
-            claim, outcome, self._rules, then, now, self.limit
-        )
+        held = self._repository.settle(claim, outcome, self._rules, now)
+        if not delivered:
+            self._ring()
         return held
 
     def _post(self, body: bytes, key: str) -> Outcome:

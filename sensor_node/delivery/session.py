@@ -23,7 +23,7 @@ class Session:
     """POSTs to `sink`, whose certificates `tls` verifies (None: it is plain HTTP).
 
     requests' own session would look at each request for cookies, .netrc, proxies of the environment
-    and redirects, none of which is wanted, for a quarter of a small request's CPU.
+    and redirects, none of which is wanted, for a tenth of a small request's CPU.
     """
 
     def __init__(self, sink: SinkConfig, line: Line, tls: ssl.SSLContext | None) -> None:

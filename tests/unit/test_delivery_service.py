@@ -68,6 +68,10 @@ class Repository(SensorDataSQLRepository):
         self.looks += 1
         return super().backlog()
 
+    def settle_and_claim(self, *what):
+        self.fail_if_told("settle_and_claim")
+        return super().settle_and_claim(*what)
+
     def settle(self, claim, outcome, rules, now):
         self.fail_if_told("settle")
         return super().settle(claim, outcome, rules, now)
@@ -460,13 +464,24 @@ class TestTheNextWholeBatch:
         assert sender.sent() == [[1, 2], [3, 4]]
         assert tiles(repository) == [(1, 2, "SENT"), (3, 4, "SENT")]
 
-    def test_is_sent_before_the_end(self, make, repository) -> None:
+    def test_is_sent_before_the_end_and_is_the_last(self, make, repository) -> None:
         sender = make("batch_size = 2")
-        sender.capture(4)
+        sender.capture(6)
         sender.step()
         sender.finish()
         assert sender.sent() == [[1, 2], [3, 4]]
-        assert set(statuses(repository).values()) == {"SENT"}
+        assert tiles(repository) == [(1, 2, "SENT"), (3, 4, "SENT")]
+
+    def test_is_not_claimed_when_the_end_settles_what_could_not_be(self, make, repository) -> None:
+        sender = make("batch_size = 2")
+        sender.capture(4)
+        sender.own.failing = ("settle_and_claim",)
+        with pytest.raises(StorageUnavailable):
+            sender.step()
+        sender.own.failing = ()
+        sender.finish()
+        assert sender.sent() == [[1, 2]]
+        assert tiles(repository) == [(1, 2, "SENT")]
 
     def test_is_left_to_others_while_the_sink_is_slow(self, make, repository) -> None:
         sender = make("batch_size = 2")
