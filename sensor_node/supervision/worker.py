@@ -126,7 +126,7 @@ def _bell(birth: Birth, wake: Wake, leaving: contextlib.ExitStack) -> tuple[Ring
 
 
 def _open_service(birth: Birth, wake: Wake, ring: Ring, news: list[tuple[str, str]]) -> Service:
-    """The role's service. Imports here: capture never loads HTTP, the supervisor never SQLite."""
+    """The role's service. Imports here of what preload() has loaded, but for HTTP."""
     config, clock = birth.config, SystemClock()
     if birth.role == "generator":
         return _open_generator(birth, wake, ring, news)
