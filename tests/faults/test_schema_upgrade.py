@@ -93,6 +93,8 @@ def test_a_migration_killed_again_and_again_leaves_the_old_version_or_the_new_on
                     assert (version, new.one(OBJECTS)) == (2, 1)
                     assert new.one(NOTES) >= backlog
                 assert old.captured() >= backlog
+                if version == 2:
+                    break  # it was done before the kill: there is nothing more to interrupt
             assert interrupted, f"no kill of seed {seed} was early enough"
             new.start()
             assert new.one("PRAGMA user_version") == 2
