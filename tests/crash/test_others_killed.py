@@ -13,6 +13,8 @@ def test_a_retrier_killed_in_a_probe_does_not_keep_the_sink_down(tmp_path):
     with running(tmp_path) as (node, sink):
         sink.behave(answer(503))
         wait_until(lambda: node.one("SELECT state FROM sink") == "DOWN", what="the sink is DOWN")
+        on_their_way = "SELECT count(*) FROM batch WHERE owner LIKE 'sender:%'"
+        wait_until(lambda: not node.one(on_their_way), what="no sender has a batch in hand")
         sink.behave(hang(store="before"))
         await_hanging(sink)
         owner = node.one("SELECT owner FROM batch WHERE status = 'SENDING'")

@@ -188,8 +188,7 @@ class Sending(QueueModel):
             self.claimed(following, "PENDING")
             assert enough and self.sink.up and following.owner == claim.owner
             assert pending == expected
-        latest = min(self.now, self.sink.since)
-        left = any(DUE_FIRST < at <= latest for _, at in self.failed_tiles())
+        left = any(DUE_FIRST < at <= self.sink.since for _, at in self.failed_tiles())
         assert (following is not None) == (enough and self.sink.up and not left)
 
     def settled(self, claim, outcome, before):
