@@ -2,6 +2,7 @@
 
 import errno
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -83,6 +84,7 @@ def test_a_result_of_the_same_machine_needs_no_warning():
     assert len(report.compared("x.json", last, {"machine": MACHINE, "quick": False})) == 2
 
 
+@pytest.mark.skipif(shutil.which("git") is None, reason="git is missing")
 def test_only_the_newest_result_that_is_committed_counts(tmp_path):
     def git(*arguments):
         names = ("-c", "user.name=a", "-c", "user.email=a@b", "-c", "commit.gpgsign=false")
