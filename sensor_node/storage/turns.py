@@ -51,10 +51,10 @@ def settle_and_claim(
     """Both, but claim only what is whole, and nothing while an outage has left something over."""
     if not settle(connection, claim, outcome, rules, now):
         return False, None
-    sink = sink_row.read(connection)  # what was settled has changed it
     pending = tiles.captured(connection) - tiles.claimed(connection)
     if pending < policy.limit(limit):
         return True, None
+    sink = sink_row.read(connection)  # what was settled has changed it
     if due.find_left_over(connection, sink, sink.since, skip_unknown=False):
         return True, None
     return True, claim_fresh(connection, sink, claim.owner, policy, now, limit)
