@@ -44,8 +44,8 @@ class Courier:
     """Takes claimed batches to the sink, one at a time, and settles what came of each.
 
     A batch stays in hand until it is settled: a database that cannot be used for a while must not
-    leave a claim behind whose owner lives. `ring` tells the others of what
-    is to be retried.
+    leave a claim behind whose owner lives. `ring` tells the others of what is to be retried, and of
+    what became of a probe.
     """
 
     def __init__(
@@ -147,7 +147,7 @@ class Courier:
             )
             return held
         held = self._repository.settle(claim, outcome, self._rules, now)
-        if not delivered:
+        if claim.probe or not delivered:
             self._ring()
         return held
 

@@ -6,8 +6,6 @@ import os
 import signal
 from collections.abc import Callable
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 from sensor_node.processes.service import Wake
 
@@ -35,19 +33,7 @@ class Bell:
             opened.callback(os.close, self._file)
             # Reading nothing rings nothing.
             os.pwrite(self._file, b"\n", 0)
-            self._close = opened.pop_all().close
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        """Not after the interpreter has put the signal's default back: that ends the process."""
-        self._close()
+            self._opened = opened.pop_all()
 
     def ring(self) -> None:
         """A commit has made something to do for others."""
@@ -58,3 +44,7 @@ class Bell:
         """From now on each ring wakes this process; OSError: this kernel cannot tell."""
         signal.signal(signal.SIGIO, lambda number, frame: wake.put(0))
         fcntl.fcntl(self._directory, fcntl.F_NOTIFY, fcntl.DN_ACCESS | fcntl.DN_MULTISHOT)
+
+    def close(self) -> None:
+        """Not after the interpreter has put the signal's default back: that ends the process."""
+        self._opened.close()

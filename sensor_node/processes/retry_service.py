@@ -7,7 +7,6 @@ from sensor_node.delivery.signature import signature
 from sensor_node.log import LOGGER
 from sensor_node.model import Claim
 from sensor_node.processes import owner as owners
-from sensor_node.processes.bell import Ring
 from sensor_node.settlement import SinkRecord
 from sensor_node.storage.repository import Backlog, SensorDataSQLRepository
 
@@ -18,19 +17,13 @@ class RetryService:
     """The only process that sends anything while the sink is DOWN, one request at a time."""
 
     def __init__(
-        self,
-        config: Config,
-        owner: str,
-        repository: SensorDataSQLRepository,
-        courier: Courier,
-        ring: Ring,
+        self, config: Config, owner: str, repository: SensorDataSQLRepository, courier: Courier
     ) -> None:
         self._sink = config.sink
         self._policy = policy_of(config)
         self._owner = owner
         self._repository = repository
         self._courier = courier
-        self._ring = ring
         self._look_around_at = 0.0
         self._files = signature(config.sink.secret_files)
         self._was_up: bool | None = None
@@ -52,8 +45,6 @@ class RetryService:
         if claim is None:
             return LOOK_AROUND_SECONDS
         self._courier.deliver(claim)
-        # A sender may have something to do now that the sink is UP, or another prober.
-        self._ring()
         return 0.0
 
     def finish(self, now: Moment) -> None:

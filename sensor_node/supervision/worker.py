@@ -116,7 +116,7 @@ def work(birth: Birth) -> None:
 def _bell(birth: Birth, wake: Wake, leaving: contextlib.ExitStack) -> tuple[Ring, float]:
     """How this process tells the others of a commit, and how long it may wait to be told."""
     try:
-        bell = leaving.enter_context(Bell(birth.config.runtime_directory))
+        bell = leaving.enter_context(contextlib.closing(Bell(birth.config.runtime_directory)))
         if birth.role in NETWORK_ROLES:
             bell.listen(wake)
     except OSError as error:
@@ -147,10 +147,8 @@ def _open_service(birth: Birth, wake: Wake, ring: Ring, news: list[tuple[str, st
         return HttpTelemetryClient(config.sink, clock)
 
     courier = Courier(config, repository, connect, clock, ring)
-    who = owner.own_identity(birth.role)
-    if birth.role == "retrier":
-        return RetryService(config, who, repository, courier, ring)
-    return DeliveryService(config, who, repository, courier)
+    make = RetryService if birth.role == "retrier" else DeliveryService
+    return make(config, owner.own_identity(birth.role), repository, courier)
 
 
 def _open_generator(birth: Birth, wake: Wake, ring: Ring, news: list[tuple[str, str]]) -> Service:

@@ -58,7 +58,7 @@ def simulate(directory: Path, seed: int) -> list[float]:
     services = [
         DeliveryService(config, "sender:b:1:1", others[0], couriers[0]),
         DeliveryService(config, "sender:b:2:1", others[1], couriers[1]),
-        RetryService(config, "retrier:b:3:1", others[2], couriers[2], lambda: None),
+        RetryService(config, "retrier:b:3:1", others[2], couriers[2]),
     ]
     due = [clock.monotonic] * 4
     end = clock.monotonic + HOUR

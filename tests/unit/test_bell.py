@@ -3,6 +3,7 @@
 import os
 import queue
 import signal
+from contextlib import closing
 
 import pytest
 
@@ -21,7 +22,7 @@ def unsignalled():
 
 def test_a_ring_wakes_who_listens(tmp_path):
     wake = Wake()
-    with Bell(tmp_path) as ringing, Bell(tmp_path) as heard:
+    with closing(Bell(tmp_path)) as ringing, closing(Bell(tmp_path)) as heard:
         heard.listen(wake)
         for _ in range(3):
             ringing.ring()
@@ -34,7 +35,7 @@ def test_a_ring_reaches_another_process(tmp_path):
     child = os.fork()
     if child == 0:
         wake = Wake()
-        with Bell(tmp_path) as bell:
+        with closing(Bell(tmp_path)) as bell:
             bell.listen(wake)
             os.write(tell, b"1")
             try:
@@ -43,7 +44,7 @@ def test_a_ring_reaches_another_process(tmp_path):
                 os._exit(1)
         os._exit(0)
     os.read(told, 1)
-    with Bell(tmp_path) as bell:
+    with closing(Bell(tmp_path)) as bell:
         bell.ring()
     assert os.waitpid(child, 0)[1] == 0
     os.close(told)
@@ -52,8 +53,8 @@ def test_a_ring_reaches_another_process(tmp_path):
 
 def test_nobody_is_signalled_once_the_bell_is_taken_down(tmp_path):
     wake = Wake()
-    with Bell(tmp_path) as ringing:
-        with Bell(tmp_path) as heard:
+    with closing(Bell(tmp_path)) as ringing:
+        with closing(Bell(tmp_path)) as heard:
             heard.listen(wake)
         signal.signal(signal.SIGIO, signal.SIG_DFL)  # would end this process
         ringing.ring()
@@ -61,7 +62,7 @@ def test_nobody_is_signalled_once_the_bell_is_taken_down(tmp_path):
 
 
 def test_a_ring_when_the_file_is_gone_is_lost_and_no_error(tmp_path):
-    with Bell(tmp_path) as bell:
+    with closing(Bell(tmp_path)) as bell:
         (tmp_path / "bell" / "bell").unlink()
         bell.ring()
 

@@ -61,9 +61,13 @@ class Retrier(LockCounter):
         self.config = load_config(file)
         self.clock = ManualClock()
         self.client = Client()
+        self.rings = 0
         self.own = SensorDataSQLRepository(repository.path, self)
-        self.courier = Courier(self.config, self.own, lambda: self.client, self.clock, lambda: None)
-        self.service = RetryService(self.config, OWNER, self.own, self.courier, lambda: None)
+        self.courier = Courier(self.config, self.own, lambda: self.client, self.clock, self.ring)
+        self.service = RetryService(self.config, OWNER, self.own, self.courier)
+
+    def ring(self):
+        self.rings += 1
 
     def step(self):
         return self.service.step(self.clock.now())
@@ -214,6 +218,7 @@ class TestASinkThatIsDown:
         assert retrier.step() == 0.0
         assert retrier.sent() == [[1, 2, 3, 4, 5]]
         assert rows(repository, "SELECT state FROM sink") == [("UP",)]
+        assert retrier.rings == 1, "the senders are told"
 
     def test_is_probed_by_one_request_and_then_waited_for(self, make, repository) -> None:
         retrier = make("batch_size = 1")

@@ -56,7 +56,7 @@ class Node:
         ]
         self.services = [
             DeliveryService(config, "sender:b:1:1", own[0], couriers[0]),
-            RetryService(config, "retrier:b:2:2", own[1], couriers[1], lambda: None),
+            RetryService(config, "retrier:b:2:2", own[1], couriers[1]),
         ]
 
     def run(self, seconds, a_second=0):
