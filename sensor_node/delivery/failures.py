@@ -19,6 +19,9 @@ from sensor_node.model import Outcome, Verdict
 
 CERTIFICATE = (ssl.SSLCertVerificationError, CertificateError)
 TIMEOUT = (TimeoutError, urllib3.exceptions.TimeoutError)
+# A reset is told to one system call, and it is chance whether that one writes the request or waits
+# for the answer, which otherwise just ends: they are one thing, with one name.
+CLOSED = (ConnectionResetError, ConnectionAbortedError, BrokenPipeError)
 DROPPED = (ConnectionError, ssl.SSLEOFError, ssl.SSLZeroReturnError)
 UNUSABLE_URL = (requests.exceptions.InvalidURL, urllib3.exceptions.LocationValueError)
 UNKNOWN_NAME = (socket.EAI_NONAME, socket.EAI_NODATA)
@@ -57,12 +60,12 @@ def _explained(causes: tuple[BaseException, ...], sink: SinkConfig) -> tuple[Ver
     if cause := _first(causes, ssl.SSLError):
         reason = str(getattr(cause, "reason", None) or type(cause).__name__)
         return Verdict.TRY_LATER, f"TLS failed: {reason.replace('_', ' ').lower()}", mends.TLS
+    if _first(causes, *CLOSED):
+        return Verdict.TRY_LATER, "connection closed without a whole answer", ""
     for cause in causes:
         if isinstance(cause, OSError) and isinstance(cause.errno, int):
             mend = mends.BY_ERROR.get(cause.errno, "")
             return Verdict.TRY_LATER, os.strerror(cause.errno).lower(), mend
-    if _first(causes, ConnectionError):
-        return Verdict.TRY_LATER, "connection closed without a whole answer", ""
     if _first(causes, http.client.HTTPException):
         return Verdict.TRY_LATER, "what came is not an HTTP answer", mends.NOT_HTTP
     return Verdict.TRY_LATER, f"request failed: {type(causes[0]).__name__}", ""

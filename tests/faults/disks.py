@@ -46,6 +46,22 @@ class Disk:
         done = subprocess.run(["umount", self.path], capture_output=True)
         if done.returncode:
             subprocess.run(["umount", "-l", self.path], capture_output=True)
+        # Who makes a mount namespace meanwhile, as other tests do, has a copy of the mount in it,
+        # and the kernel keeps the file system, with its errors, until the last copy is gone.
+        wait_until(lambda: not self._copies(), 30, "nobody has the disk mounted")
+
+    def _copies(self) -> list[str]:
+        """Of the processes that have a copy of the mount, which is taken from them."""
+        holders = [pid for pid in os.listdir("/proc") if pid.isdigit() and self._has_copy(pid)]
+        for pid in holders:
+            command = ["nsenter", "--mount", f"--target={pid}", "umount", "-l", self.path]
+            subprocess.run(command, capture_output=True)
+        return holders
+
+    def _has_copy(self, pid: str) -> bool:
+        with contextlib.suppress(OSError):
+            return f" {self.path} " in Path(f"/proc/{pid}/mountinfo").read_text()
+        return False
 
     def device(self) -> str:
         """Such as 7:0."""

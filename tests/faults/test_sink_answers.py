@@ -28,7 +28,6 @@ from sinks import (
 )
 from waiting import wait_until
 
-RESET = "connection reset by peer"
 CUT = "connection closed without a whole answer"
 LATE = "timed out after 0.4s"
 NOT_HTTP = "what came is not an HTTP answer"
@@ -37,9 +36,9 @@ REDIRECTS = "the sink redirects to http://elsewhere.example/: put that into [sin
 ELSEWHERE = {"Location": "http://elsewhere.example/"}
 
 BROKEN = {
-    "reset before the body": (reset_unread(), RESET),
-    "reset in the middle of the body": (reset_half_read(), RESET),
-    "reset after the data was stored": (reset(stored=True), RESET),
+    "reset before the body": (reset_unread(), CUT),
+    "reset in the middle of the body": (reset_half_read(), CUT),
+    "reset after the data was stored": (reset(stored=True), CUT),
     "closed after the data was stored": (close(stored=True), CUT),
     "garbage": (raw("SSH-2.0-OpenSSH_9.2\r\n", stored=False), NOT_HTTP, PROTOCOL),
     "hangs, the data stored": (hang(store="before"), LATE),

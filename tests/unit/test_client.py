@@ -169,6 +169,10 @@ def store_and_reset(conversation):
     conversation.reset()
 
 
+def reset_unread(conversation):
+    conversation.reset()
+
+
 @pytest.fixture
 def clock():
     return Clock()
@@ -392,11 +396,13 @@ def test_a_torn_answer_on_a_kept_connection_is_not_repeated(connect):
     assert sink.connections == 1
 
 
-def test_a_reset_after_storing_on_a_fresh_connection_leaves_the_fate_unknown(connect):
-    with RawSink(store_and_reset, keep_answering(OK)) as sink:
-        outcome = connect(sink.url).post(b"[A]", KEY)
+@pytest.mark.parametrize("script", [store_and_reset, reset_unread])
+def test_a_reset_of_a_fresh_connection_leaves_the_fate_unknown(connect, script):
+    """The first is told to the read of the answer, the second mostly to a write of the body."""
+    with RawSink(script, keep_answering(OK)) as sink:
+        outcome = connect(sink.url).post(b"[A]" * 1_000_000, KEY)
     assert (outcome.verdict, outcome.fate_known) == (Verdict.TRY_LATER, False)
-    assert outcome.detail == "connection reset by peer"
+    assert outcome.detail == "connection closed without a whole answer"
     assert not outcome.answered
     assert sink.connections == 1
 
