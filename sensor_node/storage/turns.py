@@ -55,6 +55,6 @@ def settle_and_claim(
     if pending < policy.limit(limit):
         return True, None
     sink = sink_row.read(connection)  # what was settled has changed it
-    if due.find_left_over(connection, sink, sink.since, skip_unknown=False):
+    if due.find_left_over(connection, sink, sink.since, skip_unknown=policy.at_most_once):
         return True, None
     return True, claim_fresh(connection, sink, claim.owner, policy, now, limit)

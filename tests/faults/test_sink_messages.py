@@ -32,6 +32,7 @@ def test_one_message_that_is_never_accepted_stops_no_other_and_is_shown(tmp_path
         await_down(node, "503")
         bad, value = node.rows("SELECT id, value FROM message ORDER BY id DESC LIMIT 1")[0]
         sink.behave(refuse(value=value, status=status))
+        await_up(node)
         await_messages(node, "FAILED", 1, sink.summary)
         node.await_delivered(but=bad)
         assert not is_down(node)

@@ -9,6 +9,7 @@ from storage_fixtures import (
     POLICY_ONCE,
     REFUSED,
     RULES,
+    RULES_ONCE,
     SILENT,
     UNREACHABLE,
     deliver,
@@ -219,6 +220,21 @@ def test_at_most_once_never_sends_again_what_may_have_arrived(repository):
     sink_down(repository)
     assert probe(repository, policy=POLICY_ONCE) is None
     assert probe(repository) is not None
+
+
+@pytest.mark.parametrize(
+    ("rules", "policy", "following"), [(RULES, POLICY, None), (RULES_ONCE, POLICY_ONCE, (3, 3))]
+)
+def test_what_an_outage_left_over_goes_before_the_next_batch_if_it_may_go_again(
+    repository, rules, policy, following
+):
+    fill(repository, 3)
+    fail(repository, 1, due_at=NOW - 1)
+    execute(repository, "UPDATE batch SET fate_unknown = 1")
+    set_sink(repository, since=NOW)
+    claim = fresh(repository, 1)
+    took, claimed = repository.settle_and_claim(claim, DELIVERED, rules, policy, NOW, 1)
+    assert (took, span(claimed)) == (True, following)
 
 
 def test_doubtful_batches_are_parked_a_bounded_bite_at_a_time(repository):
