@@ -15,6 +15,7 @@ CERTIFICATE = (
 TLS = f"if it lasts: {URL} (https?), cert_file and key_file"
 NOT_HTTP = f"if it lasts: {URL} (http or https? the port?)"
 OPEN_FILES = "raise the limit on open files: LimitNOFILE= of the service, or ulimit -n"
+LIBRARY = f"install what is missing, or {OPEN_FILES}"
 BY_ERROR = {errno.EMFILE: OPEN_FILES, errno.ENFILE: OPEN_FILES}
 BY_STATUS = {
     404: URL,

@@ -1,5 +1,6 @@
 """The sender claims when it may, sends each batch once, and settles it whatever happens between."""
 
+import errno
 import json
 from dataclasses import replace
 
@@ -104,6 +105,7 @@ class Sender(LockCounter):
         self.config = load_config(file)
         self.clock = ManualClock()
         self.client = Client()
+        self.unloadable = None
         self.other = repository
         self.own = Repository(repository.path, self)
         self.rings = 0
@@ -111,6 +113,8 @@ class Sender(LockCounter):
         self.service = DeliveryService(self.config, owner, self.own, self.courier)
 
     def connect(self):
+        if self.unloadable:
+            raise self.unloadable
         return self.client
 
     def ring(self):
@@ -570,6 +574,24 @@ class TestTheEnd:
         assert sender.client.closed
         with pytest.raises(Exception, match="closed"):
             sender.own.counts()
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (OSError(errno.EMFILE, "untranslated"), "too many open files"),
+        (ImportError("No module named 'requests'"), "cannot be loaded: No module named 'requests'"),
+    ],
+)
+def test_a_library_that_cannot_be_loaded_is_waited_for(make, repository, error, reason) -> None:
+    sender = make("batch_size = 3")
+    sender.unloadable = error
+    sender.capture(3)
+    sender.step()
+    sink = repository.backlog().sink
+    assert sink.reason.endswith(reason)
+    assert "LimitNOFILE" in sink.mend
+    assert rows(repository, "SELECT status, fate_unknown FROM batch") == [("FAILED", 0)]
 
 
 def test_every_reading_is_accounted_for_while_senders_take_turns(make, repository) -> None:
