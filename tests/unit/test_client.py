@@ -169,7 +169,8 @@ def store_and_reset(conversation):
     conversation.reset()
 
 
-def reset_unread(conversation):
+def reset_half_read(conversation):
+    conversation.connection.recv(1)
     conversation.reset()
 
 
@@ -396,7 +397,7 @@ def test_a_torn_answer_on_a_kept_connection_is_not_repeated(connect):
     assert sink.connections == 1
 
 
-@pytest.mark.parametrize("script", [store_and_reset, reset_unread])
+@pytest.mark.parametrize("script", [store_and_reset, reset_half_read])
 def test_a_reset_of_a_fresh_connection_leaves_the_fate_unknown(connect, script):
     """The first is told to the read of the answer, the second mostly to a write of the body."""
     with RawSink(script, keep_answering(OK)) as sink:
@@ -682,6 +683,19 @@ def test_no_route_is_said_in_words(connect, monkeypatch):
     outcome = connect("http://127.0.0.1/").post(b"[A]", KEY)
     assert (outcome.detail, outcome.fate_known) == ("no route to host", True)
     assert outcome.mend == ""
+
+
+@pytest.mark.parametrize("scheme", ["http", "https"])
+def test_a_reset_while_connecting_is_waited_for(connect, monkeypatch, scheme):
+    """As by a balancer that has nobody to give the connection to."""
+
+    def reset(*_):
+        raise ConnectionResetError(errno.ECONNRESET, "untranslated")
+
+    monkeypatch.setattr("sensor_node.delivery.dialing.Dialer._connect", reset)
+    outcome = connect(f"{scheme}://127.0.0.1/").post(b"[A]", KEY)
+    assert (outcome.verdict, outcome.fate_known) == (Verdict.TRY_LATER, True)
+    assert outcome.detail == "connection closed without a whole answer"
 
 
 def test_the_mend_of_too_many_open_files_is_not_the_sinks(connect, monkeypatch):
