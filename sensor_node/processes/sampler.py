@@ -65,7 +65,7 @@ class Sensor:
     def _give_up(self, due: int, now: Moment) -> int:
         """Late ticks beyond what may be made up are dropped. Returns how many."""
         made_up = self._source.makes_up_late_ticks
-        keep = max(1, int(MAKE_UP_SECONDS * self.rate)) if made_up else 1
+        keep = math.ceil(MAKE_UP_SECONDS * self.rate) if made_up else 1
         late = due - keep
         if late <= 0:
             return 0

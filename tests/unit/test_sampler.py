@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 from clocks import WALL, ManualClock
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from sensor_node.config import SensorConfig
@@ -119,6 +119,7 @@ class TestTheGrid:
         assert all(tick % 1_000_000 == 0 for tick in ticks)
 
     @given(st.floats(0.001, 500), st.floats(0, 50))
+    @example(1 / 32, 32)
     def test_there_are_rate_times_time_readings(self, rate, seconds) -> None:
         node = Node(rate=rate)
         node.clock.advance(seconds)
