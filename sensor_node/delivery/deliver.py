@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 from sensor_node.clock import Clock
 from sensor_node.config import Config
 from sensor_node.delivery import formats, mends
-from sensor_node.delivery.answers import one_line
 from sensor_node.log import LOGGER
 from sensor_node.model import Claim, Outcome, Verdict
 from sensor_node.schedule import BackoffPolicy
@@ -161,7 +160,7 @@ class Courier:
             detail, mend = os.strerror(number).lower(), mends.BY_ERROR.get(number, "")
             return Outcome(Verdict.TRY_LATER, detail, mend, fate_known=True)
         except ImportError as error:  # not there; or, of a shared object, one of those
-            detail = f"the HTTP library cannot be loaded: {one_line(str(error))}"
+            detail = f"Python's module {error.name} cannot be loaded"
             return Outcome(Verdict.TRY_LATER, detail, mends.LIBRARY, fate_known=True)
         return self._client.post(body, key)
 

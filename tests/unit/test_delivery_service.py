@@ -580,7 +580,7 @@ class TestTheEnd:
     ("error", "reason"),
     [
         (OSError(errno.EMFILE, "untranslated"), "too many open files"),
-        (ImportError("No module named 'requests'"), "cannot be loaded: No module named 'requests'"),
+        (ImportError("untranslated", name="requests"), "module requests cannot be loaded"),
     ],
 )
 def test_a_library_that_cannot_be_loaded_is_waited_for(make, repository, error, reason) -> None:
