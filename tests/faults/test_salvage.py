@@ -187,7 +187,7 @@ def test_salvage_leaves_room_and_goes_on_where_it_stopped(tmp_path):
         old,
     ):
         old.start()
-        old.await_captured(50_000)
+        old.await_captured(120_000)  # more than fits into 4 MiB
         old.stop()
         count = old.captured()
         node.start()

@@ -76,7 +76,11 @@ def traces(pid: int) -> set[bytes]:
 
 def open_files(pid: int) -> set[str]:
     """What the descriptors of the process point at; pipes and sockets with their numbers."""
-    return {os.readlink(entry) for entry in Path(f"/proc/{pid}/fd").iterdir()}
+    found = set()
+    for entry in Path(f"/proc/{pid}/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):  # closed since
+            found.add(os.readlink(entry))
+    return found
 
 
 def shared_memory(pid: int) -> set[str]:
