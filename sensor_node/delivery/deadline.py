@@ -5,14 +5,28 @@ ever. These deadlines are about what the kernel does and therefore in real time.
 """
 
 import contextlib
+import errno
 import os
 import socket
 import threading
 import time
+from collections.abc import Callable
+from typing import Any
+
+
+def start_thread(name: str, target: Callable[..., None], *arguments: Any) -> None:
+    """One that dies with the process. Raises OSError (EAGAIN) where there may be no more."""
+    try:
+        threading.Thread(target=target, args=arguments, name=name, daemon=True).start()
+    except RuntimeError as error:
+        raise OSError(errno.EAGAIN, str(error)) from error
 
 
 class DeadlineGuard:
-    """Watches one request at a time. Its thread begins with it: create it after any fork."""
+    """Watches one request at a time. Its thread begins with it: create it after any fork.
+
+    Raises OSError if there can be none.
+    """
 
     def __init__(self) -> None:
         self._condition = threading.Condition()
@@ -21,7 +35,7 @@ class DeadlineGuard:
         self._expired = False
         self._watched: socket.socket | None = None
         self._closed = False
-        threading.Thread(target=self._run, name="deadline", daemon=True).start()
+        start_thread("deadline", self._run)
 
     def arm(self, seconds: float) -> None:
         """A request begins that must be over in so many seconds."""

@@ -44,8 +44,8 @@ class Courier:
     """Takes claimed batches to the sink, one at a time, and settles what came of each.
 
     A batch stays in hand until it is settled: a database that cannot be used for a while must not
-    leave a claim behind whose owner lives. `ring` tells the others of what is to be retried, and of
-    what became of a probe.
+    leave a claim behind whose owner lives. `tell_outcome` tells the others of what is to be tried
+    again, and of what became of a probe.
     """
 
     def __init__(
@@ -54,7 +54,7 @@ class Courier:
         repository: SensorDataSQLRepository,
         connect: Callable[[], "HttpTelemetryClient"],
         clock: Clock,
-        ring: Callable[[], None],
+        tell_outcome: Callable[[], None],
     ) -> None:
         self._sink = config.sink
         self._rules = rules_of(config)
@@ -62,7 +62,7 @@ class Courier:
         self._connect = connect
         self._client: HttpTelemetryClient | None = None
         self._clock = clock
-        self._ring = ring
+        self._tell_outcome = tell_outcome
         self._message_bytes = 1
         self._carried = config.sink.batch_size
         self._claim: Claim | None = None
@@ -148,14 +148,14 @@ class Courier:
             return held
         held = self._repository.settle(claim, outcome, self._rules, now)
         if claim.probe or not delivered:
-            self._ring()
+            self._tell_outcome()
         return held
 
     def _post(self, body: bytes, key: str) -> Outcome:
         """Who has never sent anything has no HTTP library in memory."""
         try:
             self._client = self._client or self._connect()
-        except OSError as error:  # its files cannot be read
+        except OSError as error:  # no file can be opened, no thread started
             number = error.errno or 0
             detail, mend = os.strerror(number).lower(), mends.BY_ERROR.get(number, "")
             return Outcome(Verdict.TRY_LATER, detail, mend, fate_known=True)
@@ -179,7 +179,7 @@ class Courier:
     def _halve(self, claim: Claim, error: str, wait: float) -> Settle:
         def halve(now: float) -> bool:
             held = self._repository.halve(claim, error, now + wait, now)
-            self._ring()
+            self._tell_outcome()
             return held
 
         return halve

@@ -1,11 +1,10 @@
 """Opens a TCP connection within what is left of a request's deadline."""
 
 import socket
-import threading
 from concurrent.futures import Future
 from typing import Any
 
-from sensor_node.delivery.deadline import DeadlineGuard
+from sensor_node.delivery.deadline import DeadlineGuard, start_thread
 
 # What getaddrinfo gives: family, type, protocol, canonical name, address.
 Address = tuple[socket.AddressFamily, socket.SocketKind, int, str, Any]
@@ -53,9 +52,9 @@ class Dialer:
         So a thread waits for it, and is left behind when the time is up; never more than one.
         """
         if self._lookup is None or self._lookup.done():
-            self._lookup = Future()
-            arguments = (self._lookup, host, port)
-            threading.Thread(target=_look_up, args=arguments, name="lookup", daemon=True).start()
+            lookup: Future[list[Address]] = Future()
+            start_thread("lookup", _look_up, lookup, host, port)
+            self._lookup = lookup
         return self._lookup.result(self._guard.left())
 
 

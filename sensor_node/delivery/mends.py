@@ -15,8 +15,9 @@ CERTIFICATE = (
 TLS = f"if it lasts: {URL} (https?), cert_file and key_file"
 NOT_HTTP = f"if it lasts: {URL} (http or https? the port?)"
 OPEN_FILES = "raise the limit on open files: LimitNOFILE= of the service, or ulimit -n"
+THREADS = "raise the limit on threads: TasksMax= of the service, or ulimit -u"
 LIBRARY = f"install what is missing, or {OPEN_FILES}"
-BY_ERROR = {errno.EMFILE: OPEN_FILES, errno.ENFILE: OPEN_FILES}
+BY_ERROR = {errno.EMFILE: OPEN_FILES, errno.ENFILE: OPEN_FILES, errno.EAGAIN: THREADS}
 BY_STATUS = {
     404: URL,
     405: URL,

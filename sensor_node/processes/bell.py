@@ -4,19 +4,18 @@ import contextlib
 import fcntl
 import os
 import signal
-from collections.abc import Callable
 from pathlib import Path
 
 from sensor_node.processes.service import Wake
 
-Ring = Callable[[], None]
-
 
 class Bell:
-    """A file of one byte: whoever reads it rings, and the kernel signals all who listen.
+    """A file of one byte: the kernel signals who listens when somebody reads or writes it.
 
-    A ring says no more than "look now" and may be lost; looking once a second finds the same. Make
-    it after the fork. Raises OSError where there can be no such file.
+    Reading tells of a commit, and costs the flash nothing; writing, of what has failed and of a
+    probe's end, so that these can be heard without the commits. A ring says no more than "look now"
+    and may be lost; looking once a second finds the same. Make it after the fork. Raises OSError
+    where there can be no such file.
     """
 
     def __init__(self, runtime_directory: Path) -> None:
@@ -35,16 +34,41 @@ class Bell:
             os.pwrite(self._file, b"\n", 0)
             self._opened = opened.pop_all()
 
-    def ring(self) -> None:
-        """A commit has made something to do for others."""
+    def tell_commit(self) -> None:
+        """There are more readings to send."""
         with contextlib.suppress(OSError):
             os.pread(self._file, 1, 0)
 
-    def listen(self, wake: Wake) -> None:
-        """From now on each ring wakes this process; OSError: this kernel cannot tell."""
+    def tell_outcome(self) -> None:
+        """Something is to be retried, or the sink's state may be another."""
+        with contextlib.suppress(OSError):
+            os.pwrite(self._file, b"\n", 0)
+
+    def listen(self, wake: Wake, *, commits: bool) -> None:
+        """From now on outcomes wake this process; OSError: this kernel cannot tell."""
         signal.signal(signal.SIGIO, lambda number, frame: wake.put(0))
-        fcntl.fcntl(self._directory, fcntl.F_NOTIFY, fcntl.DN_ACCESS | fcntl.DN_MULTISHOT)
+        self.heed_commits(commits)
+
+    def heed_commits(self, wanted: bool) -> None:
+        """Whether commits wake it too. Look anew: what is told just now may be lost."""
+        events = fcntl.DN_MODIFY | (fcntl.DN_ACCESS if wanted else 0)
+        # The kernel would add to what it has.
+        fcntl.fcntl(self._directory, fcntl.F_NOTIFY, 0)
+        fcntl.fcntl(self._directory, fcntl.F_NOTIFY, events | fcntl.DN_MULTISHOT)
 
     def close(self) -> None:
         """Not after the interpreter has put the signal's default back: that ends the process."""
         self._opened.close()
+
+
+class NoBell:
+    """Where there can be none: who would have listened asks the database instead."""
+
+    def tell_commit(self) -> None:
+        """Nobody hears it."""
+
+    def tell_outcome(self) -> None:
+        """Nobody hears it."""
+
+    def heed_commits(self, wanted: bool) -> None:
+        """There are none to be heard."""

@@ -3,6 +3,8 @@
 What an outage has left over goes first, then what is fresh: oldest first.
 """
 
+from collections.abc import Callable
+
 from sensor_node.clock import Moment
 from sensor_node.config import Config
 from sensor_node.delivery.deliver import Courier, policy_of
@@ -17,16 +19,26 @@ UNSEEN = -1
 
 
 class DeliveryService:
-    """One of a pool, whose members know nothing of each other."""
+    """One of a pool, whose members know nothing of each other.
+
+    `heed_commits` says whether commits are to wake it: not while the sink is DOWN.
+    """
 
     def __init__(
-        self, config: Config, owner: str, repository: SensorDataSQLRepository, courier: Courier
+        self,
+        config: Config,
+        owner: str,
+        repository: SensorDataSQLRepository,
+        courier: Courier,
+        heed_commits: Callable[[bool], None],
     ) -> None:
         self._sink = config.sink
         self._policy = policy_of(config)
         self._owner = owner
         self._repository = repository
         self._courier = courier
+        self._heed_commits = heed_commits
+        self._heeding = True
         self._version = UNSEEN
         self._oldest_us: int | None = None
         self._oldest_seen_at = 0.0
@@ -40,6 +52,10 @@ class DeliveryService:
         if version == self._version:
             return LONGEST_WAIT_SECONDS
         backlog = self._repository.backlog()
+        if backlog.sink.up != self._heeding:
+            self._heeding = backlog.sink.up
+            self._heed_commits(self._heeding)
+            backlog = self._repository.backlog()  # what was told just now was perhaps not heard
         if not backlog.sink.up or not (backlog.pending or backlog.left_over):
             self._version = version
             return LONGEST_WAIT_SECONDS

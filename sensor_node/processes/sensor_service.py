@@ -9,7 +9,6 @@ from pathlib import Path
 from sensor_node.clock import Clock, Moment
 from sensor_node.config import Config, SensorConfig
 from sensor_node.errors import StorageUnavailable
-from sensor_node.processes.bell import Ring
 from sensor_node.processes.buffer import Buffer
 from sensor_node.processes.sampler import Sampler, Sensor
 from sensor_node.sensors import open_source
@@ -47,7 +46,7 @@ class SensorService:
 
     Waiting for the lock or the disk never delays a tick. `open_repository` may fail for as long
     as the disk is full; readings wait in memory meanwhile. `wake` ends the present wait;
-    `ring` tells the senders of a commit.
+    `tell_commit` tells the senders.
     """
 
     def __init__(
@@ -57,7 +56,7 @@ class SensorService:
         open_repository: Callable[[], SensorDataSQLRepository],
         clock: Clock,
         wake: Callable[[], None],
-        ring: Ring,
+        tell_commit: Callable[[], None],
     ) -> None:
         self._sensors = config.sensors
         self._start = start
@@ -66,7 +65,7 @@ class SensorService:
         self._room = Room(config.storage.max_size, config.storage.min_free)
         self._evicts = config.storage.when_full == "drop-oldest"
         self._interval = commit_interval(config)
-        self._ring = ring
+        self._tell_commit = tell_commit
         self._buffer = Buffer(config.sensors, self._interval)
         self._commit_at = 0.0
         self._started = clock.now()
@@ -136,7 +135,7 @@ class SensorService:
         waiting = self._evicts and not last
         stored = repository.capture(readings, dropped, now.wall, self._room, waiting=waiting)
         if stored:
-            self._ring()
+            self._tell_commit()
         if stored < len(readings) and waiting:
             self._buffer.forget(stored, [])
             self._buffer.trouble = NO_ROOM

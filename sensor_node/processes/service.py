@@ -61,21 +61,26 @@ def run_service(
     """
     throttle = Throttle()
     service: Service | None = None
+    usable_at = 0.0
     while os.getppid() == parent:
         now = clock.now()
         pulse.beat()
-        try:
-            if service is None:
-                service = open_service()
-                # Not after the first step, which may last as long as a request.
+        # Commits of others, which wake this one, do not make its own database usable.
+        delay = usable_at - now.monotonic
+        if delay <= 0:
+            try:
+                if service is None:
+                    service = open_service()
+                    # Not after the first step, which may last as long as a request.
+                    pulse.ready()
+                delay = service.step(now)
+                pulse.trouble("")
+            except StorageUnavailable as error:
+                throttle.warning(now.monotonic, "storage_unavailable", error)
+                pulse.trouble(error.reason)
                 pulse.ready()
-            delay = service.step(now)
-            pulse.trouble("")
-        except StorageUnavailable as error:
-            throttle.warning(now.monotonic, "storage_unavailable", error)
-            pulse.trouble(error.reason)
-            pulse.ready()
-            delay = STORAGE_RETRY_SECONDS
+                delay = STORAGE_RETRY_SECONDS
+                usable_at = now.monotonic + delay
         if _asked_to_stop(wake, min(delay, longest_wait)):
             break
     if service:

@@ -8,6 +8,7 @@ import importlib
 import os
 import signal
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,7 +18,7 @@ from sensor_node.clock import SystemClock
 from sensor_node.config import Config
 from sensor_node.errors import ConfigError
 from sensor_node.processes import owner
-from sensor_node.processes.bell import Bell, Ring
+from sensor_node.processes.bell import Bell, NoBell
 from sensor_node.processes.service import (
     LONGEST_WAIT_SECONDS,
     POLL_SECONDS,
@@ -94,10 +95,10 @@ def work(birth: Birth) -> None:
 
     try:
         with contextlib.ExitStack() as leaving:
-            ring, longest_wait = _bell(birth, wake, leaving)
+            bell, longest_wait = _bell(birth, wake, leaving)
 
             def open_service() -> Service:
-                return _open_service(birth, wake, ring, news)
+                return _open_service(birth, wake, bell, news)
 
             run_service(
                 open_service, SystemClock(), birth.slot, wake, birth.supervisor, longest_wait
@@ -113,23 +114,26 @@ def work(birth: Birth) -> None:
         sys.exit(1)
 
 
-def _bell(birth: Birth, wake: Wake, leaving: contextlib.ExitStack) -> tuple[Ring, float]:
-    """How this process tells the others of a commit, and how long it may wait to be told."""
+def _bell(birth: Birth, wake: Wake, leaving: contextlib.ExitStack) -> tuple[Bell | NoBell, float]:
+    """How this process tells the others what it did, and how long it may wait to be told."""
+    listens = birth.role in NETWORK_ROLES
     try:
         bell = leaving.enter_context(contextlib.closing(Bell(birth.config.runtime_directory)))
-        if birth.role in NETWORK_ROLES:
-            bell.listen(wake)
+        if listens:
+            bell.listen(wake, commits=birth.role != "retrier")
     except OSError as error:
         log.LOGGER.info("no_bell %s: asking the database every %g s", error, POLL_SECONDS)
-        return lambda: None, POLL_SECONDS
-    return bell.ring, LONGEST_WAIT_SECONDS
+        return NoBell(), POLL_SECONDS if listens else LONGEST_WAIT_SECONDS
+    return bell, LONGEST_WAIT_SECONDS
 
 
-def _open_service(birth: Birth, wake: Wake, ring: Ring, news: list[tuple[str, str]]) -> Service:
+def _open_service(
+    birth: Birth, wake: Wake, bell: Bell | NoBell, news: list[tuple[str, str]]
+) -> Service:
     """The role's service. Imports here of what preload() has loaded, but for HTTP."""
     config, clock = birth.config, SystemClock()
     if birth.role == "generator":
-        return _open_generator(birth, wake, ring, news)
+        return _open_generator(birth, wake, bell.tell_commit, news)
     network = birth.role in NETWORK_ROLES
     power_safe = network and config.sink.at_most_once
     repository = _open_repository(birth, news, power_safe=power_safe)
@@ -146,12 +150,16 @@ def _open_service(birth: Birth, wake: Wake, ring: Ring, news: list[tuple[str, st
 
         return HttpTelemetryClient(config.sink, clock)
 
-    courier = Courier(config, repository, connect, clock, ring)
-    make = RetryService if birth.role == "retrier" else DeliveryService
-    return make(config, owner.own_identity(birth.role), repository, courier)
+    courier = Courier(config, repository, connect, clock, bell.tell_outcome)
+    what = (config, owner.own_identity(birth.role), repository, courier)
+    if birth.role == "retrier":
+        return RetryService(*what)
+    return DeliveryService(*what, bell.heed_commits)
 
 
-def _open_generator(birth: Birth, wake: Wake, ring: Ring, news: list[tuple[str, str]]) -> Service:
+def _open_generator(
+    birth: Birth, wake: Wake, tell_commit: Callable[[], None], news: list[tuple[str, str]]
+) -> Service:
     from sensor_node.processes.sensor_service import SensorService, Start
     from sensor_node.storage.runs import Identity
 
@@ -164,7 +172,7 @@ def _open_generator(birth: Birth, wake: Wake, ring: Ring, news: list[tuple[str, 
 
     run = owner.identity_of("supervisor", birth.supervisor)
     start = Start(who, run, birth.run_started)
-    service = SensorService(config, start, open_repository, clock, lambda: wake.put(0), ring)
+    service = SensorService(config, start, open_repository, clock, lambda: wake.put(0), tell_commit)
     service.start_sampling()
     return service
 

@@ -1,6 +1,7 @@
 """P2, P4: a sender killed anywhere between its claim and its record of the answer."""
 
 import contextlib
+import json
 import socket
 from collections.abc import Iterator
 
@@ -90,8 +91,11 @@ def test_a_killed_sender_leaves_the_rest_of_the_pool_delivering(tmp_path):
     with running(tmp_path, process={"senders": 2}) as (node, sink):
         sink.script(hang(store="before"))
         await_hanging(sink)
-        claims = "SELECT owner FROM batch WHERE status = 'SENDING' ORDER BY first_id"
-        hung = int(node.one(claims).split(":")[2])
+        # The other sender may have a claim too, not sent yet.
+        (met,) = (request for request in sink.requests() if request.behaviour.hang)
+        first = int(json.loads(met.body)[0]["id"].rpartition("-")[2])
+        claim = "SELECT owner FROM batch WHERE first_id = ?"
+        hung = int(node.one(claim, first).split(":")[2])
         (name,) = (name for name, pid in node.pids().items() if pid == hung)
         node.kill(name)
         sent = sink.count()

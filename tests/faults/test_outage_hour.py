@@ -56,8 +56,8 @@ def simulate(directory: Path, seed: int) -> list[float]:
     ]
     capture.begin_run(Identity("", "edge-01", {}), clock.wall, "run")
     services = [
-        DeliveryService(config, "sender:b:1:1", others[0], couriers[0]),
-        DeliveryService(config, "sender:b:2:1", others[1], couriers[1]),
+        DeliveryService(config, "sender:b:1:1", others[0], couriers[0], lambda wanted: None),
+        DeliveryService(config, "sender:b:2:1", others[1], couriers[1], lambda wanted: None),
         RetryService(config, "retrier:b:3:1", others[2], couriers[2]),
     ]
     due = [clock.monotonic] * 4

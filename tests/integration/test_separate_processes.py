@@ -24,8 +24,8 @@ from sensor_node.supervision import appliance, worker
 from sensor_node.config import load_config
 from sensor_node.supervision.slots import make_slots
 
-before = sorted(sys.modules)
 worker.preload()
+before = sorted(sys.modules)
 signal.pthread_sigmask(signal.SIG_BLOCK, worker.STOP_SIGNALS)
 os.kill(os.getpid(), signal.SIGTERM)  # to be taken after the first step
 config = load_config(sys.argv[1])
@@ -95,7 +95,7 @@ def test_what_has_no_business_with_the_network_never_loads_http(role, tmp_path):
     supervisor, worker = loaded(Node(tmp_path, **SENSORS), role)
     assert "sensor_node.storage.repository" in worker
     assert not worker.intersection(HTTP)
-    assert not supervisor.intersection({*HTTP, "sqlite3"})
+    assert not supervisor.intersection(HTTP)
 
 
 def test_what_has_sent_nothing_yet_has_not_loaded_http(tmp_path):

@@ -23,11 +23,26 @@ def unsignalled():
 def test_a_ring_wakes_who_listens(tmp_path):
     wake = Wake()
     with closing(Bell(tmp_path)) as ringing, closing(Bell(tmp_path)) as heard:
-        heard.listen(wake)
+        heard.listen(wake, commits=True)
         for _ in range(3):
-            ringing.ring()
+            ringing.tell_commit()
             assert wake.get(timeout=AT_ONCE_SECONDS) == 0
     assert wake.empty()
+
+
+def test_who_does_not_heed_commits_hears_of_outcomes_alone(tmp_path):
+    wake = Wake()
+    with closing(Bell(tmp_path)) as ringing, closing(Bell(tmp_path)) as heard:
+        heard.listen(wake, commits=False)
+        ringing.tell_commit()
+        ringing.tell_outcome()
+        assert wake.get(timeout=AT_ONCE_SECONDS) == 0
+        heard.heed_commits(True)
+        ringing.tell_commit()
+        assert wake.get(timeout=AT_ONCE_SECONDS) == 0
+        heard.heed_commits(False)
+        ringing.tell_commit()
+        assert wake.empty()
 
 
 def test_a_ring_reaches_another_process(tmp_path):
@@ -36,7 +51,7 @@ def test_a_ring_reaches_another_process(tmp_path):
     if child == 0:
         wake = Wake()
         with closing(Bell(tmp_path)) as bell:
-            bell.listen(wake)
+            bell.listen(wake, commits=True)
             os.write(tell, b"1")
             try:
                 wake.get(timeout=AT_ONCE_SECONDS)
@@ -45,7 +60,7 @@ def test_a_ring_reaches_another_process(tmp_path):
         os._exit(0)
     os.read(told, 1)
     with closing(Bell(tmp_path)) as bell:
-        bell.ring()
+        bell.tell_commit()
     assert os.waitpid(child, 0)[1] == 0
     os.close(told)
     os.close(tell)
@@ -55,16 +70,16 @@ def test_nobody_is_signalled_once_the_bell_is_taken_down(tmp_path):
     wake = Wake()
     with closing(Bell(tmp_path)) as ringing:
         with closing(Bell(tmp_path)) as heard:
-            heard.listen(wake)
+            heard.listen(wake, commits=True)
         signal.signal(signal.SIGIO, signal.SIG_DFL)  # would end this process
-        ringing.ring()
+        ringing.tell_commit()
     assert wake.empty()
 
 
 def test_a_ring_when_the_file_is_gone_is_lost_and_no_error(tmp_path):
     with closing(Bell(tmp_path)) as bell:
         (tmp_path / "bell" / "bell").unlink()
-        bell.ring()
+        bell.tell_commit()
 
 
 @pytest.mark.parametrize("what", ["bell", "bell/bell"])

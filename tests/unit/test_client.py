@@ -708,6 +708,20 @@ def test_the_mend_of_too_many_open_files_is_not_the_sinks(connect, monkeypatch):
     assert "LimitNOFILE" in outcome.mend
 
 
+def test_the_mend_of_too_many_threads_is_not_the_sinks(connect, monkeypatch):
+    def refuse(*_):
+        raise RuntimeError("can't start new thread")
+
+    client = connect("http://127.0.0.1/")
+    monkeypatch.setattr("threading.Thread.start", refuse)
+    for _ in range(2):
+        outcome = client.post(b"[A]", KEY)
+        assert (outcome.verdict, outcome.fate_known) == (Verdict.TRY_LATER, True)
+        assert "TasksMax" in outcome.mend
+    with pytest.raises(OSError):
+        connect("http://127.0.0.1/")
+
+
 # TLS
 
 

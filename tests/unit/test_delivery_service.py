@@ -109,8 +109,10 @@ class Sender(LockCounter):
         self.other = repository
         self.own = Repository(repository.path, self)
         self.rings = 0
+        self.heeded = []
         self.courier = courier(self.config, self.own, self.connect, self.clock, self.ring)
-        self.service = DeliveryService(self.config, owner, self.own, self.courier)
+        what = (self.config, owner, self.own, self.courier)
+        self.service = DeliveryService(*what, self.heeded.append)
 
     def connect(self):
         if self.unloadable:
@@ -252,6 +254,17 @@ class TestASinkThatIsDown:
             assert sender.step() == LONGEST_WAIT_SECONDS
         assert sender.client.requests == []
         assert sender.locked == 1
+
+    def test_is_no_reason_to_be_woken_by_commits_until_it_is_up(self, make, repository) -> None:
+        sender = make()
+        sender.step()
+        set_sink(repository, state="DOWN", next_probe_at=0)
+        sender.step()
+        sender.capture(5)
+        sender.step()
+        set_sink(repository, state="UP")
+        sender.step()
+        assert sender.heeded == [False, True]
 
     def test_is_noticed_by_all_senders_after_one_failure(self, make) -> None:
         first, second = make("batch_size = 1"), make("batch_size = 1", owner="sender:boot:2:2")

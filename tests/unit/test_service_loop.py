@@ -16,14 +16,17 @@ DISK_FULL = StorageUnavailable("disk full", "telemetry.db")
 
 
 class Wakes:
-    """A wake queue that never sleeps: it notes how long it was asked to wait."""
+    """A wake queue that sleeps by a clock of its own: it notes how long it was asked to wait."""
 
-    def __init__(self, *signals):
-        self.signals = list(signals)
+    def __init__(self, clock):
+        self.clock = clock
+        self.signals = []
         self.waits = []
 
     def get(self, timeout):
         self.waits.append(timeout)
+        if not self.signals:
+            self.clock.advance(timeout)
         return self.get_nowait()
 
     def get_nowait(self):
@@ -71,12 +74,12 @@ class Pulse:
 
 class Loop:
     def __init__(self, *plan, opening=(), parent=PARENT):
-        self.wakes = Wakes()
+        self.clock = ManualClock()
+        self.wakes = Wakes(self.clock)
         self.pulse = Pulse()
         self.service = Service(self.wakes, *plan)
         self.opening = list(opening)
         self.opened = 0
-        self.clock = ManualClock()
         self.parent = parent
 
     def open(self):
@@ -146,6 +149,12 @@ class TestADatabaseThatCannotBeUsed:
 
     def test_is_tried_again_after_a_second(self) -> None:
         loop = Loop(DISK_FULL, DISK_FULL, 0.0)
+        loop.run()
+        assert loop.wakes.waits == [1.0, 1.0]
+
+    def test_is_not_tried_again_because_others_use_theirs(self) -> None:
+        loop = Loop(DISK_FULL, 0.0)
+        loop.wakes.signals = [0, 0, 0]
         loop.run()
         assert loop.wakes.waits == [1.0, 1.0]
 

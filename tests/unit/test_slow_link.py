@@ -55,7 +55,7 @@ class Node:
             Courier(config, one, lambda: self.link, self.clock, lambda: None) for one in own
         ]
         self.services = [
-            DeliveryService(config, "sender:b:1:1", own[0], couriers[0]),
+            DeliveryService(config, "sender:b:1:1", own[0], couriers[0], lambda wanted: None),
             RetryService(config, "retrier:b:2:2", own[1], couriers[1]),
         ]
 
