@@ -26,10 +26,16 @@ def configuration(file: Path) -> Config:
     return load_config(file)
 
 
-def drift(config: Config) -> tuple[str, bool]:
-    """What is wrong with the files of a running appliance, and whether they say something new."""
+def drift(config: Config) -> tuple[str, str]:
+    """What is wrong with the files of a running appliance, and the command that takes what is new.
+
+    Either may be empty.
+    """
     try:
-        return "", load_config(config.file).effective != config.effective
+        files = load_config(config.file)
     except ConfigError as error:
         more = len(error.lines) - 1
-        return error.lines[0] + (f" (and {more} more)" if more else ""), False
+        return error.lines[0] + (f" (and {more} more)" if more else ""), ""
+    if files.effective == config.effective:
+        return "", ""
+    return "", "reload" if files.storage.path == config.storage.path else "restart"

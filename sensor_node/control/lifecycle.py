@@ -12,13 +12,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 from sensor_node.config import Config
-from sensor_node.control import exits
+from sensor_node.control import exits, in_force
 from sensor_node.control.snapshot import buffered
 from sensor_node.errors import ConfigError, SensorNodeError
 from sensor_node.places import open_unlinked
 from sensor_node.supervision.appliance import make_directories
 from sensor_node.supervision.logfile import log_file
-from sensor_node.supervision.pidfile import is_appliance, may_signal, pid_file, running_pid
+from sensor_node.supervision.pidfile import has_lock, is_appliance, pid_file, running_pid
 from sensor_node.supervision.states import read_report
 
 START_SECONDS = 10.0
@@ -63,8 +63,8 @@ def stop(config: Config) -> int:
 
 
 def restart(config: Config) -> int:
-    """Stop, then start."""
-    stop(config)
+    """Stop what runs by the configuration that it has, then start with this one."""
+    stop(in_force.configuration(config.file))
     return start(config)
 
 
@@ -79,7 +79,7 @@ def reload(config: Config, tell: Callable[[int], None] = hang_up) -> int:
     before = read_report(config.runtime_directory)
     if pid is None or before is None:
         raise SensorNodeError("not running; start it with: sensor-node-ctl start")
-    _insist_on_ours(config, pid)
+    _insist_on_ours(in_force.configuration(config.file), pid)
     tell(pid)
     deadline = time.monotonic() + config.process.stop_timeout + RELOAD_SECONDS
     while time.monotonic() < deadline:
@@ -140,7 +140,7 @@ def _await_ready(process: subprocess.Popen[bytes], channel: socket.socket, confi
 
 
 def _insist_on_ours(config: Config, pid: int) -> None:
-    if not may_signal(config, pid):
+    if not has_lock(config, pid):
         file = pid_file(config.runtime_directory)
         raise SensorNodeError(f"{file}: names process {pid}, which is not this node; remove it")
 
@@ -157,5 +157,5 @@ def _kill_all(config: Config, supervisor: int) -> None:
     report = read_report(config.runtime_directory)
     signal.pidfd_send_signal(supervisor, signal.SIGKILL)
     for child in report.processes if report else []:
-        if child.pid and is_appliance(child.owner) and may_signal(config, child.pid):
+        if child.pid and is_appliance(child.owner) and has_lock(config, child.pid):
             os.kill(child.pid, signal.SIGKILL)

@@ -37,7 +37,7 @@ def take(config: Config, now: Moment) -> dict[str, Any]:
     report = read_report(config.runtime_directory) if pid else None
     uptime = age_seconds(pid, now.boottime) if pid and report else None
     state = _state(config, pid, report)
-    mistake, changed = in_force.drift(config) if pid else ("", False)
+    mistake, command = in_force.drift(config) if pid else ("", "")
     found: dict[str, Any] = {
         "node": config.node_id,
         "version": __version__,
@@ -48,15 +48,15 @@ def take(config: Config, now: Moment) -> dict[str, Any]:
         "processes": [_process(child) for child in report.processes] if report else [],
         "reload_problem": report.problem if report else "",
         "config_problem": mistake,
-        "config_changed": changed,
+        "config_changed": bool(command),
     }
     found |= _of_database(config, now)
     found["moved_aside"] = [str(file) for file in aside.files(config.storage.path.resolve())]
     if pid is None and found["rates"]:
         found |= {"rates": NO_RATES, "drain_eta_seconds": None}
     found["notes"] = problems.notes(config)
-    if changed:
-        found["notes"].append(f"{config.file} or a drop-in has changed: sensor-node-ctl reload")
+    if command:
+        found["notes"].append(f"{config.file} or a drop-in has changed: sensor-node-ctl {command}")
     found["problems"] = [asdict(problem) for problem in problems.find(found)]
     return found
 

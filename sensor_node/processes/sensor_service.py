@@ -62,6 +62,7 @@ class SensorService:
         self._start = start
         self._open_repository = open_repository
         self._repository: SensorDataSQLRepository | None = None
+        self._has_captured = False
         self._room = Room(config.storage.max_size, config.storage.min_free)
         self._evicts = config.storage.when_full == "drop-oldest"
         self._interval = commit_interval(config)
@@ -153,13 +154,16 @@ class SensorService:
             repository = self._open_repository()
             start = self._start
             try:
-                last_us = repository.begin_run(start.who, self._started.wall, start.run)
+                last_us = repository.begin_run(
+                    start.who, self._started.wall, start.run, follows=self._has_captured
+                )
             except BaseException:
                 repository.close()  # another one is opened at the next try
                 raise
-            if last_us is not None:
+            # What came since a database of this process's was taken away is in the buffer.
+            if last_us is not None and not self._has_captured:
                 self._drop_missed(last_us)
-            self._repository = repository
+            self._repository, self._has_captured = repository, True
         return self._repository
 
     def _part_if_replaced(self, error: StorageUnavailable, now: Moment) -> bool:

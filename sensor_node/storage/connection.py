@@ -154,6 +154,9 @@ class Database:
 
     def _connect(self) -> None:
         """Raises StorageUnavailable or DatabaseUnusable; then nothing is open."""
+        if not self.lock.is_in_place():
+            # What bears the name is perhaps another appliance's, and guarded by another lock.
+            raise StorageUnavailable("replaced", f"{self.path}: its lock files were taken away")
         try:
             with self.guarded(), self.lock:
                 self.lock.allow_long()  # a migration

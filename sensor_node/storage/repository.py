@@ -106,13 +106,17 @@ class SensorDataSQLRepository:
             connection.executemany(INSERT_MESSAGE, fitting)
             return len(fitting)
 
-    def begin_run(self, who: runs.Identity, now: float, run: str) -> int | None:
+    def begin_run(
+        self, who: runs.Identity, now: float, run: str, *, follows: bool = False
+    ) -> int | None:
         """Note the start, the gap before it and what has changed; choose the stream of ids.
 
+        `follows`: the caller has captured into another database in this place.
         Returns up to which microsecond all is accounted for, if another has begun the `run` before.
         """
         with self._transaction() as connection:
-            return runs.begin(connection, who, now, run, aside.files(self.path)[-1:])
+            before = aside.files(self.path)[-1:]
+            return runs.begin(connection, who, now, run, before, follows=follows)
 
     def end_run(self, now: float) -> None:
         """Note an orderly stop."""

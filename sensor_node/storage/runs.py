@@ -19,6 +19,7 @@ from sensor_node.storage import (
     tiles,
 )
 
+DELETED = "it was deleted or moved while the node ran"
 LAST_RUN_EVENT = """
 SELECT kind FROM event WHERE kind IN ('started', 'stopped') ORDER BY id DESC LIMIT 1
 """
@@ -52,13 +53,20 @@ class Identity:
 
 
 def begin(
-    connection: sqlite3.Connection, who: Identity, now: float, run: str, before: list[Path]
+    connection: sqlite3.Connection,
+    who: Identity,
+    now: float,
+    run: str,
+    before: list[Path],
+    *,
+    follows: bool = False,
 ) -> int | None:
     """Called by each generator before its first commit; `run` is the same for all of one run.
 
     Returns, to one that replaces another, up to when readings are accounted for, stored or dropped,
     in microseconds; None to the first that came so far, and where nobody knows any more.
-    `before`: the damaged database, if any, in whose place this one may be.
+    `before`: the damaged database, if any, in whose place this one may be. `follows`: there was one
+    in its place a moment ago.
     """
     last_us = _accounted_us(connection, now)
     resumed = memo.get(connection, "run") == run
@@ -67,8 +75,11 @@ def begin(
     last = connection.execute(LAST_RUN_EVENT).fetchone()
     if not resumed and last and last[0] == "started":
         events.record(connection, now, "unclean stop", "the last run did not stop by itself")
-    if before and streams.last(connection) is None:
+    is_fresh = streams.last(connection) is None
+    if is_fresh and before:
         events.record(connection, now, "database damaged", f"it was moved to {before[0]}")
+    elif is_fresh and follows:
+        events.record(connection, now, "database gone", f"{DELETED}, with what it had to send")
     if not resumed:
         memo.put(connection, "run", run)
         connection.execute(FORGET_SAMPLES)

@@ -38,8 +38,9 @@ class WriteLock:
 
     def __init__(self, database: Path, watch: LockWatch) -> None:
         self._turnstile = _open(_turnstile_of(database), database)
+        self._file = database.with_name(database.name + ".writer")
         try:
-            self._room = _open(database.with_name(database.name + ".writer"), database)
+            self._room = _open(self._file, database)
         except OSError:
             os.close(self._turnstile)
             raise
@@ -62,6 +63,13 @@ class WriteLock:
     ) -> None:
         fcntl.flock(self._room, fcntl.LOCK_UN)
         self._watch.released()
+
+    def is_in_place(self) -> bool:
+        """Whether those who come to use the database now find this lock, and no other."""
+        try:
+            return os.path.samestat(os.fstat(self._room), self._file.stat())
+        except OSError:
+            return False
 
     def allow_long(self) -> None:
         """What its holder does now may take long and is no hang: to the watch it still waits."""

@@ -33,6 +33,7 @@ class ApplianceLock:
     def __init__(self, config: Config) -> None:
         self.file = lock_file(config)
         try:
+            self._directory = self.file.parent.stat()
             flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
             self.fd = os.open(self.file, flags, 0o660)
         except OSError as error:
@@ -50,6 +51,23 @@ class ApplianceLock:
             name = owner.own_identity("supervisor").ljust(HOLDER_BYTES)
             os.pwrite(self.fd, name.encode(), 0)
         return True
+
+    def is_in_place(self) -> bool:
+        """Whether those who come to take the lock now find this one, and no other."""
+        try:
+            return os.path.samestat(os.fstat(self.fd), self.file.stat())
+        except OSError:
+            return False
+
+    def is_at_home(self) -> bool:
+        """Whether the directory is the one that it was made in, and not a successor's."""
+        try:
+            return os.path.samestat(self._directory, self.file.parent.stat())
+        except OSError:
+            return False
+
+    def close(self) -> None:
+        os.close(self.fd)
 
     def holder(self) -> str:
         """The owner text of the appliance that has, or last had, the lock."""
@@ -76,8 +94,10 @@ def write_pid_file(config: Config) -> None:
 
 
 def remove_pid_file(config: Config) -> None:
-    with contextlib.suppress(FileNotFoundError):
-        pid_file(config.runtime_directory).unlink()
+    """If it is this process's, and not a successor's."""
+    if running_pid(config.runtime_directory) == os.getpid():
+        with contextlib.suppress(FileNotFoundError):
+            pid_file(config.runtime_directory).unlink()
 
 
 def running_pid(runtime_directory: Path) -> int | None:
@@ -97,8 +117,8 @@ def is_appliance(identity: str) -> bool:
     return re.fullmatch(IDENTITY, identity) is not None and owner.is_alive(identity)
 
 
-def may_signal(config: Config, pid: int) -> bool:
-    """Whether the process is of this appliance, whatever a file in its directory says.
+def has_lock(config: Config, pid: int) -> bool:
+    """Whether the process is of the appliance that is found here, whatever a file here says.
 
     All of them have the appliance's lock open, and nobody can make a stranger open it.
     """

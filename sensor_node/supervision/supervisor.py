@@ -16,6 +16,7 @@ from sensor_node.log import LOGGER
 from sensor_node.supervision import hangs, logfile
 from sensor_node.supervision.child import Child, Death
 from sensor_node.supervision.pidfile import ApplianceLock
+from sensor_node.supervision.presence import Kept, Presence
 from sensor_node.supervision.slots import make_slots
 from sensor_node.supervision.states import ChildState, Report, write_report
 from sensor_node.supervision.systemd import Notifier
@@ -39,7 +40,7 @@ class Supervisor:
 
     def __init__(self, config: Config, lock: ApplianceLock, notifier: Notifier) -> None:
         self._config = config
-        self._lock = lock
+        self._presence = Presence(lock)
         self._notifier = notifier
         self._signals: queue.SimpleQueue[int] = queue.SimpleQueue()
         self._wake_reader, self._wake_writer = socket.socketpair()
@@ -66,6 +67,8 @@ class Supervisor:
             status = self._reap(now)
             if status is None:
                 status = self._obey_signals(now)
+            if status is None:
+                status = self._keep_presence(now)
             if status is None:
                 self._start_due(now)
                 self._end_hangs(now)
@@ -156,9 +159,22 @@ class Supervisor:
         for name in _names(config):
             if name not in known:
                 self._children.append(Child(name, self._slots.pop()))
+        self._replace_children(now)
+
+    def _replace_children(self, now: float) -> None:
         for child in self._children:
             if child.pid is not None:
-                child.ask_to_stop(now, _stop_seconds(child, config))
+                child.ask_to_stop(now, _stop_seconds(child, self._config))
+
+    def _keep_presence(self, now: float) -> int | None:
+        """Returns 1 if another appliance is found at the place of this one."""
+        kept = self._presence.keep(self._config)
+        if kept is Kept.LOCK_MADE_ANEW:
+            self._children[0].remember("lock gone", "its file was deleted while the node ran")
+            self._replace_children(now)
+        if kept is not Kept.AS_IT_WAS:
+            self._reported = None  # what else there was is gone as well
+        return 1 if kept is Kept.TAKEN else None
 
     def _start_due(self, now: float) -> None:
         wanted = _names(self._config)
@@ -196,7 +212,7 @@ class Supervisor:
 
     def _inherited(self) -> list[int]:
         """Descriptors that a child must not share: all but the standard ones and the lock."""
-        kept = {0, 1, 2, self._lock.fd}
+        kept = {0, 1, 2, self._presence.lock_fd}
         present = [int(entry.name) for entry in Path("/proc/self/fd").iterdir()]
         return [fd for fd in present if fd not in kept and _is_open(fd)]
 
@@ -241,8 +257,9 @@ class Supervisor:
         if self._all_well:
             self._notifier.feed_watchdog(now)
         report = self._report()
-        if report != self._reported and write_report(self._config, report):
-            self._reported = report
+        # Not where another appliance may be by now.
+        if report != self._reported and self._presence.is_in_place:
+            self._reported = report if write_report(self._config, report) else None
 
     def _report(self) -> Report:
         return Report(

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from sensor_node import log
 from sensor_node.clock import SystemClock
 from sensor_node.config import Config
-from sensor_node.errors import ConfigError
+from sensor_node.errors import ConfigError, StorageUnavailable
 from sensor_node.processes import owner
 from sensor_node.processes.bell import Bell, NoBell
 from sensor_node.processes.service import (
@@ -27,6 +27,7 @@ from sensor_node.processes.service import (
     prepare_process,
     run_service,
 )
+from sensor_node.supervision.pidfile import has_lock
 from sensor_node.supervision.slots import Slot
 
 if TYPE_CHECKING:
@@ -186,6 +187,9 @@ def _open_repository(
     from sensor_node.storage.repository import SensorDataSQLRepository
 
     path = resolved(birth.config.storage.path)
+    if not has_lock(birth.config, os.getpid()):
+        # What is there now is perhaps another appliance's.
+        raise StorageUnavailable("replaced", f"{path}: the appliance's lock file was taken away")
     committed = committed_frames(path) if birth.unclean else 0
     repository = SensorDataSQLRepository(path, birth.slot, power_safe=power_safe, replaces=True)
     try:

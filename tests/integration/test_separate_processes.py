@@ -22,6 +22,7 @@ import json, os, signal, sys, time
 import sensor_node.control.main
 from sensor_node.supervision import appliance, worker
 from sensor_node.config import load_config
+from sensor_node.supervision.pidfile import ApplianceLock
 from sensor_node.supervision.slots import make_slots
 
 worker.preload()
@@ -30,6 +31,7 @@ signal.pthread_sigmask(signal.SIG_BLOCK, worker.STOP_SIGNALS)
 os.kill(os.getpid(), signal.SIGTERM)  # to be taken after the first step
 config = load_config(sys.argv[1])
 appliance.make_directories(config)
+lock = ApplianceLock(config)
 worker.work(worker.Birth(
     role=sys.argv[2], config=config, slot=make_slots(1)[0], supervisor=os.getppid(),
     inherited=(), news=(), run_started=time.monotonic(),

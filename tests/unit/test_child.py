@@ -308,6 +308,7 @@ def test_news_is_written_down_once_however_often_the_database_fails(
 
     monkeypatch.setattr(SensorDataSQLRepository, "record_event", record_if_there_is_room)
     news = [("process died", "sender-1 exited"), ("process died", "sender-1 was killed")]
+    lock = ApplianceLock(config)
     before = len(os.listdir("/proc/self/fd"))
     for _ in range(3):
         with pytest.raises(StorageUnavailable):
@@ -319,6 +320,7 @@ def test_news_is_written_down_once_however_often_the_database_fails(
         ("process died", "sender-1 was killed"),
     ]
     repository.close()
+    lock.close()
 
 
 def test_a_process_that_is_stopped_is_seen_to_be(child, config) -> None:

@@ -31,7 +31,7 @@ def file(tmp_path):
 def test_it_is_the_files_where_nothing_has_changed(file) -> None:
     config = in_force.configuration(file)
     assert config == load_config(file)
-    assert in_force.drift(config) == ("", False)
+    assert in_force.drift(config) == ("", "")
 
 
 @pytest.mark.parametrize("text", [GOOD + "oops = 1\n", "garbage", "", None])
@@ -40,9 +40,9 @@ def test_a_mistake_made_later_does_not_hide_a_running_node(file, text) -> None:
     file.write_text(text) if text is not None else file.unlink()
     config = in_force.configuration(file)
     assert config == before
-    mistake, changed = in_force.drift(config)
+    mistake, command = in_force.drift(config)
     assert str(file) in mistake
-    assert not changed
+    assert not command
 
 
 def test_an_edit_is_no_news_to_a_running_node_before_its_reload(file) -> None:
@@ -50,7 +50,13 @@ def test_an_edit_is_no_news_to_a_running_node_before_its_reload(file) -> None:
     config = in_force.configuration(file)
     assert config.sink.url == "http://a.example/"
     assert config.storage.path.name == "telemetry.db"
-    assert in_force.drift(config) == ("", True)
+    assert in_force.drift(config) == ("", "restart")
+
+
+def test_what_a_reload_takes_is_news_for_a_reload(file) -> None:
+    config = in_force.configuration(file)
+    file.write_text(GOOD.replace("a.example", "b.example"))
+    assert in_force.drift(config) == ("", "reload")
 
 
 def test_more_than_one_mistake_is_one_line(file) -> None:

@@ -13,9 +13,9 @@ from sensor_node.errors import SensorNodeError
 from sensor_node.processes import owner
 from sensor_node.supervision.pidfile import (
     ApplianceLock,
+    has_lock,
     is_appliance,
     lock_file,
-    may_signal,
     pid_file,
     remove_pid_file,
     running_pid,
@@ -143,14 +143,14 @@ def test_what_is_no_living_process_is_no_appliance(text) -> None:
 
 class TestASignal:
     def test_is_for_a_process_that_has_the_lock_open(self, config, lock) -> None:
-        assert not may_signal(config, os.getpid()), "there is no lock yet"
+        assert not has_lock(config, os.getpid()), "there is no lock yet"
         lock()
-        assert may_signal(config, os.getpid())
+        assert has_lock(config, os.getpid())
 
     @pytest.mark.parametrize("pid", [1, -1, 0, 2**22 + 1])
     def test_is_for_nobody_else(self, config, lock, pid) -> None:
         lock()
-        assert not may_signal(config, pid) or os.geteuid()
+        assert not has_lock(config, pid) or os.geteuid()
 
     def test_at_the_end_of_a_stop_is_not_for_those_that_a_report_names(
         self, config, lock, monkeypatch

@@ -61,9 +61,9 @@ class Repository(SensorDataSQLRepository):
         self.node.sizes.append(len(readings))
         return super().capture(readings, dropped, now, room, waiting=waiting)
 
-    def begin_run(self, who, now, run):
+    def begin_run(self, who, now, run, *, follows=False):
         self.node.fail_if_told("begin_run")
-        return super().begin_run(who, now, run)
+        return super().begin_run(who, now, run, follows=follows)
 
     def wal_bytes(self):
         return self.node.wal_bytes or super().wal_bytes()

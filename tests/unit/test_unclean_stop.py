@@ -29,7 +29,7 @@ def supervise(tmp_path):
     for supervisor in made:
         supervisor._wake_reader.close()
         supervisor._wake_writer.close()
-        os.close(supervisor._lock.fd)
+        os.close(supervisor._presence.lock_fd)
 
 
 def waiting(supervisor):

@@ -6,6 +6,7 @@ import pytest
 
 from sensor_node.config import load_config
 from sensor_node.supervision import hangs
+from sensor_node.supervision.pidfile import ApplianceLock
 from sensor_node.supervision.supervisor import Supervisor
 
 
@@ -43,13 +44,15 @@ def supervisor(tmp_path, watchdog, monkeypatch):
     file.write_text("[sensor:room]\n")
     config = load_config(file)
     config.runtime_directory.mkdir()
-    supervisor = Supervisor(config, None, watchdog)
+    lock = ApplianceLock(config)
+    supervisor = Supervisor(config, lock, watchdog)
     for child in supervisor._children:
         child._process = Fork()
         monkeypatch.setattr(child, "signal", lambda number: None)
     yield supervisor
     supervisor._wake_reader.close()
     supervisor._wake_writer.close()
+    lock.close()
 
 
 def turn(supervisor, verdicts, monkeypatch):

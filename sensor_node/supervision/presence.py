@@ -1,0 +1,70 @@
+"""What others find a running appliance by: its lock and its pid file, which anybody may delete."""
+
+import contextlib
+import enum
+
+from sensor_node.config import Config
+from sensor_node.errors import SensorNodeError
+from sensor_node.log import LOGGER
+from sensor_node.supervision.pidfile import ApplianceLock, pid_file, write_pid_file
+
+
+class Kept(enum.Enum):
+    """What became of the appliance's files since the last look."""
+
+    AS_IT_WAS = "all is there"
+    PID_FILE_MADE_ANEW = "the pid file was gone, or empty"
+    LOCK_MADE_ANEW = "the lock was gone; the children have one that nobody else can see"
+    TAKEN = "another appliance has taken the place"
+
+
+class Presence:
+    """The appliance's lock, which children inherit, and its pid file."""
+
+    def __init__(self, lock: ApplianceLock) -> None:
+        self._lock = lock
+
+    @property
+    def lock_fd(self) -> int:
+        """The lock's descriptor as of now."""
+        return self._lock.fd
+
+    @property
+    def is_in_place(self) -> bool:
+        """Whether nobody else can have taken the place."""
+        return self._lock.is_in_place()
+
+    def keep(self, config: Config) -> Kept:
+        """Put back what is gone.
+
+        TAKEN: from a directory that was moved away nothing may go into the one that came after it.
+        Until somebody takes its place, it may come back.
+        """
+        if self._lock.is_in_place():
+            return self._keep_pid_file(config)
+        at_home = self._lock.is_at_home()
+        if not at_home and not self._lock.file.exists():
+            return Kept.AS_IT_WAS
+        try:
+            lock = ApplianceLock(config)
+        except SensorNodeError:
+            return Kept.AS_IT_WAS
+        if not lock.take():
+            lock.close()
+            LOGGER.error("place_taken %s: another appliance has it; this one ends", lock.file)
+            return Kept.TAKEN
+        if not at_home:
+            lock.close()
+            return Kept.AS_IT_WAS
+        LOGGER.warning("lock_gone %s: made anew", lock.file)
+        self._lock.close()
+        self._lock = lock
+        return Kept.LOCK_MADE_ANEW
+
+    def _keep_pid_file(self, config: Config) -> Kept:
+        file = pid_file(config.runtime_directory)
+        if not file.is_file() or not file.stat().st_size:
+            with contextlib.suppress(SensorNodeError):  # no directory, or no room
+                write_pid_file(config)
+                return Kept.PID_FILE_MADE_ANEW
+        return Kept.AS_IT_WAS
