@@ -9,6 +9,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
@@ -32,6 +33,10 @@ def main() -> int:
     parser.add_argument("--seed", metavar="N", type=int, default=random.randrange(2**32))
     parser.add_argument("--only", metavar="TEXT", default="", help="only faults that contain this")
     options = parser.parse_args()
+    names = [*SPELLS, *storms()]
+    if not any(options.only in name for name in names):
+        print(f"bench: no fault contains {options.only!r}: {', '.join(names)}", file=sys.stderr)
+        return 2
     print(f"seed {options.seed}\n\n{HEAD}", flush=True)
     good = True
     for name, result in results(options.only, options.seed):
@@ -48,6 +53,10 @@ def main() -> int:
     return 0 if good else 1
 
 
+def storms() -> dict[str, tuple[int, Any]]:
+    return {f"{kills} kills, {where}": (kills, usual) for where, (kills, usual) in STORMS.items()}
+
+
 def results(only: str, seed: int) -> Iterator[tuple[str, Result]]:
     for name, bad in SPELLS.items():
         if only in name:
@@ -55,8 +64,7 @@ def results(only: str, seed: int) -> Iterator[tuple[str, Result]]:
                 sections = {**USUAL, "sink": {"batch_size": 100}}
                 times = {"before": 2.0, "lasts": 8.0, "after": 2.0}
                 yield name, spell(Path(place), bad, rate=2000, **times, **sections)
-    for where, (kills, usual) in STORMS.items():
-        name = f"{kills} kills, {where}"
+    for name, (kills, usual) in storms().items():
         if only in name:
             with tempfile.TemporaryDirectory(prefix="sensor-node-bench-") as place:
                 sections = {**USUAL, "sink": {"batch_size": 1000}}

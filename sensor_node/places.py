@@ -10,7 +10,7 @@ LOCAL_STATE = "sensor-node-data"
 
 def find_config(argument: str | None) -> Path:
     """`-c`, else $SENSOR_NODE_CONFIG, else the system's, else ./config.ini."""
-    if argument:
+    if argument is not None:
         return Path(argument)
     if named := os.environ.get("SENSOR_NODE_CONFIG"):
         return Path(named)

@@ -15,15 +15,18 @@ from sensor_node.storage.repository import SensorDataSQLRepository
 def requeue_ids(config: Config, texts: list[str], now: Moment) -> int:
     """DEAD, IN_DOUBT or SENT messages, by id, back to FAILED, due now."""
     with snapshot(config) as connection:
-        ids = [(text, streams.local_id(connection, text)) for text in texts]
+        ids = {text: streams.local_id(connection, text) for text in texts}
+    unknown = [text for text, message_id in ids.items() if message_id is None]
     refused = []
     with existing(config) as repository:
-        for text, message_id in ids:
-            if message_id is None or not repository.requeue(message_id, message_id, now.wall):
+        for text, message_id in ids.items():
+            if message_id and not repository.requeue(message_id, message_id, now.wall):
                 refused.append(text)
-    print(f"requeued {several(len(ids) - len(refused), 'message')}")
-    if refused:
-        raise SensorNodeError(f"neither DEAD, IN_DOUBT nor SENT: {', '.join(refused)}")
+    print(f"requeued {several(len(ids) - len(unknown) - len(refused), 'message')}")
+    said = [f"no such message: {', '.join(unknown)}"] if unknown else []
+    said += [f"neither DEAD, IN_DOUBT nor SENT: {', '.join(refused)}"] if refused else []
+    if said:
+        raise SensorNodeError("; ".join(said))
     return exits.OK
 
 

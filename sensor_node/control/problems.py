@@ -191,7 +191,8 @@ def _of_sensors(found: dict[str, Any]) -> list[Problem]:
 
 
 _TOO_FAST = {
-    "late": "the machine cannot keep up; lower the rates of the sensors",
+    "late": "a command takes longer than its sensor's period, or the machine cannot keep up; "
+    "lower the rates of the sensors",
     "buffer full": "the disk cannot keep up; lower the rates of the sensors",
 }
 

@@ -30,7 +30,8 @@ def salvage(config: Config, file: Path) -> int:
     file = file.resolve()
     path = config.storage.path
     if not file.is_file():
-        raise SensorNodeError(f"{file}: there is no such file")
+        what = "is no file" if file.exists() else "there is no such file"
+        raise SensorNodeError(f"{file}: {what}")
     if path.exists() and file.samefile(path):
         raise SensorNodeError(f"{file}: is the database in use; salvage is for an old one")
     with (

@@ -68,11 +68,18 @@ def buffered(config: Config) -> str:
             counts = ledger.counts(connection)
     except SensorNodeError as error:
         return f"what is buffered is unknown: {error}"
-    if not counts.undelivered:
-        return "everything captured is delivered"
-    if counts.undelivered == 1:
-        return "1 reading is buffered and goes out after the next start"
-    return f"{counts.undelivered} readings are buffered and go out after the next start"
+    # Who was killed in a request may have sent it.
+    unsure = counts.in_flight if config.sink.at_most_once else 0
+    parked = [(counts.dead, "DEAD"), (counts.in_doubt + unsure, "IN_DOUBT")]
+    apart = " and ".join(f"{count} {status}" for count, status in parked if count)
+    waiting = counts.undelivered - unsure
+    if waiting == 1:
+        said = "1 reading is buffered and goes out after the next start"
+    elif waiting:
+        said = f"{waiting} readings are buffered and go out after the next start"
+    else:
+        said = "everything captured is delivered"
+    return f"{said}, but for {apart}" if apart else said
 
 
 def _state(config: Config, pid: int | None, report: Report | None) -> str:

@@ -13,6 +13,8 @@ NETWORK_TYPES = frozenset(
 )
 # How the kernel writes a space, tab, newline or backslash.
 OCTAL = re.compile(r"\\([0-7]{3})")
+# SQLite's own limit is 512, with room for the ends of its other files' names.
+MOST_PATH_BYTES = 500
 VOLATILE_TYPES = frozenset(("tmpfs", "ramfs"))
 # Beside the database file, made by SQLite and by us.
 COMPANIONS = ("-wal", "-shm", "-journal", ".turnstile", ".writer")
@@ -60,6 +62,11 @@ def is_read_only(path: Path) -> bool:
 
 def complaint(path: Path) -> tuple[str, bool]:
     """What is wrong with the place of the database, and whether it must be refused."""
+    if path.is_dir():
+        return f"{path}: is a directory; set another [storage] path", True
+    if len(os.fsencode(path.resolve())) > MOST_PATH_BYTES:
+        text = f"{path}: is too long for SQLite, which takes {MOST_PATH_BYTES} bytes"
+        return f"{text}; set another [storage] path", True
     mounts = MOUNTS.read_text(encoding="utf-8", errors="surrogateescape")
     kind, options = file_system_of(path.parent.resolve(), mounts)
     if kind in NETWORK_TYPES:

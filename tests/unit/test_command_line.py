@@ -426,7 +426,9 @@ class TestRequeue:
         code, out, err = ctl("requeue", "1", "2", "99", "x")
         assert code == 1
         assert out == "requeued 1 message\n"
-        assert err == "sensor-node-ctl: neither DEAD, IN_DOUBT nor SENT: 2, 99, x\n"
+        assert (
+            err == "sensor-node-ctl: no such message: x; neither DEAD, IN_DOUBT nor SENT: 2, 99\n"
+        )
 
     def test_makes_them_due_now(self, ctl, repository) -> None:
         dead(repository, 1)

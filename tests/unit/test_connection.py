@@ -218,17 +218,28 @@ def test_an_empty_file_becomes_a_database(path):
         assert pragma(database.connection, "user_version") == len(STEPS)
 
 
-@pytest.mark.parametrize("where", ["missing/telemetry.db", "directory"])
-def test_a_place_that_is_none_cannot_be_opened(place, where):
-    (place / "directory").mkdir()
+def test_a_place_that_is_not_there_cannot_be_opened(place):
     open_before = descriptors()
     for _ in range(3):
         with pytest.raises(StorageUnavailable) as caught:
-            SensorDataSQLRepository(place / where)
+            SensorDataSQLRepository(place / "missing" / "telemetry.db")
         assert caught.value.reason == "cannot be opened"
         with pytest.raises(StorageUnavailable):
-            open_reader(place / where)
+            open_reader(place / "missing" / "telemetry.db")
     assert descriptors() == open_before
+
+
+def test_a_directory_is_refused_and_not_taken_for_a_disk_error(place):
+    open_before = descriptors()
+    for opens in (SensorDataSQLRepository, open_reader):
+        with pytest.raises(DatabaseUnusable, match="is a directory; set another"):
+            opens(place)
+    assert descriptors() == open_before
+
+
+def test_a_path_that_is_too_long_for_sqlite_is_refused(place):
+    with pytest.raises(DatabaseUnusable, match="is too long for SQLite"):
+        SensorDataSQLRepository(place.joinpath(*["d" * 200] * 3, "telemetry.db"))
 
 
 def test_a_reader_makes_no_database(path):

@@ -505,12 +505,22 @@ def unprivileged(node, *words):
 
 
 class TestWhatStopSays:
-    def test_is_how_much_waits_for_the_next_start(self, busy) -> None:
-        assert buffered(busy.config) == "12 readings are buffered and go out after the next start"
+    def test_is_how_much_waits_for_the_next_start_and_for_a_person(self, busy) -> None:
+        said = "12 readings are buffered and go out after the next start"
+        assert buffered(busy.config) == f"{said}, but for 2 DEAD and 1 IN_DOUBT"
 
     def test_is_that_nothing_does(self, node) -> None:
         node.make_database()
         assert buffered(node.config) == "everything captured is delivered"
+
+    def test_is_not_that_a_claim_goes_out_again_with_at_most_once(self, node) -> None:
+        node.make_database()
+        fill(node.repository, 3)
+        node.repository.claim_fresh("sender", POLICY, 0.0, 2)
+        sink = replace(node.config.sink, delivery="at-most-once")
+        once = replace(node.config, sink=sink)
+        said = "1 reading is buffered and goes out after the next start"
+        assert buffered(once) == f"{said}, but for 2 IN_DOUBT"
 
     def test_is_that_nobody_knows(self, node) -> None:
         assert buffered(node.config).startswith("what is buffered is unknown: cannot be opened")
