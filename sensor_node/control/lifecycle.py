@@ -159,3 +159,5 @@ def _kill_all(config: Config, supervisor: int) -> None:
     for child in report.processes if report else []:
         if child.pid and is_appliance(child.owner) and has_lock(config, child.pid):
             os.kill(child.pid, signal.SIGKILL)
+    # As it would have done itself: a file that stays says that it died unasked.
+    pid_file(config.runtime_directory).unlink(missing_ok=True)

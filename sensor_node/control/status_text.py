@@ -46,7 +46,9 @@ def render(found: dict[str, Any], *, colour: bool) -> str:
 
 def _of_database(found: dict[str, Any]) -> list[str]:
     sink, storage, rates, counts = (found[key] for key in ("sink", "storage", "rates", "counts"))
-    lines = [_row("sink", f"{sink['url']} is {sink['state']}")]
+    # Nobody has looked since the node ended.
+    verb = "was" if found["state"] in ("stopped", "dead") else "is"
+    lines = [_row("sink", f"{sink['url']} {verb} {sink['state']}")]
     for name, meaning in COUNTS:
         if counts[name] or name not in RARE:
             lines.append(_row(name, f"{counts[name]:<12,} {meaning}"))

@@ -79,3 +79,15 @@ def test_a_command_whose_generator_dies_ends_and_what_it_left_is_ended_by_the_ne
         assert_nothing_lost(node, sink)
         assert proc.with_argument(mark) == []
         judge(node.database, sink.database).assert_good()
+
+
+def test_a_supervisor_that_hangs_is_stopped_by_force_and_leaves_no_pid_file(tmp_path):
+    with running(tmp_path, process={"stop_timeout": "1s"}) as (node, sink):
+        node.await_delivered(5)
+        os.kill(node.pids()["supervisor"], signal.SIGSTOP)
+        assert node.run("stop").stdout.startswith("stopped; ")
+        wait_until(lambda: node.processes() == [], what="all are gone")
+        node.run("status", status=3)
+        node.start()
+        assert [event["detail"] for event in node.events("unclean stop")]
+        assert_nothing_lost(node, sink)
