@@ -2,6 +2,7 @@
 
 import contextlib
 import enum
+from pathlib import Path
 
 from sensor_node.config import Config
 from sensor_node.errors import SensorNodeError
@@ -43,7 +44,7 @@ class Presence:
         if self._lock.is_in_place():
             return self._keep_pid_file(config)
         at_home = self._lock.is_at_home()
-        if not at_home and not self._lock.file.exists():
+        if not at_home and _size(self._lock.file) is None:
             return Kept.AS_IT_WAS
         try:
             lock = ApplianceLock(config)
@@ -62,9 +63,16 @@ class Presence:
         return Kept.LOCK_MADE_ANEW
 
     def _keep_pid_file(self, config: Config) -> Kept:
-        file = pid_file(config.runtime_directory)
-        if not file.is_file() or not file.stat().st_size:
+        if not _size(pid_file(config.runtime_directory)):
             with contextlib.suppress(SensorNodeError):  # no directory, or no room
                 write_pid_file(config)
                 return Kept.PID_FILE_MADE_ANEW
         return Kept.AS_IT_WAS
+
+
+def _size(file: Path) -> int | None:
+    """None where there is none, or nobody may know."""
+    try:
+        return file.stat().st_size
+    except OSError:
+        return None
