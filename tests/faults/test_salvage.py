@@ -229,7 +229,7 @@ def test_what_cannot_be_salvaged_is_told_in_one_line(tmp_path):
                 connection.executescript(made)
         for file, told in (
             (tmp_path / "absent", "no such file"),
-            (tmp_path, "no such file"),
+            (tmp_path, "is no file"),
             (tmp_path / "text", "not a database"),
             (tmp_path / "others.db", "not a Sensor Node database"),
             (tmp_path / "newer.db", "has schema 99"),
