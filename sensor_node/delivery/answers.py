@@ -71,8 +71,9 @@ def verdict_of(status: int, sink: SinkConfig) -> Verdict:
 
 def seconds_until(retry_after: str, date: str, wall: float) -> float | None:
     """What a Retry-After asks for, None if it is nonsense. Dates: since the answer's own Date."""
-    if re.fullmatch(r"[+-]?[0-9]+(\.[0-9]+)?", retry_after.strip()):
-        seconds = float(retry_after)
+    # What strip() takes for white space, float() may not.
+    if re.fullmatch(r"[+-]?[0-9]+(\.[0-9]+)?", number := retry_after.strip()):
+        seconds = float(number)
     else:
         until, since = _http_date(retry_after), _http_date(date)
         if until is None:

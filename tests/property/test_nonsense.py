@@ -29,6 +29,7 @@ def test_any_configuration_is_taken_or_refused_in_lines_fit_for_a_terminal(cuts,
 
 @given(headers | st.text(max_size=40), headers | st.text(max_size=40))
 @example("9" * 5000, "")
+@example("0\x1f", "")
 @example("Mon, 23 Nov 99999 07:44:38 GMT", "Mon, 23 Nov 2026 07:44:38 +9999")
 def test_any_retry_after_is_no_wait_or_one_of_at_most_an_hour(text, date):
     fuzz.check_retry_after(text, date)
