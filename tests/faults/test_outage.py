@@ -166,7 +166,8 @@ def idle(tmp_path_factory):
         log={"level": "info"},
     ) as node:
         node.start()
-        node.await_captured(1)
+        # A sender has tried, and the retrier: both have loaded HTTP, which is done once.
+        wait_until(lambda: len(listener.times) >= 2, what="both have tried")
         yield node, listener, cpu_seconds(node.pids()), time.monotonic()
     listener.close()
 
@@ -237,6 +238,6 @@ def test_an_outage_costs_few_attempts_and_next_to_no_cpu(idle):
     spent = {name: 100 * (after[name] - before[name]) / seconds for name in before}
     print(f"{len(listener.times)} attempts in {seconds:.0f} s")
     print(f"CPU {sum(spent.values()):.2f} % of a core: {spent}")
-    assert 2 <= len(listener.times) <= MOST_ATTEMPTS
+    assert 3 <= len(listener.times) <= MOST_ATTEMPTS
     assert sum(spent.values()) < 100 * MOST_CPU_SHARE
     assert len(node.events("sink down")) == 1
