@@ -23,6 +23,14 @@ def drop_in_directory(file: Path) -> Path:
     return file.with_suffix(".d")
 
 
+def bears_name(file: os.stat_result, name: Path) -> bool:
+    """Whether the file that `file` is of is the one that has this name now."""
+    try:
+        return os.path.samestat(file, name.stat())
+    except OSError:
+        return False
+
+
 def open_unlinked(file: Path, mode: str = "r") -> IO[Any]:
     """open() for files in the node's own directories, where somebody may have put a link or a pipe.
 

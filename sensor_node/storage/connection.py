@@ -250,8 +250,6 @@ def open_reader(path: Path) -> sqlite3.Connection:
     Raises DatabaseUnusable or StorageUnavailable; an absent file is `cannot be opened`.
     """
     path = filesystem.resolved(path)
-    if path.is_dir():  # to SQLite that is an I/O error
-        raise DatabaseUnusable(f"{path}: is a directory; set another [storage] path")
     with translated(path):
         try:
             return _read_only(path, "mode=ro")

@@ -24,11 +24,14 @@ def resolved(path: Path) -> Path:
     """Where the database is, if its place is a link.
 
     Raises DatabaseUnusable for a link of another user's, and for one in the place of a file beside
-    the database: neither SQLite nor we follow that, but this says what to do.
+    the database: neither SQLite nor we follow that, but this says what to do. So for a directory,
+    which to SQLite is an I/O error.
     """
     if path.is_symlink() and path.lstat().st_uid not in (0, os.geteuid()):
         raise DatabaseUnusable(f"{path}: is a symbolic link that another user made; remove it")
     path = path.resolve()
+    if path.is_dir():
+        raise DatabaseUnusable(f"{path}: is a directory; set another [storage] path")
     for suffix in COMPANIONS:
         companion = path.with_name(path.name + suffix)
         if companion.is_symlink():
@@ -62,8 +65,6 @@ def is_read_only(path: Path) -> bool:
 
 def complaint(path: Path) -> tuple[str, bool]:
     """What is wrong with the place of the database, and whether it must be refused."""
-    if path.is_dir():
-        return f"{path}: is a directory; set another [storage] path", True
     if len(os.fsencode(path.resolve())) > MOST_PATH_BYTES:
         text = f"{path}: is too long for SQLite, which takes {MOST_PATH_BYTES} bytes"
         return f"{text}; set another [storage] path", True

@@ -19,7 +19,6 @@ from sensor_node.storage import (
     tiles,
 )
 
-DELETED = "it was deleted or moved while the node ran"
 LAST_RUN_EVENT = """
 SELECT kind FROM event WHERE kind IN ('started', 'stopped') ORDER BY id DESC LIMIT 1
 """
@@ -79,7 +78,8 @@ def begin(
     if is_fresh and before:
         events.record(connection, now, "database damaged", f"it was moved to {before[0]}")
     elif is_fresh and follows:
-        events.record(connection, now, "database gone", f"{DELETED}, with what it had to send")
+        gone = "it was deleted or moved while the node ran, with what it had to send"
+        events.record(connection, now, "database gone", gone)
     if not resumed:
         memo.put(connection, "run", run)
         connection.execute(FORGET_SAMPLES)

@@ -11,6 +11,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Protocol
 
+from sensor_node.places import bears_name
+
 
 class LockWatch(Protocol):
     """Is told where this process stands, so that a supervisor can end a holder that hangs."""
@@ -66,10 +68,7 @@ class WriteLock:
 
     def is_in_place(self) -> bool:
         """Whether those who come to use the database now find this lock, and no other."""
-        try:
-            return os.path.samestat(os.fstat(self._room), self._file.stat())
-        except OSError:
-            return False
+        return bears_name(os.fstat(self._room), self._file)
 
     def allow_long(self) -> None:
         """What its holder does now may take long and is no hang: to the watch it still waits."""

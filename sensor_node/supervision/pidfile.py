@@ -8,7 +8,7 @@ from pathlib import Path
 
 from sensor_node.config import Config
 from sensor_node.errors import SensorNodeError
-from sensor_node.places import open_unlinked
+from sensor_node.places import bears_name, open_unlinked
 from sensor_node.processes import owner
 
 # More than an owner text needs, so that every one overwrites the one before.
@@ -54,17 +54,11 @@ class ApplianceLock:
 
     def is_in_place(self) -> bool:
         """Whether those who come to take the lock now find this one, and no other."""
-        try:
-            return os.path.samestat(os.fstat(self.fd), self.file.stat())
-        except OSError:
-            return False
+        return bears_name(os.fstat(self.fd), self.file)
 
     def is_at_home(self) -> bool:
         """Whether the directory is the one that it was made in, and not a successor's."""
-        try:
-            return os.path.samestat(self._directory, self.file.parent.stat())
-        except OSError:
-            return False
+        return bears_name(self._directory, self.file.parent)
 
     def close(self) -> None:
         os.close(self.fd)
@@ -124,15 +118,9 @@ def has_lock(config: Config, pid: int) -> bool:
     """
     try:
         lock = lock_file(config).stat()
-        return any(_is_same(entry, lock) for entry in Path(f"/proc/{pid}/fd").iterdir())
+        # A descriptor may be closed meanwhile.
+        return any(bears_name(lock, entry) for entry in Path(f"/proc/{pid}/fd").iterdir())
     except PermissionError:
         return True  # another user's: then the kernel decides
     except OSError:
         return False
-
-
-def _is_same(entry: Path, file: os.stat_result) -> bool:
-    try:
-        return os.path.samestat(entry.stat(), file)
-    except OSError:
-        return False  # closed meanwhile

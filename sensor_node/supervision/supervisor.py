@@ -258,8 +258,9 @@ class Supervisor:
             self._notifier.feed_watchdog(now)
         report = self._report()
         # Not where another appliance may be by now.
-        if report != self._reported and self._presence.is_in_place:
-            self._reported = report if write_report(self._config, report) else None
+        wanted = report != self._reported and self._presence.is_in_place
+        if wanted and write_report(self._config, report):
+            self._reported = report
 
     def _report(self) -> Report:
         return Report(

@@ -4,17 +4,8 @@ import os
 
 import pytest
 
-from sensor_node.config import load_config
 from sensor_node.supervision.pidfile import ApplianceLock, has_lock, pid_file, write_pid_file
 from sensor_node.supervision.presence import Kept, Presence
-
-
-@pytest.fixture
-def config(tmp_path):
-    (tmp_path / "config.ini").write_text("[sensor:room]\n")
-    config = load_config(tmp_path / "config.ini")
-    config.state_directory.mkdir()
-    return config
 
 
 @pytest.fixture
