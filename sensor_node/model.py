@@ -13,6 +13,20 @@ class Reading(NamedTuple):
     value: float
     timestamp_us: int  # UTC, microseconds since 1970
 
+    @property
+    def captured_us(self) -> int:
+        """What ages and the account go by."""
+        return self.timestamp_us
+
+
+class DatedReading(NamedTuple):
+    """One whose source says of which time it is: `timestamp_us` may be any."""
+
+    name: str
+    value: float
+    timestamp_us: int
+    captured_us: int  # when this node captured it
+
 
 class Message(NamedTuple):
     """A stored reading. `id` is local to this database; see `Stream.wire_id`."""
@@ -48,7 +62,8 @@ class Dropped:
 class Stream:
     """A run of ids that share one globally unique name (24 hex digits) and one node id.
 
-    `wire_first` is the number on the wire of the message `first_id`.
+    `wire_first` is the number on the wire of the message `first_id`: the same number, but for
+    readings that salvage has brought, which keep the one that they have in their own database.
     """
 
     first_id: int
@@ -57,7 +72,7 @@ class Stream:
     node: str
 
     def number(self, message_id: int) -> int:
-        """The message's number within this stream, without gaps."""
+        """The message's number on the wire."""
         return message_id - self.first_id + self.wire_first
 
     def wire_id(self, message_id: int) -> str:
@@ -148,4 +163,4 @@ class Counts:
         return self.pending + self.in_flight + self.failed
 
 
-Readings = Sequence[Reading]
+Readings = Sequence[Reading | DatedReading]

@@ -41,6 +41,10 @@ class Stream(NamedTuple):
     node: str
 
 
+# A stream is forgotten with its last message.
+UNKNOWN = Stream(0, "unknown", 0, "")
+
+
 class Row(NamedTuple):
     """A reading as the node has it."""
 
@@ -182,10 +186,14 @@ def _compare(
     stored = {row[0]: Stored(*row[1:]) for row in store.execute(STORED)}
     verdict.stored = len(stored)
     verdict.stored_twice = {wire for wire, one in stored.items() if one.copies > 1}
+    forgotten = _forgotten(stored, streams, earlier)
     known: set[str] = set()
     for tile in tiles:
         for number in range(tile.first, tile.last + 1):
-            stream = streams[bisect.bisect_right(streams, number, key=lambda one: one[0]) - 1]
+            place = bisect.bisect_right(streams, number, key=lambda one: one[0]) - 1
+            stream = streams[place] if place >= 0 else UNKNOWN
+            if tile.status in GONE:
+                stream = forgotten.get(number, stream)
             wire = f"{stream.name}-{number - stream.first_id + stream.wire_first}"
             if wire in known:
                 verdict.wrong.append(f"{wire}: two readings have this id")
@@ -201,6 +209,19 @@ def _compare(
     verdict.wrong += [f"row {number} is above all that was captured" for number in rows]
     foreign = {wire for wire in stored.keys() - known if wire.rpartition("-")[0] not in earlier}
     verdict.wrong += [f"{wire}: the sink has it, the node never had" for wire in sorted(foreign)]
+
+
+def _forgotten(
+    stored: Mapping[str, "Stored"], streams: list[Stream], earlier: frozenset[str]
+) -> dict[int, Stream]:
+    """By number: the streams that the node has forgotten, and the sink has messages of."""
+    others = earlier | {one.name for one in streams}
+    found = {}
+    for wire, one in stored.items():
+        name, _, number = wire.rpartition("-")
+        if name not in others:
+            found[int(number)] = Stream(int(number), name, int(number), one.node)
+    return found
 
 
 def _fault(status: str, row: "Row | None", stored: "Stored | None", node: str) -> str:

@@ -327,16 +327,24 @@ class Orderable:
         query = "SELECT id FROM received GROUP BY id HAVING count(DISTINCT body) > 1"
         return {row[0] for row in self._rows(query)}
 
-    def missing_numbers(self) -> dict[str, list[int]]:
-        """By stream: the numbers from 1 to the highest received that were not received."""
+    def missing_numbers(self) -> list[int]:
+        """From 1 to the highest received, those that no stream of the one node has."""
+        known = set().union(*self._numbers().values())
+        return sorted(set(range(1, max(known, default=0) + 1)) - known)
+
+    def missing_within(self) -> dict[str, list[int]]:
+        """By stream: the numbers between the lowest and the highest received that were not."""
+        return {
+            stream: sorted(set(range(min(known), max(known) + 1)) - known)
+            for stream, known in self._numbers().items()
+        }
+
+    def _numbers(self) -> dict[str, set[int]]:
         numbers: dict[str, set[int]] = defaultdict(set)
         for message_id in self.stored_ids():
             stream, _, number = message_id.rpartition("-")
             numbers[stream].add(int(number))
-        return {
-            stream: sorted(set(range(1, max(known) + 1)) - known)
-            for stream, known in numbers.items()
-        }
+        return numbers
 
     def requests(self) -> list[Request]:
         """Every request read to its end, in the order of their first bytes."""

@@ -1,4 +1,4 @@
-"""requeue and new-stream: the two changes to the database that a person can make."""
+"""requeue: sends messages again that a person has decided about."""
 
 import contextlib
 
@@ -40,14 +40,6 @@ def requeue_all(config: Config, statuses: list[str], now: Moment) -> int:
                 count += repository.requeue(tile[0], tile[1], now.wall)
                 after = tile[0]
     print(f"requeued {several(count, 'message')}")
-    return exits.OK
-
-
-def new_stream(config: Config, now: Moment) -> int:
-    """After restoring a backup: readings captured from now on get ids never used before."""
-    with existing(config) as repository:
-        stream = repository.new_stream(now.wall)
-    print(f"readings from now on belong to stream {stream.name}")
     return exits.OK
 
 

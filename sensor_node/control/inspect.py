@@ -50,9 +50,8 @@ def show(config: Config, text: str, *, as_json: bool) -> int:
     with snapshot(config) as connection:
         message_id = streams.local_id(connection, text)
         row = lookup.message(connection, message_id) if message_id else None
-        gone = lookup.discarded_as(connection, message_id) if message_id and not row else None
-    if row is None:
-        raise SensorNodeError(f"{text}: {_GONE.get(gone or '', 'there is no such message')}")
+        if row is None:
+            raise SensorNodeError(f"{text}: {_why_absent(connection, text, message_id)}")
     if as_json:
         print(json.dumps(_message_json(row), indent=1))
         return exits.OK
@@ -68,6 +67,15 @@ _GONE = {
     "PURGED": "was delivered, and deleted after keep_sent",
     "EVICTED": "was given up for want of room or for its age; see sensor-node-ctl history",
 }
+
+
+def _why_absent(connection: Connection, text: str, message_id: int | None) -> str:
+    """A stream is forgotten with its last message; what became of a number is not."""
+    absent, parsed = "there is no such message", streams.parse(text)
+    if message_id:
+        return _GONE.get(lookup.discarded_as(connection, message_id) or "", absent)
+    gone = lookup.discarded_as(connection, parsed[1]) if parsed else None
+    return f"{absent}; number {parsed[1]} {_GONE[gone]}" if parsed and gone in _GONE else absent
 
 
 def history(config: Config, since: float, *, as_json: bool) -> int:
@@ -111,6 +119,7 @@ def _message_json(row: MessageRow) -> dict[str, object]:
         "name": row.name,
         "value": row.value,
         "timestamp": utc_us(row.timestamp_us),
+        "captured_at": utc_us(row.captured_us),
         "attempts": row.attempts,
         "next_attempt_at": utc(row.next_attempt_at),
         "last_error": row.last_error,

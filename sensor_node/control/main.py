@@ -33,7 +33,6 @@ requeue   send DEAD, IN_DOUBT or SENT messages again
 salvage   bring the undelivered readings of an old or damaged database back
 audit     recount every row: is every reading accounted for?
 sink      run a small deduplicating sink, for trying things out
-new-stream  give later readings new ids, after restoring a backup
 """
 # SQLite counts to 9223372036854775807.
 MOST_DIGITS = 18
@@ -162,7 +161,7 @@ def _run(arguments: argparse.Namespace) -> int:
         return _lifecycle(arguments.command, config)
     if arguments.command == "status":
         return _status(config, as_json=arguments.json)
-    if arguments.command in ("requeue", "new-stream", "salvage"):
+    if arguments.command in ("requeue", "salvage"):
         return _change(arguments, config)
     return _inspect(arguments, config)
 
@@ -227,8 +226,6 @@ def _change(arguments: argparse.Namespace, config: Config) -> int:
     from sensor_node.control import change
 
     now = SystemClock().now()
-    if arguments.command == "new-stream":
-        return change.new_stream(config, now)
     statuses = ["DEAD"] * arguments.dead + ["IN_DOUBT"] * arguments.in_doubt
     if statuses:
         return change.requeue_all(config, statuses, now)

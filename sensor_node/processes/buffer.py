@@ -49,7 +49,7 @@ class Buffer:
                 self._length += len(readings)
                 return
         reason = self.trouble or "buffer full"
-        times = [reading.timestamp_us for reading in readings]
+        times = [reading.captured_us for reading in readings]
         self.drop(reason, len(readings), min(times), max(times))
 
     def drop(self, reason: str, count: int, first_us: int, last_us: int) -> None:

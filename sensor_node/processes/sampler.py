@@ -8,7 +8,7 @@ from sensor_node.clock import Clock, Moment
 from sensor_node.config import SensorConfig
 from sensor_node.errors import SourceError
 from sensor_node.log import Throttle
-from sensor_node.model import Reading
+from sensor_node.model import Readings
 from sensor_node.processes.buffer import Buffer
 from sensor_node.sensors.source import Source
 
@@ -93,11 +93,11 @@ class Sensor:
         if readings:
             self._buffer.add(readings)
 
-    def _finite(self, readings: Sequence[Reading]) -> list[Reading]:
+    def _finite(self, readings: Readings) -> Readings:
         """JSON has no nan and no infinity; SQLite would make NULL of nan."""
         refused = [reading for reading in readings if not math.isfinite(reading.value)]
         for reading in refused:
-            at = reading.timestamp_us
+            at = reading.captured_us
             self._buffer.drop(f"sensor {self._name} gave nan or infinity", 1, at, at)
         return [reading for reading in readings if math.isfinite(reading.value)]
 

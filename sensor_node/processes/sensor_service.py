@@ -144,7 +144,7 @@ class SensorService:
         self._buffer.forget(len(readings), dropped)
         self._buffer.trouble = ""
         if stored < len(readings):
-            times = [reading.timestamp_us for reading in readings[stored:]]
+            times = [reading.captured_us for reading in readings[stored:]]
             self._buffer.drop(NO_ROOM, len(times), min(times), max(times))
             return True
         return len(readings) >= READINGS_A_COMMIT

@@ -12,7 +12,7 @@ from typing import IO
 
 from sensor_node.config import SensorConfig
 from sensor_node.errors import SourceError
-from sensor_node.model import Reading
+from sensor_node.model import Readings
 from sensor_node.sensors.command_output import parse_output, shown
 from sensor_node.sensors.process_group import GroupRecord, kill_group
 
@@ -43,7 +43,7 @@ class CommandSource:
         self._process: subprocess.Popen[bytes] | None = None
         self._closed = False
 
-    def read(self, first_tick: int, timestamps_us: Sequence[int]) -> list[Reading]:
+    def read(self, first_tick: int, timestamps_us: Sequence[int]) -> Readings:
         try:
             process = self._start()
             try:

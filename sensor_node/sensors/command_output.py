@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 
 from sensor_node.config_schema import MAX_NAME_BYTES
 from sensor_node.errors import SourceError
-from sensor_node.model import Reading
+from sensor_node.model import DatedReading, Reading, Readings
 
 SHOWN_CHARACTERS = 80
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -16,8 +16,11 @@ WANTED = (
 )
 
 
-def parse_output(output: bytes, name: str, timestamp_us: int) -> list[Reading]:
-    """A reading for each line; name and timestamp stand in where a line has none."""
+def parse_output(output: bytes, name: str, timestamp_us: int) -> Readings:
+    """A reading for each line, captured at `timestamp_us`.
+
+    Name and time of capture stand in where a line has none of its own.
+    """
     readings = []
     for line in filter(None, map(bytes.strip, output.splitlines())):
         try:
@@ -29,7 +32,7 @@ def parse_output(output: bytes, name: str, timestamp_us: int) -> list[Reading]:
     return readings
 
 
-def _parse_line(line: str, name: str, timestamp_us: int) -> Reading:
+def _parse_line(line: str, name: str, timestamp_us: int) -> Reading | DatedReading:
     """Keys beyond the three are left aside."""
     if not line.startswith("{"):
         return Reading(name, float(line), timestamp_us)
@@ -37,9 +40,10 @@ def _parse_line(line: str, name: str, timestamp_us: int) -> Reading:
     name = fields.get("name", name)
     if not isinstance(name, str) or not 1 <= len(name.encode()) <= MAX_NAME_BYTES:
         raise ValueError(name)
+    value = _number(fields.get("value"))
     if "timestamp" in fields:
-        timestamp_us = _timestamp_us(fields["timestamp"])
-    return Reading(name, _number(fields.get("value")), timestamp_us)
+        return DatedReading(name, value, _timestamp_us(fields["timestamp"]), timestamp_us)
+    return Reading(name, value, timestamp_us)
 
 
 def _number(value: object) -> float:

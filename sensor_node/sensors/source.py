@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Protocol
 
-from sensor_node.model import Reading
+from sensor_node.model import Readings
 
 
 class Source(Protocol):
@@ -11,7 +11,7 @@ class Source(Protocol):
 
     makes_up_late_ticks: bool
 
-    def read(self, first_tick: int, timestamps_us: Sequence[int]) -> list[Reading]:
+    def read(self, first_tick: int, timestamps_us: Sequence[int]) -> Readings:
         """The readings of ticks `first_tick`, `first_tick` + 1, … captured at `timestamps_us`.
 
         A source that does not make up late ticks is asked for one tick at a time. Raises

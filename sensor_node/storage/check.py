@@ -36,7 +36,8 @@ STRANGE = {
         """,
     "stream": """
         SELECT coalesce(sum(typeof(node) <> 'text' OR typeof(wire_first) <> 'integer'
-            OR first_id < 1 OR wire_first < 1 OR typeof(name) <> 'text' OR length(name) <> 24
+            OR first_id < 1 OR wire_first < 1 OR salvaged NOT IN (0, 1)
+            OR typeof(name) <> 'text' OR length(name) <> 24
             OR name GLOB '*[^0-9a-f]*'), 0)
         FROM stream
         """,
@@ -71,7 +72,8 @@ STRANGE = {
         """,
     "message": """
         SELECT coalesce(sum(typeof(name) <> 'text' OR typeof(value) <> 'real'
-            OR abs(value) > 1.7976931348623157e308 OR typeof(timestamp_us) <> 'integer'), 0)
+            OR abs(value) > 1.7976931348623157e308 OR typeof(timestamp_us) <> 'integer'
+            OR typeof(captured_us) NOT IN ('integer', 'null')), 0)
         FROM message
         """,
 }

@@ -26,14 +26,6 @@ def wal_bytes(database: Path) -> int:
         return 0
 
 
-def frames(connection: sqlite3.Connection, lock: WriteLock) -> int:
-    """How many frames SQLite has found in the WAL; only a checkpoint tells."""
-    with lock:
-        lock.allow_long()
-        row = connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
-        return max(0, int(row[1]))
-
-
 def checkpoint(connection: sqlite3.Connection, lock: WriteLock, *, truncate: bool) -> None:
     """PASSIVE never waits for readers; TRUNCATE gives the disk back, if no reader is in the way."""
     with lock:

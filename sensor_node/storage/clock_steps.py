@@ -20,11 +20,13 @@ MOST_STEPS = 100
 # A step is noticed a little late: the newest readings may be of after it. Those of before are
 # nearer to what the clock said then or, if it was set back, in its future.
 LAST_BEFORE_FORWARD = """
-SELECT id FROM message WHERE id > :above AND timestamp_us < :now_us - :step_us / 2
+SELECT id FROM message
+WHERE id > :above AND coalesce(captured_us, timestamp_us) < :now_us - :step_us / 2
 ORDER BY id DESC LIMIT 1
 """
 LAST_BEFORE_BACK = """
-SELECT id FROM message WHERE id > :above AND timestamp_us > :now_us ORDER BY id DESC LIMIT 1
+SELECT id FROM message WHERE id > :above AND coalesce(captured_us, timestamp_us) > :now_us
+ORDER BY id DESC LIMIT 1
 """
 
 
@@ -73,7 +75,7 @@ def note(
 
 
 def since(
-    connection: sqlite3.Connection, message_id: int, timestamp_us: int
+    connection: sqlite3.Connection, message_id: int, captured_us: int
 ) -> tuple[float, int | None]:
     """By how many seconds the clock was set since the message was captured.
 
@@ -84,7 +86,7 @@ def since(
     later = [step for step in steps if step.last_id >= message_id]
     earlier = steps[: len(steps) - len(later)]
     seconds = sum(step.seconds for step in later)
-    if earlier and timestamp_us / 1e6 < earlier[-1].wall - earlier[-1].seconds / 2:
+    if earlier and captured_us / 1e6 < earlier[-1].wall - earlier[-1].seconds / 2:
         # Captured before that step, and stored after it.
         seconds += max(0.0, earlier[-1].seconds)
     return seconds, later[0].last_id if later else None

@@ -76,7 +76,7 @@ class Database:
         self._synchronous = "FULL" if full else "NORMAL"
         self._replaces = replaces
         self._connection: sqlite3.Connection | None = None
-        self._connects = 0
+        self.connects = 0  # how many connections there have been, each perhaps to another file
         self._file: tuple[int, int] | None = None
         try:
             self._connect()
@@ -144,7 +144,7 @@ class Database:
         """Changes when another process has committed; asking costs next to nothing."""
         with self.guarded():
             (version,) = self.connection.execute("PRAGMA data_version").fetchone()
-            return (self._connects << 32) + int(version)  # each connection counts from the start
+            return (self.connects << 32) + int(version)  # each connection counts from the start
 
     def close(self) -> None:
         """For good."""
@@ -164,7 +164,7 @@ class Database:
                 self._connection = sqlite3.connect(
                     self.path, isolation_level=None, cached_statements=256
                 )
-                self._connects += 1
+                self.connects += 1
                 self._file = self._present()
                 self._prepare(self._connection)
         except BaseException:

@@ -7,7 +7,7 @@ from sensor_node.model import MessageStatus
 from sensor_node.storage import clock_steps, retention, tiles
 
 RECENT = """
-SELECT * FROM message_status WHERE timestamp_us >= :since ORDER BY id DESC LIMIT :limit
+SELECT * FROM message_status WHERE captured_us >= :since ORDER BY id DESC LIMIT :limit
 """
 # By tiles, so that a few DEAD ones among millions are found without reading all messages.
 # CROSS JOIN: SQLite keeps the order; left to itself it reads all messages for each tile.
@@ -15,13 +15,14 @@ OF_TILES = """
 SELECT * FROM message_status
 WHERE id IN (SELECT message.id FROM batch CROSS JOIN message
                ON message.id BETWEEN batch.first_id AND batch.last_id
-             WHERE batch.status = :status AND message.timestamp_us >= :since
+             WHERE batch.status = :status
+               AND coalesce(message.captured_us, message.timestamp_us) >= :since
              ORDER BY batch.first_id DESC, message.id DESC LIMIT :limit)
 ORDER BY id DESC
 """
 PENDING = """
 SELECT * FROM message_status
-WHERE id > :claimed AND timestamp_us >= :since ORDER BY id DESC LIMIT :limit
+WHERE id > :claimed AND captured_us >= :since ORDER BY id DESC LIMIT :limit
 """
 ONE = "SELECT * FROM message_status WHERE id = :id"
 PARKED = """
@@ -43,7 +44,10 @@ WHERE status = 'FAILED' AND next_attempt_at > 0 AND first_id = last_id
 
 @dataclass(frozen=True, slots=True)
 class MessageRow:
-    """A message with its status; times in microseconds or wall seconds."""
+    """A message with its status; times in microseconds or wall seconds.
+
+    `timestamp_us` is the reading's own time, `captured_us` when this node captured it.
+    """
 
     id: int
     wire_id: str
@@ -51,6 +55,7 @@ class MessageRow:
     name: str
     value: float
     timestamp_us: int
+    captured_us: int
     attempts: int
     next_attempt_at: float | None
     last_error: str | None
@@ -59,7 +64,7 @@ class MessageRow:
 def messages(
     connection: sqlite3.Connection, status: MessageStatus | None, since_us: int, limit: int
 ) -> list[MessageRow]:
-    """The newest messages, newest first."""
+    """The newest messages of those captured `since_us`, newest first."""
     row: dict[str, object] = {"since": since_us, "limit": limit}
     if status is None:
         found = connection.execute(RECENT, row)
@@ -117,6 +122,7 @@ def _row(
     attempts: int,
     next_attempt_at: float | None,
     last_error: str | None,
+    captured_us: int,
 ) -> MessageRow:
     return MessageRow(
         id=message_id,
@@ -125,6 +131,7 @@ def _row(
         name=name,
         value=value,
         timestamp_us=timestamp_us,
+        captured_us=captured_us,
         attempts=attempts,
         next_attempt_at=(next_attempt_at or None) if status == MessageStatus.FAILED else None,
         last_error=last_error,

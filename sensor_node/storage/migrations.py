@@ -14,13 +14,15 @@ MOST_STEPS = 999
 
 VERSION_1 = (
     # id: never reused, gap-free in capture order. status: PENDING SENT FAILED DEAD IN_DOUBT.
+    # captured_us: when this node captured it, where timestamp_us, the reading's own, says another.
     """
     CREATE TABLE message(
       id INTEGER PRIMARY KEY AUTOINCREMENT,
       status TEXT NOT NULL DEFAULT 'PENDING',
       name TEXT NOT NULL,
       value REAL NOT NULL,
-      timestamp_us INTEGER NOT NULL)
+      timestamp_us INTEGER NOT NULL,
+      captured_us INTEGER)
     """,
     # Tiles the ids 1..claimed without hole or overlap; what lies above is PENDING.
     # turn: order of the last failure. failed_epoch: the sink's epoch at the first failure.
@@ -87,12 +89,14 @@ VERSION_1 = (
       next_send_at REAL NOT NULL DEFAULT 0)
     """,
     "INSERT INTO sink(id, state, epoch, since) VALUES (1, 'UP', 1, 0)",
+    # wire_first: the number on the wire of the message first_id; another only if salvaged.
     """
     CREATE TABLE stream(
       first_id INTEGER PRIMARY KEY,
       name TEXT NOT NULL,
       wire_first INTEGER NOT NULL,
-      node TEXT NOT NULL)
+      node TEXT NOT NULL,
+      salvaged INTEGER NOT NULL DEFAULT 0)
     """,
     "CREATE TABLE dropped(reason TEXT PRIMARY KEY, n INTEGER NOT NULL) WITHOUT ROWID",
     # first, last: message ids, or microseconds for dropped readings.
@@ -115,7 +119,8 @@ VERSION_1 = (
       SELECT message.id,
              CASE batch.status WHEN 'SENDING' THEN 'SENDING' ELSE message.status END AS status,
              message.name, message.value, message.timestamp_us,
-             coalesce(batch.attempts, 0) AS attempts, batch.next_attempt_at, batch.last_error
+             coalesce(batch.attempts, 0) AS attempts, batch.next_attempt_at, batch.last_error,
+             coalesce(message.captured_us, message.timestamp_us) AS captured_us
       FROM message LEFT JOIN batch
         ON batch.first_id = (SELECT max(first_id) FROM batch WHERE first_id <= message.id)
        AND batch.last_id >= message.id

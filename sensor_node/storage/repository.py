@@ -4,12 +4,23 @@ Each method is one transaction, or one read. `now` is wall time in seconds. Meth
 StorageUnavailable where the database cannot be used; then they have changed nothing.
 """
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from sensor_node.clock import Moment
-from sensor_node.model import Claim, Counts, Dropped, Message, Outcome, Reading, Stream
+from sensor_node.errors import StorageUnavailable
+from sensor_node.model import (
+    Claim,
+    Counts,
+    DatedReading,
+    Dropped,
+    Message,
+    Outcome,
+    Reading,
+    Readings,
+)
 from sensor_node.settlement import Rules, SinkRecord
 from sensor_node.storage import (
     aside,
@@ -25,7 +36,6 @@ from sensor_node.storage import (
     runs,
     salvage,
     sink_row,
-    streams,
     tiles,
     turns,
 )
@@ -34,7 +44,12 @@ from sensor_node.storage.rate_limit import ClaimPolicy, may_send, paid
 from sensor_node.storage.room import Room, Space, measure
 from sensor_node.storage.write_lock import LockWatch, Unwatched
 
-INSERT_MESSAGE = "INSERT INTO message(name, value, timestamp_us) VALUES (?, ?, ?)"
+INSERT = {
+    Reading: "INSERT INTO message(name, value, timestamp_us) VALUES (?, ?, ?)",
+    DatedReading: """
+        INSERT INTO message(name, value, timestamp_us, captured_us) VALUES (?, ?, ?, ?)
+        """,
+}
 EVICT_BITE = 2000
 MAKE_WAY_BITE = 5000
 
@@ -73,6 +88,7 @@ class SensorDataSQLRepository:
         self._database = Database(
             self.path, watch or Unwatched(), full=power_safe, replaces=replaces
         )
+        self._begun_on: int | None = None
         self._transaction = self._database.transaction
         self._snapshot = self._database.snapshot
 
@@ -87,7 +103,7 @@ class SensorDataSQLRepository:
 
     def capture(
         self,
-        readings: Sequence[Reading],
+        readings: Readings,
         dropped: Sequence[Dropped],
         now: float,
         room: Room,
@@ -98,25 +114,32 @@ class SensorDataSQLRepository:
 
         Returns how many of the readings there was room for. If the others are `waiting` for room,
         so is the account: a successor goes by it, and would not miss them, should they be lost.
+        Raises StorageUnavailable("replaced") where this run has not begun in the file that is open
+        now: readings must not get ids of a stream that others may go on with.
         """
         with self._transaction() as connection:
+            if self._begun_on != self._database.connects:
+                raise StorageUnavailable("replaced", f"{self.path}: was opened anew")
             fitting = measure(connection, self.path, room).fitting(readings)
             if len(fitting) == len(readings) or not waiting:
                 ledger.count_dropped(connection, dropped, now)
-            connection.executemany(INSERT_MESSAGE, fitting)
+            for kind, alike in itertools.groupby(fitting, type):
+                connection.executemany(INSERT[kind], alike)
             return len(fitting)
 
     def begin_run(
         self, who: runs.Identity, now: float, run: str, *, follows: bool = False
     ) -> int | None:
-        """Note the start, the gap before it and what has changed; choose the stream of ids.
+        """Note the start, the gap before it and what has changed; begin a stream of ids.
 
         `follows`: the caller has captured into another database in this place.
         Returns up to which microsecond all is accounted for, if another has begun the `run` before.
         """
         with self._transaction() as connection:
             before = aside.files(self.path)[-1:]
-            return runs.begin(connection, who, now, run, before, follows=follows)
+            last_us = runs.begin(connection, who, now, run, before, follows=follows)
+            self._begun_on = self._database.connects
+            return last_us
 
     def end_run(self, now: float) -> None:
         """Note an orderly stop."""
@@ -131,18 +154,6 @@ class SensorDataSQLRepository:
         """Look for damage, so long at most."""
         with self._snapshot() as connection:
             check.check(connection, seconds)
-
-    def recovered_frames(self) -> int:
-        """How many frames SQLite has found in the WAL; see recovery.committed_frames()."""
-        with self._database.guarded():
-            return checkpoint.frames(self._database.connection, self._database.lock)
-
-    def new_stream(self, now: float, why: str = "by command") -> Stream:
-        """Give readings captured from now on ids of a new stream, as after restoring a backup."""
-        with self._transaction() as connection:
-            stream = streams.begin(connection, streams.last_node(connection))
-            events.record(connection, now, "new stream", f"{stream.name}: {why}")
-            return stream
 
     # Delivery
 

@@ -7,7 +7,7 @@ neighbours of their kind. Each function takes one small bite inside a transactio
 import sqlite3
 from typing import NamedTuple
 
-from sensor_node.storage import clock_steps, events, tiles
+from sensor_node.storage import clock_steps, events, streams, tiles
 
 TILES_A_BITE = 200
 MESSAGES_A_BITE = 5000
@@ -38,9 +38,10 @@ FIRST_PARKED = """
 SELECT first_id, last_id FROM batch WHERE status IN ('DEAD', 'IN_DOUBT') ORDER BY first_id LIMIT 1
 """
 FIRST_YOUNG = """
-SELECT min(id) FROM message WHERE id > :id AND id < :id + :most AND timestamp_us >= :limit
+SELECT min(id) FROM message
+WHERE id > :id AND id < :id + :most AND coalesce(captured_us, timestamp_us) >= :limit
 """
-TIMESTAMP = "SELECT timestamp_us FROM message WHERE id = :id"
+CAPTURED_AT = "SELECT coalesce(captured_us, timestamp_us) FROM message WHERE id = :id"
 
 
 class Purged(NamedTuple):
@@ -116,7 +117,7 @@ def first_waiting(connection: sqlite3.Connection) -> int:
 
 
 def captured_at_us(connection: sqlite3.Connection, message_id: int) -> int | None:
-    row = connection.execute(TIMESTAMP, {"id": message_id}).fetchone()
+    row = connection.execute(CAPTURED_AT, {"id": message_id}).fetchone()
     return int(row[0]) if row else None
 
 
@@ -131,6 +132,7 @@ def _discard(
     connection: sqlite3.Connection, first: int, last: int, status: str, now: float
 ) -> None:
     connection.execute(DELETE_MESSAGES, {"first_id": first, "last_id": last})
+    streams.forget(connection, first, last)
     connection.execute(TURN_INTO, {"first_id": first, "status": status, "now": now})
     right = connection.execute(RIGHT_OF, {"id": first}).fetchone()
     if right and right[2] == status:

@@ -2,11 +2,10 @@
 
 import os
 import sqlite3
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from sensor_node.model import Reading
+from sensor_node.model import Readings
 from sensor_node.storage.checkpoint import WAL_LIMIT_BYTES, wal_bytes
 
 SPARE_SHARE = 0.05
@@ -53,7 +52,7 @@ class Space:
         """What is kept free: room is made before it is needed, so that capture never waits."""
         return min(max(SPARE_BYTES, self.limit * SPARE_SHARE), self.limit * MOST_SPARE_SHARE)
 
-    def fitting(self, readings: Sequence[Reading]) -> Sequence[Reading]:
+    def fitting(self, readings: Readings) -> Readings:
         """As many of them, from the first on, as there is certainly room for.
 
         A WAL that a reader keeps from being emptied stops capture, not more: eviction would empty

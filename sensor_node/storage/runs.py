@@ -41,12 +41,8 @@ SAMPLE_SECONDS = 60.0
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """Who captures: a clone of the card has another machine, a new node id is another node.
+    """Who captures; `settings` is the effective configuration."""
 
-    `machine` is a hash of /etc/machine-id; `settings` the effective configuration.
-    """
-
-    machine: str
     node: str
     settings: dict[str, str]
 
@@ -60,7 +56,9 @@ def begin(
     *,
     follows: bool = False,
 ) -> int | None:
-    """Called by each generator before its first commit; `run` is the same for all of one run.
+    """Called by each generator before its first commit, whose ids are of a stream of its own.
+
+    `run` is the same for all of one run.
 
     Returns, to one that replaces another, up to when readings are accounted for, stored or dropped,
     in microseconds; None to the first that came so far, and where nobody knows any more.
@@ -85,7 +83,7 @@ def begin(
         connection.execute(FORGET_SAMPLES)
         events.record(connection, now, "started", f"node {who.node}")
     _note_changes(connection, who, now)
-    _choose_stream(connection, who, now)
+    streams.begin(connection, who.node)
     sink_row.probe_now(connection, now)
     return last_us if resumed else None
 
@@ -158,16 +156,3 @@ def _note_changes(connection: sqlite3.Connection, who: Identity, now: float) -> 
         events.record(connection, now, "configuration changed", ", ".join(sorted(names)))
     if old != who.settings:
         memo.put(connection, "settings", json.dumps(who.settings))
-
-
-def _choose_stream(connection: sqlite3.Connection, who: Identity, now: float) -> None:
-    recorded = memo.get(connection, "machine")
-    stream = streams.last(connection)
-    if stream is None or recorded != who.machine:
-        begun = streams.begin(connection, who.node)
-        memo.put(connection, "machine", who.machine)
-        if stream is not None:
-            detail = f"{begun.name}: this is another machine than before"
-            events.record(connection, now, "new stream", detail)
-    elif stream.node != who.node:
-        streams.rename_node(connection, stream, who.node)

@@ -9,7 +9,7 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from sensor_node.model import Reading, Stream
+from sensor_node.model import DatedReading, Reading, Stream
 from sensor_node.storage import events, runs, streams, tiles
 
 # What a stream's rows cover, in its own numbers.
@@ -19,7 +19,9 @@ SELECT wire_first, wire_first - first_id
               WHERE later.first_id > stream.first_id) - 1, :captured)
 FROM stream WHERE name = :name
 """
-INSERT_MESSAGE = "INSERT INTO message(status, name, value, timestamp_us) VALUES (?, ?, ?, ?)"
+INSERT_MESSAGE = """
+INSERT INTO message(status, name, value, timestamp_us, captured_us) VALUES (?, ?, ?, ?, ?)
+"""
 INSERT_TILE = """
 INSERT INTO batch(first_id, last_id, status, settled_at, next_attempt_at, turn, fate_unknown,
                   last_error)
@@ -38,7 +40,7 @@ class Salvaged(NamedTuple):
     number: int
     node: str
     status: str
-    reading: Reading
+    reading: Reading | DatedReading
 
 
 def absent(connection: sqlite3.Connection, found: Sequence[Salvaged]) -> list[Salvaged]:
@@ -73,18 +75,18 @@ def make_way(connection: sqlite3.Connection, size: int, most: int, now: float) -
 def add(
     connection: sqlite3.Connection, found: Sequence[Salvaged], source: str, size: int, now: float
 ) -> None:
-    """Append them, each contiguous run as a stream's, and let the present stream go on after.
+    """Append them, each contiguous run as a stream's; what is captured next is of a new stream.
 
-    Nothing may be PENDING. A present stream that is the readings' own ends: its next numbers may
-    be among theirs.
+    Nothing may be PENDING.
     """
     runs.keep_account(connection, now)
     present = streams.last(connection)
     top = first = tiles.captured(connection) + 1
     for run in _contiguous(found):
         head = run[0]
-        streams.put(connection, Stream(top, head.stream, head.number, head.node))
-        rows = [(head.status, *one.reading) for one in run]
+        run_of = Stream(top, head.stream, head.number, head.node)
+        streams.put(connection, run_of, salvaged=True)
+        rows = [(head.status, *one.reading[:3], one.reading.captured_us) for one in run]
         connection.executemany(INSERT_MESSAGE, rows)
         end = top + len(run)
         for start in range(top, end, size):
@@ -93,12 +95,9 @@ def add(
         top = end
     span = {"n": top - first, "first": first, "last": top - 1}
     events.record(connection, now, "salvaged", source, **span)
-    if present and any(one.stream == present.name for one in found):
-        begun = streams.begin(connection, present.node)
-        events.record(connection, now, "new stream", f"{begun.name}: {source} has the same one")
-    elif present:
-        number = present.number(first)
-        streams.put(connection, Stream(top, present.name, number, present.node))
+    if present:
+        streams.begin(connection, present.node)
+        streams.forget(connection, present.first_id, present.first_id)
 
 
 def _contiguous(found: Sequence[Salvaged]) -> Iterator[list[Salvaged]]:

@@ -1,4 +1,8 @@
-"""Globally unique ids: a stream names a run of local ids, and a new stream never reuses a name."""
+"""Globally unique ids: a stream is a name for a run of local ids that nobody else can have.
+
+One begins each time that a process which captures opens the database. So an id is unique whatever
+was copied, restored from a backup or cut short: what is captured afterwards has another name.
+"""
 
 import secrets
 import sqlite3
@@ -9,12 +13,21 @@ from sensor_node.storage import tiles
 LAST = "SELECT first_id, name, wire_first, node FROM stream ORDER BY first_id DESC LIMIT 1"
 # Nothing was captured under a stream that begins where the next one does.
 PUT = """
-INSERT OR REPLACE INTO stream(first_id, name, wire_first, node)
-VALUES (:first_id, :name, :wire_first, :node)
+INSERT OR REPLACE INTO stream(first_id, name, wire_first, node, salvaged)
+VALUES (:first_id, :name, :wire_first, :node, :salvaged)
 """
 OF_NAME = """
-SELECT first_id, name, wire_first, node FROM stream
+SELECT first_id, wire_first FROM stream
 WHERE name = :name AND wire_first <= :number ORDER BY wire_first DESC LIMIT 1
+"""
+# What salvage brought is remembered, so that the same file brings nothing a second time.
+FORGET = """
+DELETE FROM stream
+WHERE first_id BETWEEN :first AND :last AND NOT salvaged
+  AND EXISTS (SELECT 1 FROM stream AS later WHERE later.first_id > stream.first_id)
+  AND NOT EXISTS (SELECT 1 FROM message WHERE id >= stream.first_id AND id <
+                    (SELECT min(later.first_id) FROM stream AS later
+                     WHERE later.first_id > stream.first_id))
 """
 NAME_BYTES = 12  # 96 random bits
 MOST_DIGITS = 19  # of a 64-bit id; Python refuses to read numbers of some thousand
@@ -25,41 +38,16 @@ def last(connection: sqlite3.Connection) -> Stream | None:
     return Stream(*row) if row else None
 
 
-def last_node(connection: sqlite3.Connection) -> str:
-    stream = last(connection)
-    return stream.node if stream else ""
-
-
 def begin(connection: sqlite3.Connection, node: str) -> Stream:
-    """From the next captured reading on, ids belong to a new stream."""
-    first = tiles.captured(connection) + 1
-    return put(connection, Stream(first, secrets.token_hex(NAME_BYTES), 1, node))
+    """From the next captured reading on, ids are of a new stream, numbered as this database's."""
+    before, first = last(connection), tiles.captured(connection) + 1
+    begun = put(connection, Stream(first, secrets.token_hex(NAME_BYTES), first, node))
+    if before:
+        forget(connection, before.first_id, before.first_id)
+    return begun
 
 
-def rename_node(connection: sqlite3.Connection, stream: Stream, node: str) -> Stream:
-    """From the next captured reading on, the same stream carries another node id."""
-    first = tiles.captured(connection) + 1
-    return put(connection, Stream(first, stream.name, stream.number(first), node))
-
-
-def local_id(connection: sqlite3.Connection, text: str) -> int | None:
-    """The local id that `STREAM-NUMBER`, or a plain local number, means."""
-    name, dash, number = text.rpartition("-")
-    if not number.isdecimal() or len(number) > MOST_DIGITS:
-        return None
-    if int(number) > tiles.MAX_ID:
-        return None
-    if not dash:
-        return int(number)
-    row = connection.execute(OF_NAME, {"name": name, "number": int(number)}).fetchone()
-    found = int(number) - row[2] + row[0] if row else tiles.MAX_ID
-    # Numbers that a stream never came to belong, as local ids, to the next one.
-    return (
-        found if found < tiles.MAX_ID and tiles.stream_of(connection, found).name == name else None
-    )
-
-
-def put(connection: sqlite3.Connection, stream: Stream) -> Stream:
+def put(connection: sqlite3.Connection, stream: Stream, *, salvaged: bool = False) -> Stream:
     """From its first id on, which no message has yet, ids are this stream's."""
     connection.execute(
         PUT,
@@ -68,6 +56,37 @@ def put(connection: sqlite3.Connection, stream: Stream) -> Stream:
             "name": stream.name,
             "wire_first": stream.wire_first,
             "node": stream.node,
+            "salvaged": int(salvaged),
         },
     )
     return stream
+
+
+def forget(connection: sqlite3.Connection, first_id: int, last_id: int) -> None:
+    """The streams of which no message is left, now that these messages have gone."""
+    begun = tiles.stream_of(connection, first_id).first_id
+    connection.execute(FORGET, {"first": begun, "last": last_id})
+
+
+def parse(text: str) -> tuple[str, int] | None:
+    """Name and number of `STREAM-NUMBER`; the name is empty for a plain number. None: no id."""
+    name, dash, number = text.rpartition("-")
+    if not number.isdecimal() or len(number) > MOST_DIGITS or bool(dash) != bool(name):
+        return None
+    return (name, int(number)) if 1 <= int(number) <= tiles.MAX_ID else None
+
+
+def local_id(connection: sqlite3.Connection, text: str) -> int | None:
+    """The local id that `STREAM-NUMBER`, as the sink has it, or a plain local number, means.
+
+    None if no message ever had it, or its stream is forgotten.
+    """
+    name, number = parse(text) or ("", 0)
+    if not name:
+        return number if 1 <= number <= tiles.captured(connection) else None
+    row = connection.execute(OF_NAME, {"name": name, "number": number}).fetchone()
+    found = number - row[1] + row[0] if row else 0
+    if not 1 <= found <= tiles.captured(connection):
+        return None
+    # A stream's numbers end where the next one begins.
+    return found if tiles.stream_of(connection, found).wire_id(found) == text else None

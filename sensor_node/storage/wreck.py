@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from sensor_node.errors import SensorNodeError
-from sensor_node.model import Reading, Stream
+from sensor_node.model import DatedReading, Reading, Stream
 from sensor_node.storage import graft, tiles
 from sensor_node.storage.checkpoint import wal_bytes
 from sensor_node.storage.migrations import APPLICATION_ID, STEPS
@@ -33,7 +33,7 @@ TOLERATE = "PRAGMA writable_schema = ON"
 HAS_TABLE = "SELECT id FROM message LIMIT 0"
 NEXT_ID = "SELECT id FROM message WHERE id >= :id ORDER BY id LIMIT 1"
 RANGE = """
-SELECT id, status, name, value, timestamp_us FROM message
+SELECT id, status, name, value, timestamp_us, captured_us FROM message
 WHERE id BETWEEN :first AND :last ORDER BY id
 """
 STREAMS = "SELECT first_id, name, wire_first, node FROM stream ORDER BY first_id"
@@ -137,7 +137,7 @@ class Wreck:
                 found.append(stream)
         except (sqlite3.DatabaseError, ValueError, AttributeError):
             return []
-        return found if found and found[0].first_id == 1 else []
+        return found if found and found[0].first_id <= (self._next_id(1) or 1) else []
 
     def _made_up_stream(self, node: str) -> Stream:
         """The same each time, so that nothing is brought back twice."""
@@ -166,9 +166,9 @@ class Wreck:
             return first if self._failures < MOST_FAILURES else None
         return row[0] if row else None
 
-    def _sound_rows(self, first: int, last: int) -> list[tuple[int, bytes, Reading]]:
+    def _sound_rows(self, first: int, last: int) -> list[tuple[int, bytes, Reading | DatedReading]]:
         """Id, status and reading. Where the pages do not hold together, range by range."""
-        found: list[tuple[int, bytes, Reading]] = []
+        found: list[tuple[int, bytes, Reading | DatedReading]] = []
         ranges = [(first, last)]
         while ranges:
             first, last = ranges.pop()
@@ -182,9 +182,11 @@ class Wreck:
                 ranges += [(middle + 1, last), (first, middle)]
         return found
 
-    def _read(self, first: int, last: int) -> tuple[list[tuple[int, bytes, Reading]], bool]:
+    def _read(
+        self, first: int, last: int
+    ) -> tuple[list[tuple[int, bytes, Reading | DatedReading]], bool]:
         """The rows of the range, and whether all that there are were read, each at its place."""
-        rows: list[tuple[int, bytes, Reading]] = []
+        rows: list[tuple[int, bytes, Reading | DatedReading]] = []
         try:
             for row in self._connection.execute(RANGE, {"first": first, "last": last}):
                 reading = _reading(*row[2:])
@@ -225,13 +227,19 @@ def _varint(page: bytes, at: int) -> tuple[int, int]:
     return number, at
 
 
-def _reading(name: object, value: object, timestamp_us: object) -> Reading | None:
+def _reading(
+    name: object, value: object, timestamp_us: object, captured_us: object
+) -> Reading | DatedReading | None:
     """None for what no sensor could have given: the page is damaged."""
     if not isinstance(name, bytes) or not isinstance(timestamp_us, int):
         return None
     if not isinstance(value, float) or not math.isfinite(value):
         return None
     try:
-        return Reading(name.decode(), value, timestamp_us)
+        if captured_us is None:
+            return Reading(name.decode(), value, timestamp_us)
+        if isinstance(captured_us, int):
+            return DatedReading(name.decode(), value, timestamp_us, captured_us)
     except UnicodeDecodeError:
-        return None
+        pass
+    return None

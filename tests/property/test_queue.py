@@ -10,9 +10,10 @@ import os
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import initialize, precondition, rule
+from queue_model import QueueModel
 from queue_sending import Sending, indexes
 
-from sensor_node.model import Dropped, Reading
+from sensor_node.model import DatedReading, Dropped, Reading
 from sensor_node.storage.room import Room
 
 ROOM = Room(max_size=1 << 40, min_free=0)
@@ -24,15 +25,15 @@ class Queue(Sending):
     @rule(
         count=st.sampled_from([8, 3, 1, 0, 20]),
         drops=st.sampled_from([0, 0, 0, 1, 2]),
-        turn=st.sampled_from(["same", "same", "same", "new stream", "new node"]),
+        turn=st.sampled_from(["same", "same", "same", "another run", "new node"]),
     )
     def capture(self, count, drops, turn):
-        if turn == "new stream":
-            self.begin_a_new_stream()
+        if turn == "another run":
+            self.begin_run()
         elif turn == "new node":
             self.rename_the_node()
         times = [self.captured_us + i * 1000 for i in range(count)]
-        readings = [Reading(f"name {us % 7}", us / 7, us) for us in times]
+        readings = [DatedReading(f"name {us % 7}", us / 7, 10**15 - us, us) for us in times]
         dropped = [Dropped(f"reason {i}", 5, 0, 1) for i in range(drops)]
         stored = self.do(self.repository.capture, readings, dropped, self.now, ROOM)
         if stored is not None:
@@ -42,34 +43,20 @@ class Queue(Sending):
                 number = len(self.status) + 1
                 self.status[number] = "PENDING"
                 self.reading[number] = reading
-                self.wire[number] = (self.stream, self.next_number, self.node)
-                self.next_number += 1
+                self.wire[number] = (self.stream, number, self.node)
             self.captured_us += 1000 * count
 
     @initialize(at_most_once=st.booleans())
     def first_stream(self, at_most_once):
         self.at_most_once = at_most_once
-        [(self.stream,)] = self.rows("SELECT name FROM stream")
-        self.next_number = 1
         self.capture(15, 0, "same")
 
     def capture_without_room(self):
         full = Room(0, 0)
         assert not self.do(self.repository.capture, [Reading("x", 1.0, 1)], [], self.now, full)
 
-    def begin_a_new_stream(self):
-        if stream := self.do(self.repository.new_stream, self.now):
-            self.stream, self.next_number = stream.name, 1
-
     def rename_the_node(self):
-        self.node = f"node-{int(self.node[5:]) + 1}"
-        self.begin_run()
-
-    def clone_the_machine(self):
-        self.machine = f"machine-{int(self.machine[8:]) + 1}"
-        self.begin_run()
-        [(self.stream,)] = self.rows("SELECT name FROM stream ORDER BY first_id DESC LIMIT 1")
-        self.next_number = 1
+        self.begin_run(f"node-{int(self.node[5:]) + 1}")
 
     # Dead processes, people, retention
 
@@ -162,9 +149,9 @@ class Queue(Sending):
         n = self.do(self.repository.evict_older_than, limit, self.now)
         moved = self.follow("EVICTED", "FAILED", "PENDING")
         assert n is None or n == len(moved)
-        assert all(self.reading[number].timestamp_us < limit for number in moved)
+        assert all(self.reading[number].captured_us < limit for number in moved)
         if n == 0 and (waiting := self.ids("FAILED") or self.ids("PENDING")):
-            assert self.reading[waiting[0]].timestamp_us >= limit
+            assert self.reading[waiting[0]].captured_us >= limit
 
     @precondition(lambda self: self.ids("SENT"))
     @rule(after=indexes, age=st.none() | st.floats(-10, 100))
@@ -222,15 +209,16 @@ class Queue(Sending):
         self.repository.checkpoint(truncate=len(self.status) % 2 == 0)
 
     def reopen(self):
+        self.cut = None
         self.open()
+        self.begin_run()
 
     @rule(
         change=st.sampled_from(
             [
                 capture_without_room,
-                begin_a_new_stream,
+                QueueModel.begin_run,
                 rename_the_node,
-                clone_the_machine,
                 requeue_all_that_is_parked,
                 another_mode_of_delivery,
                 another_limit_of_attempts,

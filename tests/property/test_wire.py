@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from sensor_node.config import SinkConfig
 from sensor_node.config_schema import options_of
 from sensor_node.delivery.formats import encode
-from sensor_node.model import Reading
+from sensor_node.model import DatedReading, Reading
 from sensor_node.storage.rate_limit import ClaimPolicy
 from sensor_node.storage.repository import SensorDataSQLRepository
 from sensor_node.storage.room import Room
@@ -50,7 +50,10 @@ odd_names = st.sampled_from(
     ]
 )
 readings = st.lists(
-    st.builds(Reading, names | odd_names, values, timestamps), min_size=1, max_size=20
+    st.builds(Reading, names | odd_names, values, timestamps)
+    | st.builds(DatedReading, names | odd_names, values, timestamps, timestamps),
+    min_size=1,
+    max_size=20,
 )
 
 
@@ -58,7 +61,7 @@ readings = st.lists(
 def repository():
     directory = Path(tempfile.mkdtemp(dir=MEMORY if MEMORY.is_dir() else None))
     with contextlib.closing(SensorDataSQLRepository(directory / "telemetry.db")) as repository:
-        repository.begin_run(Identity("machine", 'no"de\n\u2028é', {}), 0.0, "a run")
+        repository.begin_run(Identity('no"de\n\u2028é', {}), 0.0, "a run")
         yield repository
     shutil.rmtree(directory)
 

@@ -6,14 +6,14 @@ from dataclasses import replace
 from sensor_node.model import Outcome, Reading, Verdict
 from sensor_node.schedule import BackoffPolicy
 from sensor_node.settlement import Rules
-from sensor_node.storage import ledger
+from sensor_node.storage import ledger, streams
 from sensor_node.storage.connection import open_reader
 from sensor_node.storage.rate_limit import ClaimPolicy
 from sensor_node.storage.room import Room
 from sensor_node.storage.runs import Identity
 
 ROOM = Room(max_size=1 << 40, min_free=0)
-WHO = Identity(machine="this machine", node="edge-01", settings={})
+WHO = Identity(node="edge-01", settings={})
 BACKOFF = BackoffPolicy(initial_delay=1.0, multiplier=2.0, max_delay=300.0)
 
 POLICY = ClaimPolicy(batch_size=100, max_rate=0.0, longest=BACKOFF.longest, at_most_once=False)
@@ -39,7 +39,17 @@ def readings(count, first_us=0, name="temperature"):
 
 
 def fill(repository, count, first_us=0, now=0.0):
+    """Capture, as a run that is begun if the repository is just opened."""
+    if repository._begun_on is None:
+        repository.begin_run(WHO, now, "a run")
     assert repository.capture(readings(count, first_us), [], now, ROOM)
+
+
+def new_stream(repository, now=0.0, node="edge-01"):
+    """What a generator does each time that it opens the database."""
+    repository.begin_run(replace(WHO, node=node), now, "a run")
+    with contextlib.closing(open_reader(repository.path)) as connection:
+        return streams.last(connection)
 
 
 def rows(repository, sql, **values):

@@ -16,6 +16,7 @@ from storage_fixtures import (
     execute,
     fail,
     fill,
+    new_stream,
     rows,
     set_sink,
     statuses,
@@ -67,9 +68,9 @@ def test_a_claim_tells_all_that_its_owner_must_know(repository):
 
 def test_no_batch_crosses_a_stream(repository):
     fill(repository, 5)
-    second = repository.new_stream(NOW)
+    second = new_stream(repository, NOW)
     fill(repository, 5)
-    third = repository.new_stream(NOW)
+    third = new_stream(repository, NOW)
     fill(repository, 1)
     claims = [fresh(repository) for _ in range(3)]
     assert [span(claim) for claim in claims] == [(1, 5), (6, 10), (11, 11)]

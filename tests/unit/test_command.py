@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from sensor_node.config import SensorConfig
 from sensor_node.errors import SourceError
-from sensor_node.model import Reading
+from sensor_node.model import DatedReading, Reading
 from sensor_node.sensors import command as command_module
 from sensor_node.sensors.command import CommandSource
 from sensor_node.sensors.command_output import parse_output
@@ -138,7 +138,7 @@ def test_each_line_is_a_reading(tmp_path: Path) -> None:
 )
 def test_a_line_may_bring_its_own_timestamp(timestamp: object, microseconds: int) -> None:
     line = json.dumps({"value": 1, "timestamp": timestamp})
-    assert parse(line) == [Reading("room", 1.0, microseconds)]
+    assert parse(line) == [DatedReading("room", 1.0, microseconds, captured_us=NOW_US)]
 
 
 @given(st.floats())

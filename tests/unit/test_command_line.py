@@ -10,6 +10,7 @@ import pytest
 from storage_fixtures import (
     POLICY,
     REFUSED,
+    ROOM,
     RULES,
     WHO,
     audit,
@@ -17,6 +18,7 @@ from storage_fixtures import (
     events,
     execute,
     fill,
+    new_stream,
     park,
     statuses,
 )
@@ -24,7 +26,7 @@ from storage_fixtures import (
 from sensor_node import __version__
 from sensor_node.config import load_config
 from sensor_node.control import main as main_module
-from sensor_node.model import Dropped
+from sensor_node.model import DatedReading, Dropped
 from sensor_node.storage.repository import SensorDataSQLRepository
 from sensor_node.storage.room import Room
 
@@ -40,7 +42,6 @@ OF_A_DATABASE = (
     ("audit",),
     ("requeue", "1"),
     ("requeue", "--dead"),
-    ("new-stream",),
 )
 CONFIG = "[node]\nid = edge-01\n[sensor:room]\n"
 
@@ -190,7 +191,7 @@ class TestBadInput:
         assert code == 78
         assert "is not a SQLite database" in line
 
-    @pytest.mark.parametrize("command", [*COMMANDS, "new-stream"])
+    @pytest.mark.parametrize("command", COMMANDS)
     def test_with_a_bad_configuration_is_a_line_for_each_mistake(self, ctl, command) -> None:
         if command == "sink":
             return  # needs none
@@ -281,11 +282,22 @@ class TestMessages:
         first, second = json.loads(ctl.good("messages", "--json"))
         assert (first["id"], second["id"]) == (f"{stream}-2", f"{stream}-1")
         assert set(first) == {
-            *("id", "local_id", "status", "name", "value", "timestamp"),
+            *("id", "local_id", "status", "name", "value", "timestamp", "captured_at"),
             *("attempts", "next_attempt_at", "last_error"),
         }
         assert first["timestamp"].endswith("Z")
         assert json.loads(ctl.good("messages", "--json", "--status", "DEAD")) == []
+
+    def test_are_those_captured_lately_whatever_time_they_give_themselves(
+        self, ctl, repository
+    ) -> None:
+        now_us = int(time.time() * 1e6)
+        yesterday = DatedReading("logger", 1.0, now_us - 86_400_000_000, now_us)
+        tomorrow = DatedReading("logger", 2.0, now_us + 86_400_000_000, now_us - 86_400_000_000)
+        repository.capture([tomorrow, yesterday], [], 0.0, ROOM)
+        [found] = json.loads(ctl.good("messages", "--since", "1h", "--json"))
+        assert found["value"] == 1.0
+        assert found["timestamp"] < found["captured_at"]
 
     @pytest.mark.parametrize("when", [-62_135_596_800, 0, 253_402_300_799])
     def test_are_listed_whatever_a_clock_once_said(self, ctl, repository, when) -> None:
@@ -331,6 +343,19 @@ class TestShow:
         repository.evict_oldest("max_size", time.time())
         assert "was delivered, and deleted after keep_sent" in ctl.bad("show", "1")[1]
         assert "was given up for want of room" in ctl.bad("show", "2")[1]
+
+    def test_says_what_became_of_a_number_whose_stream_is_forgotten(
+        self, ctl, repository, stream
+    ) -> None:
+        """As a sink may have it that names what it has not received."""
+        capture(repository, 1)
+        deliver(repository, 1)
+        new_stream(repository)
+        capture(repository, 1)
+        repository.purge(0, None, time.time())
+        _, line = ctl.bad("show", f"{stream}-1")
+        assert "there is no such message; number 1 was delivered, and deleted" in line
+        assert "was delivered, and deleted after keep_sent" in ctl.bad("show", "1")[1]
 
 
 class TestHistory:
@@ -389,6 +414,15 @@ class TestRequeue:
         assert statuses(repository) == {1: "FAILED", 2: "DEAD", 3: "FAILED"}
         assert events(repository, "requeued") == [""]
 
+    @pytest.mark.parametrize("wrong", ["0", "-1", "4", "{stream}-4", "{other}-1", "x"])
+    def test_of_an_id_that_no_message_has_is_an_error(self, ctl, repository, stream, wrong) -> None:
+        """The whole id is compared: another stream's number 1 is another reading."""
+        dead(repository, 3)
+        text = wrong.format(stream=stream, other="0" * 24)
+        line = f"sensor-node-ctl: no such message: {text}\n"
+        assert ctl("requeue", "--", text) == (1, "requeued 0 messages\n", line)
+        assert set(statuses(repository).values()) == {"DEAD"}
+
     def test_sends_all_that_are_dead(self, ctl, repository) -> None:
         dead(repository, 5)
         assert ctl.good("requeue", "--dead") == "requeued 5 messages\n"
@@ -427,7 +461,7 @@ class TestRequeue:
         assert code == 1
         assert out == "requeued 1 message\n"
         assert (
-            err == "sensor-node-ctl: no such message: x; neither DEAD, IN_DOUBT nor SENT: 2, 99\n"
+            err == "sensor-node-ctl: no such message: 99, x; neither DEAD, IN_DOUBT nor SENT: 2\n"
         )
 
     def test_makes_them_due_now(self, ctl, repository) -> None:
@@ -453,7 +487,7 @@ class TestAudit:
         assert (code, err) == (1, "")
         assert "tile 1-3: SENT, but has 2 rows" in out
         assert out.endswith("audit: 1 things are wrong\n")
-        execute(repository, "INSERT INTO message VALUES (2, 'SENT', 'room', 1.0, 1)")
+        execute(repository, "INSERT INTO message VALUES (2, 'SENT', 'room', 1.0, 1, NULL)")
 
     def test_recounts_rows_and_does_not_believe_the_counters(self, ctl, repository) -> None:
         capture(repository, 3)
@@ -461,15 +495,6 @@ class TestAudit:
         execute(repository, "UPDATE tally SET n = n + 1 WHERE status = 'SENT'")
         assert ctl("audit")[0] == 1
         execute(repository, "UPDATE tally SET n = n - 1 WHERE status = 'SENT'")
-
-
-def test_a_new_stream_gives_later_readings_ids_that_were_never_used(ctl, repository) -> None:
-    capture(repository, 1)
-    out = ctl.good("new-stream")
-    capture(repository, 1)
-    newest, oldest = json.loads(ctl.good("messages", "--json"))
-    assert newest["id"].rpartition("-")[0] in out
-    assert oldest["id"].rpartition("-")[0] not in out
 
 
 class TestANodeThatDoesNotRun:

@@ -22,6 +22,7 @@ from storage_fixtures import (
     execute,
     fail,
     fill,
+    new_stream,
     park,
     rows,
     statuses,
@@ -37,6 +38,7 @@ from sensor_node.storage.wreck import Wreck
 
 NOW = 1000.0
 PAGE = 1024
+OWN_STREAMS = "SELECT name FROM stream WHERE node = 'edge-01' ORDER BY first_id"
 
 
 @pytest.fixture
@@ -100,13 +102,16 @@ class TestWhatComesBack:
                 assert after[key] == (kept, *reading)
         assert len(after) == 3 + 25
 
-    def test_goes_on_top_of_what_was_waiting_and_the_stream_goes_on_after_it(self, repository, old):
-        [stream] = rows(repository, "SELECT name FROM stream")
+    def test_goes_on_top_of_what_was_waiting_and_a_new_stream_begins_after_it(
+        self, repository, old
+    ):
         fill(repository, 3)
         salvage(repository, old.path)
         fill(repository, 2)
-        own = [key for key in wire(repository) if key.startswith(stream[0])]
-        assert own == [f"{stream[0]}-{n} edge-01" for n in (1, 2, 3, 4, 5)]
+        first, *_, last = [name for (name,) in rows(repository, OWN_STREAMS)]
+        own = [key for key in wire(repository) if key.endswith(" edge-01")]
+        before, after = [f"{first}-{n} edge-01" for n in (1, 2, 3)], [29, 30]
+        assert own == before + [f"{last}-{n} edge-01" for n in after]
         assert list(statuses(repository).values())[:3] == ["FAILED"] * 3
         assert batch(repository, 1, "attempts", "fate_unknown") == (0, 0)
 
@@ -168,7 +173,7 @@ class TestWhatComesBack:
     def test_makes_way_in_transactions_that_are_not_long(self, repository, old, monkeypatch):
         monkeypatch.setattr("sensor_node.storage.repository.MAKE_WAY_BITE", 4)
         fill(repository, 10)
-        repository.new_stream(NOW)
+        new_stream(repository, NOW)
         fill(repository, 10)
         with contextlib.closing(Wreck(old.path, "")) as wreck:
             [bite] = wreck.undelivered(at_most_once=False)
@@ -195,21 +200,35 @@ class TestTheSameStream:
         assert salvage(repository, repository.path)[1] == 0
         assert dump(repository) == before
 
-    def test_what_was_captured_after_the_backup_comes_back_and_capture_changes_streams(
-        self, repository, place
-    ):
+    def test_what_was_captured_after_the_backup_comes_back_with_its_ids(self, repository, place):
         fill(repository, 10)
         later = place / "later.db"
         with contextlib.closing(SensorDataSQLRepository(later)) as old:
+            new_stream(old)
             fill(old, 15)
             [(name,)] = rows(repository, "SELECT name FROM stream")
-            execute(old, "INSERT INTO stream VALUES (1, :name, 1, 'edge-01')", name=name)
+            execute(old, "UPDATE stream SET name = :name", name=name)
         assert salvage(repository, later)[1] == 5
         fill(repository, 1)
         keys = [key.split()[0] for key in wire(repository)]
         assert keys[:15] == [f"{name}-{n}" for n in range(1, 16)]
-        assert keys[15].endswith("-1") and not keys[15].startswith(name)
-        assert events(repository, "new stream")[0].endswith("later.db has the same one")
+        assert keys[15].endswith("-16") and not keys[15].startswith(name)
+
+    def test_its_streams_are_told_apart_after_the_first_of_them_was_forgotten(
+        self, repository, place
+    ):
+        old = place / "old.db"
+        with contextlib.closing(SensorDataSQLRepository(old)) as before:
+            for _ in range(3):
+                new_stream(before)
+                fill(before, 4)
+            for _ in range(2):
+                deliver(before, 3)
+            before.purge(0, None, NOW)
+            ids = set(wire(before))
+        wreck, added = salvage(repository, old)
+        assert (wreck.keeps_ids, added) == (True, 8)
+        assert set(wire(repository)) == ids
 
 
 class TestADamagedFile:
@@ -267,6 +286,7 @@ class TestADamagedFile:
             "value = 9e999",
             "name = CAST(X'FF' AS TEXT)",
             "timestamp_us = 'yesterday'",
+            "captured_us = 'today'",
         ],
     )
     def test_does_not_give_what_no_sensor_can_have_captured(self, repository, old, change):
@@ -343,7 +363,7 @@ def test_readings_of_many_streams_and_nodes_keep_each_its_own(repository, place)
         for number in range(5):
             old.begin_run(replace(WHO, node=f"node-{number}"), 0.0, "old run")
             fill(old, 7)
-            old.new_stream(NOW)
+            new_stream(old)
             fill(old, 4)
         before = wire(old)
         assert salvage(repository, old.path)[1] == 55

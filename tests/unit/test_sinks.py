@@ -94,11 +94,12 @@ def test_copies_that_differ_are_found(sink: Sink) -> None:
     assert sink.differing_ids() == {"9f3c-2"}
 
 
-def test_missing_numbers_are_named_by_stream(sink: Sink) -> None:
+def test_missing_numbers_are_named_for_all_streams_together_and_within_each(sink: Sink) -> None:
     post(sink, 5, 2, 3)
-    other = [message(1, id="beef-1"), message(2, id="beef-2")]
+    other = [message(7, id="beef-7"), message(9, id="beef-9")]
     requests.post(sink.url, json.dumps(other), headers=JSON, timeout=DEADLINE)
-    assert sink.missing_numbers() == {"9f3c": [1, 4], "beef": []}
+    assert sink.missing_numbers() == [1, 4, 6, 8]
+    assert sink.missing_within() == {"9f3c": [4], "beef": [8]}
 
 
 @pytest.mark.parametrize("packed", [False, True])

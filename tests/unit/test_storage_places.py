@@ -130,6 +130,7 @@ def test_on_a_full_disk_what_the_limits_allow_is_nothing_more(disk):
     """With min_free in force capture stops before the disk is full, and other programs go on."""
     limits = Room(max_size=1 << 40, min_free=512 * 1024)
     with opened(disk) as repository:
+        repository.begin_run(WHO, 0.0, "a run")
         while repository.capture(readings(100), [], 0.0, limits):
             if repository.wal_bytes() > 100_000:
                 repository.checkpoint(truncate=True)
