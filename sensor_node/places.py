@@ -23,6 +23,11 @@ def drop_in_directory(file: Path) -> Path:
     return file.with_suffix(".d")
 
 
+def real(name: Path) -> Path:
+    """Where links lead to. One that leads to itself stays; for that, Path.resolve() may raise."""
+    return Path(os.path.realpath(name))
+
+
 def bears_name(file: os.stat_result, name: Path) -> bool:
     """Whether the file that `file` is of is the one that has this name now."""
     try:

@@ -15,7 +15,7 @@ from sensor_node.config import Config
 from sensor_node.control import exits, in_force
 from sensor_node.control.snapshot import buffered
 from sensor_node.errors import ConfigError, SensorNodeError
-from sensor_node.places import open_unlinked
+from sensor_node.places import open_unlinked, real
 from sensor_node.supervision.appliance import make_directories
 from sensor_node.supervision.logfile import log_file
 from sensor_node.supervision.pidfile import has_lock, is_appliance, pid_file, running_pid
@@ -31,6 +31,7 @@ POLL_SECONDS = 0.05
 def start(config: Config) -> int:
     """Start in the background and return when every process is ready."""
     if pid := running_pid(config.runtime_directory):
+        _insist_on_this_configuration(config, pid)
         print(f"already running (pid {pid})")
         return exits.OK
     make_directories(config)
@@ -143,6 +144,16 @@ def _insist_on_ours(config: Config, pid: int) -> None:
     if not has_lock(config, pid):
         file = pid_file(config.runtime_directory)
         raise SensorNodeError(f"{file}: names process {pid}, which is not this node; remove it")
+
+
+def _insist_on_this_configuration(config: Config, pid: int) -> None:
+    """The state directory of another one may be a link to the same."""
+    report = read_report(config.runtime_directory)
+    if report and real(Path(report.config)) != real(config.file):
+        raise SensorNodeError(
+            f"{config.state_directory}: is in use by the appliance with pid {pid}, "
+            f"which goes by {report.config}"
+        )
 
 
 def _open_pid(pid: int) -> int | None:

@@ -14,11 +14,13 @@ from sensor_node.control.change import existing
 from sensor_node.control.times import several
 from sensor_node.delivery.deliver import policy_of
 from sensor_node.errors import SensorNodeError
+from sensor_node.places import real
 from sensor_node.storage import graft
 from sensor_node.storage.checkpoint import WAL_LIMIT_BYTES
 from sensor_node.storage.repository import SensorDataSQLRepository
 from sensor_node.storage.room import Room
 from sensor_node.storage.wreck import IDS_A_BITE, Unreadable, Wreck
+from sensor_node.supervision.file_lock import holder
 from sensor_node.supervision.pidfile import LOCK_SUFFIX
 
 # A reading with a long name, its tile, and pages that are not full.
@@ -27,7 +29,7 @@ BITE_BYTES = IDS_A_BITE * 256
 
 def salvage(config: Config, file: Path) -> int:
     """Bring the undelivered readings of FILE into the queue, with the ids that they have there."""
-    file = file.resolve()
+    file = real(file)
     path = config.storage.path
     if not file.is_file():
         what = "is no file" if file.exists() else "there is no such file"
@@ -112,21 +114,21 @@ def _opened(file: Path, config: Config) -> Iterator[Wreck]:
 
 @contextlib.contextmanager
 def _unused(file: Path) -> Iterator[None]:
-    """Keep appliances off FILE meanwhile. Raises SensorNodeError if one has it."""
-    lock = file.with_name(file.name + LOCK_SUFFIX)
-    if not lock.exists():
+    """Keep appliances off FILE meanwhile. Raises SensorNodeError if one has it, by any name."""
+    with contextlib.ExitStack() as opened:
+        for name in (file, file.with_name(file.name + LOCK_SUFFIX)):
+            if name.exists():
+                descriptor = os.open(name, os.O_RDONLY | os.O_CLOEXEC)
+                opened.callback(os.close, descriptor)
+                _take(descriptor, file)
         yield
-        return
-    descriptor = os.open(lock, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        _take(descriptor, file)
-        yield
-    finally:
-        os.close(descriptor)
 
 
 def _take(descriptor: int, file: Path) -> None:
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        # Shared: appliances have theirs for themselves, and so are known from who only reads.
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
-        raise SensorNodeError(f"{file}: a node uses it; stop that node first") from None
+        pid = holder(os.fstat(descriptor))
+        which = f"a node (pid {pid})" if pid else "a node"
+        raise SensorNodeError(f"{file}: {which} uses it; stop that node first") from None

@@ -14,6 +14,7 @@ from sensor_node.control import in_force, problems
 from sensor_node.control.times import utc
 from sensor_node.errors import SensorNodeError
 from sensor_node.model import Counts
+from sensor_node.places import real
 from sensor_node.processes.owner import age_seconds
 from sensor_node.settlement import SinkRecord
 from sensor_node.storage import aside, events, ledger, lookup, runs, sink_row
@@ -51,7 +52,7 @@ def take(config: Config, now: Moment) -> dict[str, Any]:
         "config_changed": bool(command),
     }
     found |= _of_database(config, now)
-    found["moved_aside"] = [str(file) for file in aside.files(config.storage.path.resolve())]
+    found["moved_aside"] = [str(file) for file in aside.files(real(config.storage.path))]
     if pid is None and found["rates"]:
         found |= {"rates": NO_RATES, "drain_eta_seconds": None}
     found["notes"] = problems.notes(config)

@@ -12,6 +12,8 @@ import re
 import time
 from pathlib import Path
 
+from sensor_node.storage import home
+
 STAMP = "%Y%m%dT%H%M%SZ"
 NAME = re.compile(r".+\.damaged-(\d{8}T\d{6}Z)")
 # A dying card must not make the disk a graveyard: each time the next wait is twice as long.
@@ -74,6 +76,7 @@ def move(database: Path, now: float) -> Path | None:
         os.link(wal_of(database), wal_of(aside))
     database.rename(aside)
     _take_wal_away(database, wal_of(aside))
+    home.note(aside)
     return aside
 
 

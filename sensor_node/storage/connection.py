@@ -10,7 +10,7 @@ from pathlib import Path
 
 from sensor_node.errors import DatabaseDamaged, DatabaseUnusable, StorageUnavailable
 from sensor_node.log import LOGGER
-from sensor_node.storage import aside, filesystem, write_lock
+from sensor_node.storage import aside, filesystem, home, write_lock
 from sensor_node.storage.checkpoint import WAL_CHECKPOINT_BYTES, wal_bytes
 from sensor_node.storage.migrations import APPLICATION_ID, FOREIGN, migrate, schema_version
 from sensor_node.storage.write_lock import LockWatch, WriteLock
@@ -160,6 +160,7 @@ class Database:
         try:
             with self.guarded(), self.lock:
                 self.lock.allow_long()  # a migration
+                home.insist_on(self.path)
                 self._clear_place()
                 self._connection = sqlite3.connect(
                     self.path, isolation_level=None, cached_statements=256
@@ -167,6 +168,7 @@ class Database:
                 self.connects += 1
                 self._file = self._present()
                 self._prepare(self._connection)
+                home.note(self.path)
         except BaseException:
             self._part()
             raise
@@ -250,6 +252,7 @@ def open_reader(path: Path) -> sqlite3.Connection:
     Raises DatabaseUnusable or StorageUnavailable; an absent file is `cannot be opened`.
     """
     path = filesystem.resolved(path)
+    home.insist_on(path)
     with translated(path):
         try:
             return _read_only(path, "mode=ro")

@@ -2,9 +2,11 @@
 
 import os
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 from sensor_node.errors import DatabaseUnusable
+from sensor_node.places import real
 
 MOUNTS = Path("/proc/self/mountinfo")
 # flock, shared memory or both do not work across machines on these.
@@ -17,7 +19,7 @@ OCTAL = re.compile(r"\\([0-7]{3})")
 MOST_PATH_BYTES = 500
 VOLATILE_TYPES = frozenset(("tmpfs", "ramfs"))
 # Beside the database file, made by SQLite and by us.
-COMPANIONS = ("-wal", "-shm", "-journal", ".turnstile", ".writer")
+COMPANIONS = ("-wal", "-shm", "-journal", ".turnstile", ".writer", ".appliance")
 
 
 def resolved(path: Path) -> Path:
@@ -25,13 +27,18 @@ def resolved(path: Path) -> Path:
 
     Raises DatabaseUnusable for a link of another user's, and for one in the place of a file beside
     the database: neither SQLite nor we follow that, but this says what to do. So for a directory,
-    which to SQLite is an I/O error.
+    which to SQLite is an I/O error; and for a file that is mounted by itself, as its WAL would lie
+    in another directory than whoever uses the file elsewhere looks into.
     """
     if path.is_symlink() and path.lstat().st_uid not in (0, os.geteuid()):
         raise DatabaseUnusable(f"{path}: is a symbolic link that another user made; remove it")
-    path = path.resolve()
+    path = real(path)
+    if path.is_symlink():
+        raise DatabaseUnusable(f"{path}: is a symbolic link to itself; remove it")
     if path.is_dir():
         raise DatabaseUnusable(f"{path}: is a directory; set another [storage] path")
+    if any(point == str(path) for point, _, _ in _mounts(_mountinfo())):
+        raise DatabaseUnusable(f"{path}: is mounted by itself; mount its directory instead")
     for suffix in COMPANIONS:
         companion = path.with_name(path.name + suffix)
         if companion.is_symlink():
@@ -45,30 +52,39 @@ def file_system_of(path: Path, mounts: str) -> tuple[str, str]:
     The last mount on the longest mount point wins, as later mounts hide earlier ones.
     """
     best, found = -1, ("", "")
-    for line in filter(None, mounts.split("\n")):
-        left, _, right = line.partition(" - ")
-        point = OCTAL.sub(lambda found: chr(int(found[1], 8)), left.split(" ")[4])
-        kind, _, options = right.split(" ", 2)
+    for point, kind, options in _mounts(mounts):
         if len(point) >= best and path.is_relative_to(point):
             best, found = len(point), (kind, options)
     return found
 
 
+def _mountinfo() -> str:
+    return MOUNTS.read_text(encoding="utf-8", errors="surrogateescape")
+
+
+def _mounts(mounts: str) -> Iterator[tuple[str, str, str]]:
+    """Mount point, type and super options of each line."""
+    for line in filter(None, mounts.split("\n")):
+        left, _, right = line.partition(" - ")
+        point = OCTAL.sub(lambda found: chr(int(found[1], 8)), left.split(" ")[4])
+        kind, _, options = right.split(" ", 2)
+        yield point, kind, options
+
+
 def is_read_only(path: Path) -> bool:
     """Whether its place is mounted so, or the kernel has made it so after an error."""
     directory = path.parent.resolve()
-    mounts = MOUNTS.read_text(encoding="utf-8", errors="surrogateescape")
-    _, options = file_system_of(directory, mounts)
+    _, options = file_system_of(directory, _mountinfo())
     mounted = os.statvfs(directory).f_flag & os.ST_RDONLY
     return bool(mounted) or "emergency_ro" in options.split(",")
 
 
 def complaint(path: Path) -> tuple[str, bool]:
     """What is wrong with the place of the database, and whether it must be refused."""
-    if len(os.fsencode(path.resolve())) > MOST_PATH_BYTES:
+    if len(os.fsencode(real(path))) > MOST_PATH_BYTES:
         text = f"{path}: is too long for SQLite, which takes {MOST_PATH_BYTES} bytes"
         return f"{text}; set another [storage] path", True
-    mounts = MOUNTS.read_text(encoding="utf-8", errors="surrogateescape")
+    mounts = _mountinfo()
     kind, options = file_system_of(path.parent.resolve(), mounts)
     if kind in NETWORK_TYPES:
         return (

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from sensor_node.errors import SensorNodeError
 from sensor_node.model import DatedReading, Reading, Stream
-from sensor_node.storage import graft, tiles
+from sensor_node.storage import graft, home, tiles
 from sensor_node.storage.checkpoint import wal_bytes
 from sensor_node.storage.migrations import APPLICATION_ID, STEPS
 from sensor_node.storage.salvage import Salvaged
@@ -51,6 +51,7 @@ class Wreck:
     """
 
     def __init__(self, path: Path, node: str) -> None:
+        home.insist_on(path)
         self.path = path
         self.found = self.delivered = 0
         self._failed_ids = self._failures = 0

@@ -6,12 +6,8 @@ import time
 from sensor_node import log
 from sensor_node.config import Config
 from sensor_node.errors import ConfigError, SensorNodeError
-from sensor_node.supervision.pidfile import (
-    ApplianceLock,
-    is_appliance,
-    remove_pid_file,
-    write_pid_file,
-)
+from sensor_node.supervision.pidfile import remove_pid_file, write_pid_file
+from sensor_node.supervision.presence import Presence
 from sensor_node.supervision.states import read_report
 from sensor_node.supervision.supervisor import Supervisor
 from sensor_node.supervision.systemd import Notifier
@@ -26,14 +22,14 @@ def run(config: Config) -> int:
         os.umask(0o027)
         log.configure(config.log.level)
         make_directories(config)
-        lock = ApplianceLock(config)
-        _take(lock, config, notifier)
+        presence = Presence(config)
+        _take(presence, config, notifier)
         write_pid_file(config)
     except SensorNodeError as error:
         notifier.send(f"STATUS={error}")
         raise
     try:
-        return Supervisor(config, lock, notifier).run()
+        return Supervisor(config, presence, notifier).run()
     finally:
         remove_pid_file(config)
 
@@ -59,32 +55,31 @@ def make_directories(config: Config) -> None:
         raise ConfigError(f"{database}: cannot be {cannot} by this user; see its owner and mode")
 
 
-def _take(lock: ApplianceLock, config: Config, notifier: Notifier) -> None:
-    """Take the appliance's lock; wait for children of a supervisor that was killed."""
-    if lock.take():
-        return
-    holder = lock.holder()
-    if is_appliance(holder):
-        raise SensorNodeError(
-            f"{config.storage.path}: is in use by the appliance with pid {holder.split(':')[2]}"
-        )
-    timeout = config.process.stop_timeout
-    notifier.send(
-        f"EXTEND_TIMEOUT_USEC={int((timeout + 5) * 1e6)}",
-        f"STATUS=waiting for processes of the last run: {_survivors(config)}",
-    )
-    deadline = time.monotonic() + timeout
-    while not lock.take():
-        if time.monotonic() >= deadline:
+def _take(presence: Presence, config: Config, notifier: Notifier) -> None:
+    """Take the appliance's place; wait for children of a supervisor that was killed."""
+    path, timeout = config.storage.path, config.process.stop_timeout
+    deadline = 0.0
+    while not presence.take():
+        if pid := presence.holder(config):
+            raise SensorNodeError(f"{path}: is in use by the appliance with pid {pid}")
+        if not deadline:
+            deadline = time.monotonic() + timeout
+            notifier.send(
+                f"EXTEND_TIMEOUT_USEC={int((timeout + 5) * 1e6)}",
+                f"STATUS=waiting for {_survivors(presence, config)}",
+            )
+        elif time.monotonic() >= deadline:
             raise SensorNodeError(
-                f"processes of the last run still live: {_survivors(config)}; "
+                f"{path}: is in use by {_survivors(presence, config)}; "
                 "they end with their request, or kill them"
             )
         time.sleep(LOCK_POLL_SECONDS)
 
 
-def _survivors(config: Config) -> str:
+def _survivors(presence: Presence, config: Config) -> str:
     report = read_report(config.runtime_directory)
-    children = report.processes if report else []
-    living = [f"{child.name} (pid {child.pid})" for child in children if is_appliance(child.owner)]
-    return ", ".join(living) or "unknown"
+    names = {child.pid: child.name for child in report.processes} if report else {}
+    living = [f"{names.get(pid, 'process')} (pid {pid})" for pid in presence.sharers(config)]
+    if living:
+        return f"processes of the last run: {', '.join(living)}"
+    return "processes that cannot be seen from here, perhaps in another container"

@@ -8,18 +8,18 @@ from pathlib import Path
 
 from sensor_node.config import Config
 from sensor_node.errors import SensorNodeError
-from sensor_node.places import bears_name, open_unlinked
+from sensor_node.places import bears_name, open_unlinked, real
+from sensor_node.proc import has_open
 from sensor_node.processes import owner
 
-# More than an owner text needs, so that every one overwrites the one before.
-HOLDER_BYTES = 200
 LOCK_SUFFIX = ".appliance"
 # As own_identity() makes it.
 IDENTITY = r"[a-z]+:[0-9a-f-]+:[0-9]{1,9}:[0-9]{1,19}"
 
 
 def lock_file(config: Config) -> Path:
-    database = config.storage.path
+    """Beside the database itself, by whatever links one gets there."""
+    database = real(config.storage.path)
     return database.with_name(database.name + LOCK_SUFFIX)
 
 
@@ -27,17 +27,23 @@ class ApplianceLock:
     """A flock beside the database that the children share by being forked.
 
     It is free only when the supervisor and all its children are gone, so that every batch that is
-    SENDING then is known to be a dead process's. The file names the holder and is never deleted.
+    SENDING then is known to be a dead process's. The file is empty and never deleted.
     """
 
     def __init__(self, config: Config) -> None:
-        self.file = lock_file(config)
+        self._config = config
+        self._home = self.file.parent
         try:
-            self._directory = self.file.parent.stat()
+            self._directory = self._home.stat()
             flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
             self.fd = os.open(self.file, flags, 0o660)
         except OSError as error:
             raise SensorNodeError(f"{self.file}: cannot be opened: {error.strerror}") from error
+
+    @property
+    def file(self) -> Path:
+        """Where those who come now look for it: the database's link may have been turned."""
+        return lock_file(self._config)
 
     def take(self) -> bool:
         """Whether the lock is ours now; does not wait."""
@@ -45,11 +51,6 @@ class ApplianceLock:
             fcntl.flock(self.fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             return False
-        # Not cut before: on a full disk a file can only be written where it has been before. If
-        # that fails, the lock counts and not the name.
-        with contextlib.suppress(OSError):
-            name = owner.own_identity("supervisor").ljust(HOLDER_BYTES)
-            os.pwrite(self.fd, name.encode(), 0)
         return True
 
     def is_in_place(self) -> bool:
@@ -58,14 +59,10 @@ class ApplianceLock:
 
     def is_at_home(self) -> bool:
         """Whether the directory is the one that it was made in, and not a successor's."""
-        return bears_name(self._directory, self.file.parent)
+        return bears_name(self._directory, self._home)
 
     def close(self) -> None:
         os.close(self.fd)
-
-    def holder(self) -> str:
-        """The owner text of the appliance that has, or last had, the lock."""
-        return os.pread(self.fd, HOLDER_BYTES, 0).decode(errors="replace").rstrip()
 
 
 def pid_file(runtime_directory: Path) -> Path:
@@ -117,9 +114,7 @@ def has_lock(config: Config, pid: int) -> bool:
     All of them have the appliance's lock open, and nobody can make a stranger open it.
     """
     try:
-        lock = lock_file(config).stat()
-        # A descriptor may be closed meanwhile.
-        return any(bears_name(lock, entry) for entry in Path(f"/proc/{pid}/fd").iterdir())
+        return has_open(pid, lock_file(config).stat())
     except PermissionError:
         return True  # another user's: then the kernel decides
     except OSError:

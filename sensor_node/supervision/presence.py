@@ -2,11 +2,14 @@
 
 import contextlib
 import enum
+import os
 from pathlib import Path
 
+from sensor_node import proc
 from sensor_node.config import Config
 from sensor_node.errors import SensorNodeError
 from sensor_node.log import LOGGER
+from sensor_node.supervision.file_lock import FileLock, holder
 from sensor_node.supervision.pidfile import ApplianceLock, pid_file, write_pid_file
 
 
@@ -20,10 +23,30 @@ class Kept(enum.Enum):
 
 
 class Presence:
-    """The appliance's lock, which children inherit, and its pid file."""
+    """The appliance's lock, which children inherit, that of the database, and the pid file."""
 
-    def __init__(self, lock: ApplianceLock) -> None:
-        self._lock = lock
+    def __init__(self, config: Config) -> None:
+        self._lock = ApplianceLock(config)
+        self._file = FileLock(config.storage.path)
+
+    def take(self) -> bool:
+        """Whether the place is ours now, and the database, if there is one; does not wait."""
+        return self._lock.take() and self._file.keep()
+
+    def holder(self, config: Config) -> int | None:
+        """The living supervisor of another appliance that has the place, or the database."""
+        return next(filter(None, map(holder, self._files(config))), None)
+
+    def sharers(self, config: Config) -> list[int]:
+        """The other processes that have the lock or the database open, and can be seen."""
+        found = {pid for file in self._files(config) for pid in proc.with_open(file)}
+        return sorted(found - {os.getpid()})
+
+    def _files(self, config: Config) -> list[os.stat_result]:
+        files = [os.fstat(self._lock.fd)]
+        with contextlib.suppress(OSError):
+            files.append(config.storage.path.stat())
+        return files
 
     @property
     def lock_fd(self) -> int:
@@ -35,12 +58,25 @@ class Presence:
         """Whether nobody else can have taken the place."""
         return self._lock.is_in_place()
 
+    def close(self) -> None:
+        """Let go of the place."""
+        self._lock.close()
+        self._file.close()
+
     def keep(self, config: Config) -> Kept:
         """Put back what is gone.
 
         TAKEN: from a directory that was moved away nothing may go into the one that came after it.
         Until somebody takes its place, it may come back.
         """
+        kept = self._keep_place(config)
+        if kept is not Kept.TAKEN and self.is_in_place and not self._file.keep():
+            path, pid = config.storage.path, self.holder(config)
+            LOGGER.error("place_taken %s: pid %s has the file; this one ends", path, pid)
+            return Kept.TAKEN
+        return kept
+
+    def _keep_place(self, config: Config) -> Kept:
         if self._lock.is_in_place():
             return self._keep_pid_file(config)
         at_home = self._lock.is_at_home()

@@ -13,9 +13,9 @@ from sensor_node import __version__
 from sensor_node.config import Config, load_config
 from sensor_node.errors import ConfigError
 from sensor_node.log import LOGGER
+from sensor_node.places import real
 from sensor_node.supervision import hangs, logfile
 from sensor_node.supervision.child import Child, Death
-from sensor_node.supervision.pidfile import ApplianceLock
 from sensor_node.supervision.presence import Kept, Presence
 from sensor_node.supervision.slots import make_slots
 from sensor_node.supervision.states import ChildState, Report, write_report
@@ -36,11 +36,11 @@ WAITS_FOR_DATABASE = "waiting for the database: its tables are made anew, or som
 
 
 class Supervisor:
-    """Holds the appliance's lock and nothing else: no database, no network."""
+    """Holds the appliance's locks and nothing else: no connection to the database, no network."""
 
-    def __init__(self, config: Config, lock: ApplianceLock, notifier: Notifier) -> None:
+    def __init__(self, config: Config, presence: Presence, notifier: Notifier) -> None:
         self._config = config
-        self._presence = Presence(lock)
+        self._presence = presence
         self._notifier = notifier
         self._signals: queue.SimpleQueue[int] = queue.SimpleQueue()
         self._wake_reader, self._wake_writer = socket.socketpair()
@@ -48,7 +48,7 @@ class Supervisor:
         self._children = [Child(name, self._slots.pop()) for name in _names(config)]
         self._run_started, self._since = time.monotonic(), time.time()
         self._last_turn = self._run_started
-        self._unclean = _was_left_open(config.storage.path.resolve())
+        self._unclean = _was_left_open(real(config.storage.path))
         self._ready = False
         self._all_well = True
         self._reloading = False

@@ -232,7 +232,7 @@ def test_what_cannot_be_salvaged_is_told_in_one_line(tmp_path):
             (tmp_path / "others.db", "not a Sensor Node database"),
             (tmp_path / "newer.db", "has schema 99"),
             (node.database, "is the database in use"),
-            (used.database, "a node uses it"),
+            (used.database, "uses it; stop that node first"),
         ):
             done = node.run("salvage", str(file), status=1)
             assert told in done.stderr

@@ -17,6 +17,7 @@ from sensor_node.supervision import child as child_module
 from sensor_node.supervision import worker
 from sensor_node.supervision.child import MOST_NEWS, SOUND_LIFE_SECONDS, Child, Death
 from sensor_node.supervision.pidfile import ApplianceLock
+from sensor_node.supervision.presence import Presence
 from sensor_node.supervision.slots import make_slots
 from sensor_node.supervision.states import ChildState
 from sensor_node.supervision.supervisor import Supervisor
@@ -141,15 +142,15 @@ class TestASystemWithoutRoomForOneMoreProcess:
 
     def test_does_not_end_the_supervisor(self, config, no_room, tmp_path, caplog) -> None:
         config.state_directory.mkdir()
-        lock = ApplianceLock(config)
-        supervisor = Supervisor(config, lock, Notifier())
+        presence = Presence(config)
+        supervisor = Supervisor(config, presence, Notifier())
         try:
             supervisor._start_due(100.0)
             supervisor._announce(100.0)
         finally:
             supervisor._wake_reader.close()
             supervisor._wake_writer.close()
-            os.close(lock.fd)
+            presence.close()
         assert {child.restart_at for child in supervisor._children} == {101.0}
         assert caplog.text.count("process_not_started name=") == 5
 

@@ -64,10 +64,14 @@ class Repository(SensorDataSQLRepository):
 
     failing = ()
     looks = 0
+    after_a_look = None
 
     def backlog(self):
         self.looks += 1
-        return super().backlog()
+        found = super().backlog()
+        if self.after_a_look:
+            self.after_a_look()
+        return found
 
     def settle_and_claim(self, *what):
         self.fail_if_told("settle_and_claim")
@@ -193,6 +197,13 @@ class TestAStep:
         first.client.during = second.step
         first.step()
         assert (first.sent(), second.sent()) == ([[1, 2]], [[3, 4]])
+
+    def test_finds_nothing_where_another_sender_claims_just_before_it(self, make) -> None:
+        first, second = make(), make(owner="sender:boot:2:2")
+        first.capture(2)
+        first.own.after_a_look = second.step
+        assert first.step() == LONGEST_WAIT_SECONDS
+        assert (first.sent(), second.sent()) == ([], [[1, 2]])
 
     def test_before_its_first_request_leaves_small_batches_to_others_for_a_while(
         self, make
@@ -499,6 +510,14 @@ class TestTheNextWholeBatch:
         sender.finish()
         assert sender.sent() == [[1, 2]]
         assert tiles(repository) == [(1, 2, "SENT")]
+
+    def test_is_left_to_others_once_the_claim_is_lost(self, make, repository, caplog) -> None:
+        sender = make("batch_size = 2")
+        sender.capture(4)
+        sender.client.during = lambda: repository.reclaim(1, OWNER, WALL, at_most_once=False)
+        assert sender.step() == 0.0
+        assert "claim_lost batch=1-2" in caplog.text
+        assert tiles(repository) == [(1, 2, "FAILED")]
 
     def test_is_left_to_others_while_the_sink_is_slow(self, make, repository) -> None:
         sender = make("batch_size = 2")

@@ -67,6 +67,25 @@ def test_a_file_system_that_the_kernel_has_shut_after_an_error_is_read_only(
     assert is_read_only(place / "telemetry.db") == read_only
 
 
+@pytest.mark.parametrize("use", [SensorDataSQLRepository, open_reader])
+def test_a_database_that_is_mounted_by_itself_is_refused(mounts, place, use):
+    path, link = place / "telemetry.db", place / "link"
+    SensorDataSQLRepository(path).close()
+    link.symlink_to(path)
+    mounts(line(place, "ext4"), line(path, "ext4"))
+    for name in (path, link):
+        with pytest.raises(DatabaseUnusable) as caught:
+            use(name)
+        assert str(caught.value) == f"{path}: is mounted by itself; mount its directory instead"
+
+
+def test_a_link_to_itself_is_refused(place):
+    path = place / "telemetry.db"
+    path.symlink_to(path)
+    with pytest.raises(DatabaseUnusable, match="is a symbolic link to itself; remove it"):
+        resolved(path)
+
+
 def test_a_local_disk_is_not_complained_of(mounts, place):
     mounts(line("/elsewhere", "nfs"))
     assert complaint(place / "telemetry.db") == ("", False)

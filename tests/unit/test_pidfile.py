@@ -46,19 +46,6 @@ class TestTheLock:
         fcntl.flock(first.fd, fcntl.LOCK_UN)
         assert second.take()
 
-    def test_names_who_has_it(self, lock) -> None:
-        first, second = lock(), lock()
-        assert second.holder() == ""
-        first.take()
-        assert second.holder() == owner.own_identity("supervisor")
-        assert is_appliance(second.holder())
-
-    def test_names_the_new_holder_whole_even_after_a_longer_name(self, lock) -> None:
-        first, second = lock(), lock()
-        os.pwrite(first.fd, b"x" * 150, 0)
-        second.take()
-        assert first.holder() == owner.own_identity("supervisor")
-
     def test_is_not_free_while_a_child_of_the_holder_lives(self, lock) -> None:
         first, second = lock(), lock()
         first.take()
@@ -72,16 +59,6 @@ class TestTheLock:
         os.kill(pid, signal.SIGKILL)
         os.waitpid(pid, 0)
         assert second.take()
-
-    def test_counts_even_if_the_disk_is_too_full_to_name_the_holder(
-        self, lock, monkeypatch
-    ) -> None:
-        def full(*_):
-            raise OSError(28, "No space left on device")
-
-        monkeypatch.setattr(os, "pwrite", full)
-        assert lock().take()
-        assert not lock().take()
 
     def test_that_cannot_be_opened_is_told_in_one_line(self, config) -> None:
         config.state_directory.rmdir()
@@ -190,6 +167,34 @@ class TestALink:
         with pytest.raises(SensorNodeError, match="cannot be opened"):
             lock()
         assert not elsewhere.exists()
+
+    def test_to_the_database_leads_to_its_lock(self, config, tmp_path, lock) -> None:
+        elsewhere = tmp_path / "elsewhere"
+        elsewhere.mkdir()
+        config.storage.path.symlink_to(elsewhere / "telemetry.db")
+        assert lock_file(config) == elsewhere / "telemetry.db.appliance"
+        first = lock()
+        assert first.take()
+        assert has_lock(config, os.getpid())
+        assert list(config.state_directory.iterdir()) == [config.storage.path]
+
+    def test_that_is_turned_away_leads_to_another_lock(self, config, tmp_path, lock) -> None:
+        config.storage.path.symlink_to(tmp_path / "a.db")
+        first = lock()
+        assert first.is_in_place()
+        config.storage.path.unlink()
+        config.storage.path.symlink_to(tmp_path / "b.db")
+        assert not first.is_in_place()
+        assert first.is_at_home()
+
+
+def test_a_lock_is_not_written_to(config, tmp_path, lock) -> None:
+    """It may be another name of somebody's file."""
+    precious = tmp_path / "precious"
+    precious.write_text("content")
+    os.link(precious, lock_file(config))
+    assert lock().take()
+    assert precious.read_text() == "content"
 
 
 def test_the_number_of_one_process_with_the_identity_of_another_leads_nowhere(config) -> None:

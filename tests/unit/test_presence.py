@@ -4,18 +4,18 @@ import os
 
 import pytest
 
+from sensor_node.supervision.file_lock import FileLock
 from sensor_node.supervision.pidfile import ApplianceLock, has_lock, pid_file, write_pid_file
 from sensor_node.supervision.presence import Kept, Presence
 
 
 @pytest.fixture
 def presence(config):
-    lock = ApplianceLock(config)
-    assert lock.take()
+    presence = Presence(config)
+    assert presence.take()
     write_pid_file(config)
-    presence = Presence(lock)
     yield presence
-    os.close(presence.lock_fd)
+    presence.close()
 
 
 def test_what_is_there_is_left_alone(presence, config) -> None:
@@ -58,6 +58,31 @@ def test_a_lock_that_another_has_made_meanwhile_ends_it(presence, config) -> Non
     other = ApplianceLock(config)
     assert other.take()
     assert presence.keep(config) is Kept.TAKEN
+    other.close()
+
+
+def test_a_database_is_locked_as_soon_as_there_is_one(presence, config) -> None:
+    config.storage.path.touch()
+    assert presence.keep(config) is Kept.AS_IT_WAS
+    other = FileLock(config.storage.path)
+    assert not other.keep()
+
+
+def test_a_database_that_another_has_ends_it(presence, config, tmp_path) -> None:
+    (tmp_path / "another.db").touch()
+    other = FileLock(tmp_path / "another.db")
+    assert other.keep()
+    os.link(tmp_path / "another.db", config.storage.path)
+    assert presence.keep(config) is Kept.TAKEN
+    other.close()
+
+
+def test_a_place_is_taken_only_with_its_database(presence, config, tmp_path) -> None:
+    config.storage.path.touch()
+    presence.keep(config)
+    presence._lock.file.unlink()
+    other = Presence(config)
+    assert not other.take(), "the lock file is free, the database is not"
     other.close()
 
 

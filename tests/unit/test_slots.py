@@ -25,6 +25,12 @@ def test_a_new_one_says_nothing_but_that_it_has_just_begun(slot) -> None:
     assert not slot.is_final()
 
 
+def test_its_words_are_aligned_whichever_it_is() -> None:
+    """Else one could be seen half written."""
+    assert SLOT_BYTES % 8 == 0
+    assert SAID % 8 == 0
+
+
 def test_it_shows_where_a_process_stands_before_the_write_lock(slot) -> None:
     slot.waiting()
     assert slot.signs().waiting_since is not None

@@ -4,7 +4,7 @@ import json
 
 import pytest
 from clocks import ManualClock
-from storage_fixtures import DELIVERED, SILENT, UNREACHABLE, fill, rows
+from storage_fixtures import BUSY, DELIVERED, SILENT, UNREACHABLE, fill, rows
 
 from sensor_node.config import load_config
 from sensor_node.delivery.deliver import Courier
@@ -126,6 +126,17 @@ def test_a_sink_that_cannot_be_reached_says_nothing_about_the_size(make, reposit
     node.link.down = UNREACHABLE
     node.run(HOUR)
     assert set(node.link.sizes) == {100}
+
+
+def test_a_sink_that_is_busy_only_after_a_long_time_is_sent_less(make, repository):
+    """It has answered, and so was sent all: the link may be why it took long."""
+    node = make(1000.0)
+    fill(repository, 5000, 0, node.clock.wall)
+    node.link.down = BUSY
+    node.run(60.0)
+    assert node.link.sizes[:2] == [100, 100], "the sender, then the retrier"
+    node.run(HOUR)
+    assert min(node.link.sizes) == 1
 
 
 def test_a_sink_that_hangs_for_long_leaves_few_small_batches(make, repository):

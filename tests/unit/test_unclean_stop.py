@@ -1,11 +1,9 @@
 """After a run that died, the generator opens the database alone, and looks at it."""
 
-import os
-
 import pytest
 
 from sensor_node.config import load_config
-from sensor_node.supervision.pidfile import ApplianceLock
+from sensor_node.supervision.presence import Presence
 from sensor_node.supervision.supervisor import Supervisor
 from sensor_node.supervision.systemd import Notifier
 
@@ -21,7 +19,7 @@ def supervise(tmp_path):
         for end, size in leftovers.items():
             file = config.storage.path.with_name(f"{config.storage.path.name}-{end}")
             file.write_bytes(bytes(size))
-        made.append(Supervisor(config, ApplianceLock(config), Notifier()))
+        made.append(Supervisor(config, Presence(config), Notifier()))
         return made[-1]
 
     made: list[Supervisor] = []
@@ -29,7 +27,7 @@ def supervise(tmp_path):
     for supervisor in made:
         supervisor._wake_reader.close()
         supervisor._wake_writer.close()
-        os.close(supervisor._presence.lock_fd)
+        supervisor._presence.close()
 
 
 def waiting(supervisor):

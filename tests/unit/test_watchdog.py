@@ -6,7 +6,7 @@ import pytest
 
 from sensor_node.config import load_config
 from sensor_node.supervision import hangs
-from sensor_node.supervision.pidfile import ApplianceLock
+from sensor_node.supervision.presence import Presence
 from sensor_node.supervision.supervisor import Supervisor
 
 
@@ -44,15 +44,15 @@ def supervisor(tmp_path, watchdog, monkeypatch):
     file.write_text("[sensor:room]\n")
     config = load_config(file)
     config.runtime_directory.mkdir()
-    lock = ApplianceLock(config)
-    supervisor = Supervisor(config, lock, watchdog)
+    presence = Presence(config)
+    supervisor = Supervisor(config, presence, watchdog)
     for child in supervisor._children:
         child._process = Fork()
         monkeypatch.setattr(child, "signal", lambda number: None)
     yield supervisor
     supervisor._wake_reader.close()
     supervisor._wake_writer.close()
-    lock.close()
+    presence.close()
 
 
 def turn(supervisor, verdicts, monkeypatch):

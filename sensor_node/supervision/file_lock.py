@@ -1,0 +1,82 @@
+"""A flock on the database file itself: whatever it is called, it is the same file.
+
+SQLite's own locks are of another kind (fcntl) and do not meet this one. To close a descriptor of a
+database takes SQLite's locks from the process, so this is for the supervisor, which never has a
+connection. See docs/adr/0021.
+"""
+
+import fcntl
+import os
+import stat
+from pathlib import Path
+
+from sensor_node import locks, proc
+from sensor_node.places import bears_name, real
+
+READ = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+
+
+class FileLock:
+    """Held on whichever file bears the database's name."""
+
+    def __init__(self, database: Path) -> None:
+        self._database = database
+        self._fd = -1
+
+    def keep(self) -> bool:
+        """Have the lock of the file that bears the name now; False where another has it.
+
+        Where there is no file, the last one's is kept: its directory may come back.
+        """
+        place = real(self._database)
+        if self._fd >= 0 and bears_name(os.fstat(self._fd), place):
+            return True
+        fd = open_file(place)
+        if fd is None:
+            return True
+        # First: an overlay may show the same file as another one, once it is written to.
+        self.close()
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(fd)
+            return False
+        self._fd = fd
+        return True
+
+    def close(self) -> None:
+        """A second call does nothing."""
+        if self._fd >= 0:
+            os.close(self._fd)
+        self._fd = -1
+
+
+def open_file(place: Path) -> int | None:
+    """A descriptor that reads nothing; None where there is no file, or none for us."""
+    try:
+        fd = os.open(place, READ)
+    except OSError:
+        return None
+    if stat.S_ISREG(os.fstat(fd).st_mode):
+        return fd
+    os.close(fd)
+    return None
+
+
+def holder(file: os.stat_result) -> int | None:
+    """The other process that took an appliance's flock on this file, and still has it.
+
+    None for one that has died and left the lock to its children, or that cannot be seen from here.
+    """
+    for lock in locks.on(file):
+        is_one = (lock.kind, lock.mode) == ("FLOCK", "WRITE") and lock.pid != os.getpid()
+        if is_one and _may_have_open(lock.pid, file):
+            return lock.pid
+    return None
+
+
+def _may_have_open(pid: int, file: os.stat_result) -> bool:
+    try:
+        return proc.has_open(pid, file)
+    except PermissionError:
+        return True
