@@ -1,11 +1,13 @@
 """Where the configuration is found, and where state lives: that follows from the file alone."""
 
 import os
+import stat
 from pathlib import Path
 from typing import IO, Any
 
 SYSTEM_DIRECTORY = Path("/etc/sensor-node")
 LOCAL_STATE = "sensor-node-data"
+FOREIGN_LINK = "is a symbolic link that another user made; remove it"
 
 
 def find_config(argument: str | None) -> Path:
@@ -26,6 +28,15 @@ def drop_in_directory(file: Path) -> Path:
 def real(name: Path) -> Path:
     """Where links lead to. One that leads to itself stays; for that, Path.resolve() may raise."""
     return Path(os.path.realpath(name))
+
+
+def is_foreign_link(name: Path) -> bool:
+    """Whether another user, but for root, has put a link there, and says where it leads."""
+    try:
+        found = name.lstat()
+    except OSError:
+        return False
+    return stat.S_ISLNK(found.st_mode) and found.st_uid not in (0, os.geteuid())
 
 
 def bears_name(file: os.stat_result, name: Path) -> bool:

@@ -24,11 +24,12 @@ SELECT id, node, name, value, timestamp, count(*), count(DISTINCT body) FROM rec
 """
 REQUESTS = "SELECT no, headers, body FROM request WHERE complete ORDER BY no"
 TAKEN = "SELECT count(*) FROM received WHERE request_no BETWEEN ? AND ? AND id != ?"
+TOLD = "SELECT coalesce(sum(n), 0), count(*) FROM event WHERE kind = ?"
 EPOCH = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
 GONE = ("PURGED", "EVICTED")
 UNDELIVERED = ("PENDING", "SENDING", "FAILED")
-# An older event is forgotten when there are more than so many.
-MOST_EVENTS = 10_000
+# The older events of a kind are forgotten when there are more than some 450.
+MOST_OF_A_KIND = 400
 SHOWN = 10
 
 
@@ -164,13 +165,10 @@ def _check_ledger(node: sqlite3.Connection, verdict: Verdict) -> list[Tile]:
 
 def _check_events(node: sqlite3.Connection, verdict: Verdict) -> None:
     """What was given up is in the history, with how many they are."""
-    (events,) = node.execute("SELECT count(*) FROM event").fetchone()
-    if events >= MOST_EVENTS:
-        return
-    told = dict(node.execute("SELECT kind, sum(n) FROM event GROUP BY kind"))
     for kind, n in (("evicted", verdict.evicted), ("dropped", verdict.dropped)):
-        if told.get(kind, 0) != n:
-            verdict.wrong.append(f"history tells of {told.get(kind, 0)} {kind}, counted are {n}")
+        told, events = node.execute(TOLD, [kind]).fetchone()
+        if told != n and events < MOST_OF_A_KIND:
+            verdict.wrong.append(f"history tells of {told} {kind}, counted are {n}")
 
 
 def _compare(

@@ -2,7 +2,7 @@
 
 import time
 
-from benchmarks import disk, syncs
+from benchmarks import aged, disk, syncs
 from benchmarks.disk import Disk
 from benchmarks.node import Node, shipped, stopped
 from benchmarks.processes import bytes_written, cpu_seconds, pss_mib, switches
@@ -22,6 +22,7 @@ ROWS = (
     Row("idle fsyncs", "fsyncs a reading at 1/s: all processes", "", 2),
     Row("idle written", "written a reading at 1/s, by the processes", "KiB", 1, at_most=16),
     Row("idle device", "written a reading at 1/s, by the device", "KiB", 1, at_most=16),
+    *aged.ROWS,
 )
 
 
@@ -36,6 +37,7 @@ def run(trial: Trial) -> None:
                 await_full_log(node)
             watch(trial, node, own, trial.size(60.0, 10.0))
             count_syncs(trial, node, trial.size(20.0, 5.0))
+    aged.run(trial)
 
 
 def await_full_log(node: Node) -> None:

@@ -137,6 +137,9 @@ def _event_text(row: EventRow) -> str:
         parts.append(several(row.n, "reading"))
     elif row.n > 1:
         parts.append(f"{row.n} times within {span(row.until - row.at)}")
+        # Of those that differ, the detail is the last one's.
+        if row.kind not in events.SAME_GOES_ON:
+            parts = [parts[-1], f"last: {row.detail}"]
     if row.kind == "dropped" and row.first is not None and row.last is not None:
         parts.append(f"between {local(row.first / 1e6)} and {local(row.last / 1e6)}")
     elif row.first is not None and row.last is not None and row.kind in ID_RANGES:

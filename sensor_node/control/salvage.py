@@ -75,14 +75,14 @@ def _bring_back(
 def _make_room(config: Config, repository: SensorDataSQLRepository) -> bool:
     """Delivered readings go first; nothing is evicted for the sake of what comes back."""
     room = Room(config.storage.max_size, config.storage.min_free)
-    cursor: int | None = 0
+    after, ended = 0, False
     while True:
         space = repository.space(room)
         if space.left - space.wal_excess >= space.spare + BITE_BYTES:
             return True
-        if cursor is None:
+        if ended:
             return False
-        cursor = repository.purge(cursor, None, time.time()).cursor
+        _, after, ended = repository.purge(after, None, time.time())
 
 
 def _report(wreck: Wreck, file: Path, added: int, complete: bool) -> None:

@@ -15,6 +15,8 @@ STEP_SECONDS = 1.0
 # Under load the WAL grows by tens of MB a second, and room that was made is soon gone.
 BUSY_STEP_SECONDS = 0.1
 SWEEP_SECONDS = 60.0
+# What a sweep has passed over, such as delivered at a second try, is looked at again this often.
+WHOLE_SWEEP_SECONDS = 3600.0
 SAMPLE_SECONDS = 10.0
 SUMMARY_SECONDS = 3600.0
 CLOCK_NOTE_SECONDS = 3600.0
@@ -41,9 +43,11 @@ class HousekeepingService:
         self._checked = False
         self._moved_wal_bytes = 0
         self._busy = False
-        self._cursor: int | None = None
+        self._sweeping = False
+        # Where a sweep begins. What it has passed over up to this id waits for a whole one.
+        self._swept = 0
         self._room_cursor = 0
-        self._sweep_at = self._sample_at = 0.0
+        self._sweep_at = self._whole_sweep_at = self._sample_at = 0.0
         self._summary_at: float | None = None
         self._boot = boot_id()
         self._clock_offset = 0.0
@@ -116,25 +120,32 @@ class HousekeepingService:
         ends = 0 if counts.sent > counts.purged else 2
         while ends < 2:
             purged = self._repository.purge(self._room_cursor, None, now.wall)
-            self._room_cursor = purged.cursor or 0
+            self._room_cursor = 0 if purged.ended else purged.after
             if purged.messages:
                 return True
-            ends += purged.cursor is None
+            ends += purged.ended
         return False
 
     def _retain(self, now: Moment) -> bool:
-        """One bite of what is older than keep_sent and max_age; the table is walked in turns."""
+        """One bite of what is older than keep_sent and max_age."""
         max_age = self._storage.max_age
         if max_age and self._repository.evict_older_than(int((now.wall - max_age) * 1e6), now.wall):
             return True
-        if self._cursor is None:
-            if now.monotonic < self._sweep_at:
-                return False
-            self._sweep_at = now.monotonic + SWEEP_SECONDS
-            self._cursor = 0
-        purged = self._repository.purge(self._cursor, now.wall - self._storage.keep_sent, now.wall)
-        self._cursor = purged.cursor
-        return purged.cursor is not None
+        if not self._sweeping and now.monotonic < self._sweep_at:
+            return False
+        if not self._sweeping:
+            self._begin_sweep(now)
+        due = now.wall - self._storage.keep_sent
+        purged = self._repository.purge(self._swept, due, now.wall)
+        self._swept, self._sweeping = purged.after, not purged.ended
+        return self._sweeping
+
+    def _begin_sweep(self, now: Moment) -> None:
+        """Each minute from where something may be due, each hour from the bottom."""
+        self._sweep_at = now.monotonic + SWEEP_SECONDS
+        if now.monotonic >= self._whole_sweep_at:
+            self._whole_sweep_at = now.monotonic + WHOLE_SWEEP_SECONDS
+            self._swept = 0
 
     def _limit_parked(self, space: Space, now: Moment) -> bool:
         counts = self._repository.counts()

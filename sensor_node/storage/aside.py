@@ -7,15 +7,17 @@ All of it happens under the write lock. Nothing is deleted but second names of a
 import calendar
 import contextlib
 import errno
+import glob
 import os
 import re
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 from sensor_node.storage import home
 
 STAMP = "%Y%m%dT%H%M%SZ"
-NAME = re.compile(r".+\.damaged-(\d{8}T\d{6}Z)")
+NAME_END = re.compile(r"\.damaged-(\d{8}T\d{6}Z)")
 # A dying card must not make the disk a graveyard: each time the next wait is twice as long.
 AGAIN_SECONDS = 600.0
 MOST_AGAIN_SECONDS = 86_400.0
@@ -25,8 +27,7 @@ LOOK_BYTES = 1024 * 1024
 
 def files(database: Path) -> list[Path]:
     """The damaged databases that lie beside this one, oldest first."""
-    found = database.parent.glob(f"{database.name}.damaged-*")
-    return sorted(file for file in found if NAME.fullmatch(file.name))
+    return sorted(file for file in _beside(database, "") if _stamp(database, file))
 
 
 def wal_of(database: Path) -> Path:
@@ -95,8 +96,7 @@ def _take_wal_away(database: Path, kept: Path) -> Path | None:
     """Raises OSError rather than leave a WAL where a fresh database would find it."""
     wal, found = wal_of(database), None
     if wal.exists():
-        names = database.parent.glob(f"{database.name}.damaged-*-wal")
-        if any(wal.samefile(name) for name in names):
+        if any(wal.samefile(name) for name in _beside(database, "-wal")):
             wal.unlink()
         elif kept.exists():
             raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(kept))
@@ -115,6 +115,17 @@ def shm_of(database: Path) -> Path:
     return database.with_name(database.name + "-shm")
 
 
+def _beside(database: Path, ending: str) -> Iterator[Path]:
+    """What is named as after a move; the database's own name may be any, such as `a[1]*.db`."""
+    return database.parent.glob(f"{glob.escape(database.name)}.damaged-*{ending}")
+
+
+def _stamp(database: Path, file: Path) -> str:
+    """When the file was moved aside; empty if its name does not say so."""
+    found = NAME_END.fullmatch(file.name.removeprefix(database.name))
+    return found[1] if found else ""
+
+
 def _name(database: Path, now: float) -> Path:
     stamp = time.strftime(STAMP, time.gmtime(now))
     return database.with_name(f"{database.name}.damaged-{stamp}")
@@ -129,7 +140,5 @@ def is_time(database: Path, now: float) -> bool:
     if not before:
         return True
     wait = min(MOST_AGAIN_SECONDS, AGAIN_SECONDS * 2.0 ** (len(before) - 1))
-    found = NAME.fullmatch(before[-1].name)
-    assert found
-    moved_at = calendar.timegm(time.strptime(found[1], STAMP))
+    moved_at = calendar.timegm(time.strptime(_stamp(database, before[-1]), STAMP))
     return abs(now - moved_at) >= wait

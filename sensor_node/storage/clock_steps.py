@@ -10,13 +10,15 @@ import sqlite3
 from typing import NamedTuple
 
 from sensor_node.clock import Moment
-from sensor_node.storage import memo
+from sensor_node.storage import memo, tiles
 
 MEMO = "clock"
 # A smaller one is nothing that a wait or an age would notice.
 LEAST_STEP_SECONDS = 1.0
 # Beyond these the oldest are taken together, so that nothing looks older than it is.
 MOST_STEPS = 100
+# No more readings come before a step is noticed: it is not looked for among the older ones.
+MOST_AFTER = 1_000_000
 # A step is noticed a little late: the newest readings may be of after it. Those of before are
 # nearer to what the clock said then or, if it was set back, in its future.
 LAST_BEFORE_FORWARD = """
@@ -62,7 +64,8 @@ def note(
     if abs(seconds) < LEAST_STEP_SECONDS:
         seconds, offset = 0.0, before.offset if same_boot else offset
     else:
-        above = steps[-1].last_id if steps else 0
+        oldest_after = tiles.captured(connection) - MOST_AFTER
+        above = max(first_undelivered - 1, oldest_after, steps[-1].last_id if steps else 0)
         row = {"above": above, "now_us": now.wall_us, "step_us": int(seconds * 1e6)}
         query = LAST_BEFORE_FORWARD if seconds > 0 else LAST_BEFORE_BACK
         last = connection.execute(query, row).fetchone()

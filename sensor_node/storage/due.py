@@ -2,57 +2,59 @@
 
 import math
 import sqlite3
+from typing import Any
 
 from sensor_node.settlement import DUE_FIRST, SinkRecord
 
-# A deadline further ahead than any that could have been set is a clock that has jumped: due.
-# `fate_unknown <= :unknown`: with at-most-once, nothing whose fate was ever unknown goes again.
+# With at-most-once, nothing whose fate was ever unknown goes again. So tiles of either fate are
+# asked for by themselves: those that may not go are never walked through.
+CERTAIN, UNKNOWN = 0, 1
+
 FIND_DUE = """
-SELECT first_id, last_id FROM batch
-WHERE status = 'FAILED' AND next_attempt_at > :after AND next_attempt_at <= :now
-  AND fate_unknown <= :unknown
+SELECT next_attempt_at, first_id, last_id FROM batch
+WHERE status = 'FAILED' AND fate_unknown = :fate
+  AND next_attempt_at > :after AND next_attempt_at <= :now
 ORDER BY next_attempt_at LIMIT 1
 """
 BEFORE_ALL = -math.inf
 NEXT_DUE = """
-SELECT min(next_attempt_at) FROM batch
-WHERE status = 'FAILED' AND next_attempt_at > :now AND fate_unknown <= :unknown
+SELECT next_attempt_at FROM batch
+WHERE status = 'FAILED' AND fate_unknown = :fate AND next_attempt_at > :now
+ORDER BY next_attempt_at LIMIT 1
 """
+# A deadline further ahead than any that could have been set is a clock that has jumped: due.
 FIND_OVERDUE = """
-SELECT first_id, last_id FROM batch
-WHERE status = 'FAILED' AND next_attempt_at > :now + :longest AND fate_unknown <= :unknown
-ORDER BY next_attempt_at DESC LIMIT 1
+SELECT next_attempt_at, first_id, last_id FROM batch
+WHERE status = 'FAILED' AND fate_unknown = :fate AND next_attempt_at > :now + :longest
+ORDER BY next_attempt_at LIMIT 1
 """
 WAIT_NO_LONGER = """
-UPDATE batch SET next_attempt_at = :now WHERE status = 'FAILED' AND next_attempt_at > :now
+UPDATE batch SET next_attempt_at = :now
+WHERE status = 'FAILED' AND fate_unknown IN (0, 1) AND next_attempt_at > :now
 """
 FIND_LEAST_RECENTLY_TRIED = """
-SELECT first_id, last_id FROM batch WHERE status = 'FAILED' AND fate_unknown <= :unknown
+SELECT turn, first_id, last_id FROM batch WHERE status = 'FAILED' AND fate_unknown = :fate
 ORDER BY turn LIMIT 1
 """
 
 
 def find_due(
-    connection: sqlite3.Connection,
-    now: float,
-    longest: float,
-    *,
-    skip_unknown: bool,
-    after: float = BEFORE_ALL,
+    connection: sqlite3.Connection, now: float, longest: float, *, skip_unknown: bool
 ) -> tuple[int, int] | None:
-    """First and last id of the FAILED tile that is due first, of those due `after` that time."""
-    row = {"after": after, "now": now, "longest": longest, "unknown": int(not skip_unknown)}
-    found = connection.execute(FIND_DUE, row).fetchone()
-    found = found or connection.execute(FIND_OVERDUE, row).fetchone()
-    return (found[0], found[1]) if found else None
+    """First and last id of the FAILED tile that is due first."""
+    row = {"after": BEFORE_ALL, "now": now, "longest": longest}
+    found = _first(connection, FIND_DUE, row, skip_unknown=skip_unknown)
+    found = found or _first(connection, FIND_OVERDUE, row, skip_unknown=skip_unknown)
+    return (found[1], found[2]) if found else None
 
 
 def find_left_over(
     connection: sqlite3.Connection, sink: SinkRecord, now: float, *, skip_unknown: bool
 ) -> tuple[int, int] | None:
     """The batch that was due first when the sink came UP; what is being halved waits its turn."""
-    latest = min(now, sink.since)
-    return find_due(connection, latest, math.inf, skip_unknown=skip_unknown, after=DUE_FIRST)
+    row = {"after": DUE_FIRST, "now": min(now, sink.since)}
+    found = _first(connection, FIND_DUE, row, skip_unknown=skip_unknown)
+    return (found[1], found[2]) if found else None
 
 
 def due_in(
@@ -61,20 +63,27 @@ def due_in(
     """Seconds until find_due() will find a tile; infinite if there is none."""
     if find_due(connection, now, longest, skip_unknown=skip_unknown):
         return 0.0
-    row = {"now": now, "unknown": int(not skip_unknown)}
-    (due_at,) = connection.execute(NEXT_DUE, row).fetchone()
-    return math.inf if due_at is None else float(due_at - now)
+    found = _first(connection, NEXT_DUE, {"now": now}, skip_unknown=skip_unknown)
+    return float(found[0] - now) if found else math.inf
 
 
 def find_least_recently_tried(
     connection: sqlite3.Connection, *, skip_unknown: bool
 ) -> tuple[int, int] | None:
     """Of the FAILED tile whose last failure is longest ago, in turns, not in time."""
-    row = {"unknown": int(not skip_unknown)}
-    found = connection.execute(FIND_LEAST_RECENTLY_TRIED, row).fetchone()
-    return (found[0], found[1]) if found else None
+    found = _first(connection, FIND_LEAST_RECENTLY_TRIED, {}, skip_unknown=skip_unknown)
+    return (found[1], found[2]) if found else None
 
 
 def wait_no_longer(connection: sqlite3.Connection, now: float) -> None:
     """Every FAILED tile is due: the clock by which they wait was set back."""
     connection.execute(WAIT_NO_LONGER, {"now": now})
+
+
+def _first(
+    connection: sqlite3.Connection, query: str, row: dict[str, float], *, skip_unknown: bool
+) -> tuple[Any, ...] | None:
+    """The lesser of what the query finds among tiles of certain fate and among the others."""
+    fates = (CERTAIN,) if skip_unknown else (CERTAIN, UNKNOWN)
+    found = [connection.execute(query, {**row, "fate": fate}).fetchone() for fate in fates]
+    return min((tile for tile in found if tile), default=None)

@@ -1,29 +1,56 @@
-"""The event table: what happened, for `history`; at most 10,000 rows whatever happens."""
+"""The event table: what happened, for `history`; at most 10,000 rows whatever happens.
+
+Each kind has a share of its own, so that none pushes out another: a sink that comes and goes all
+day must not cost the line about what was lost.
+"""
 
 import sqlite3
 from dataclasses import dataclass
+from typing import Any
+
+# These come in floods; the same one again within a while is one event that goes on.
+SAME_GOES_ON = ("dropped", "evicted", "process died", "reclaimed", "requeued", "salvaged")
+# Each has its own row: their order and ranges say when the appliance ran.
+OF_RUNS = ("started", "stopped", "unclean stop", "not running")
+# Each has its own row, until there are too many: then the newest goes on until it has been calm.
+OTHERS = (
+    *("sink down", "sink up", "clock step", "configuration changed"),
+    *("database damaged", "database gone", "lock gone", "log held", "log free"),
+)
+KINDS = (*SAME_GOES_ON, *OF_RUNS, *OTHERS)
 
 MOST_EVENTS = 10_000
-# These come in floods; the same one again within this time is one event that goes on. Of all
-# others, such as starts, stops and outages, each has its own row: their order has a meaning.
-MERGED_KINDS = frozenset(
-    ("dropped", "evicted", "process died", "reclaimed", "requeued", "salvaged")
-)
-MERGE_SECONDS = 600.0
-MERGE_DEPTH = 20
+MOST_OF_A_KIND = MOST_EVENTS // len(KINDS)
+CALM_SECONDS = 600.0
+# More than so many within that time are a flood.
+FLOOD = 20
 
-MERGE = """
-UPDATE event SET until = :now, n = n + :n, last = coalesce(:last, last)
+# `at` to `until` and `first` to `last` span all that the event stands for.
+SAME_AGAIN = """
+UPDATE event SET until = :now, n = n + :n,
+  first = coalesce(min(first, :first), first, :first),
+  last = coalesce(max(last, :last), last, :last)
 WHERE id = (SELECT max(id) FROM event
-            WHERE id > (SELECT max(id) FROM event) - :depth
-              AND kind = :kind AND detail = :detail AND until BETWEEN :since AND :now)
+            WHERE kind = :kind AND detail = :detail AND until BETWEEN :since AND :now)
+RETURNING 1
+"""
+NEWEST_AGAIN = """
+UPDATE event SET until = :now, n = n + :n, detail = :detail,
+  first = coalesce(min(first, :first), first, :first),
+  last = coalesce(max(last, :last), last, :last)
+WHERE id = (SELECT max(id) FROM event WHERE kind = :kind) AND until BETWEEN :since AND :now
+  AND (n > 1 OR (SELECT at FROM event WHERE kind = :kind
+                 ORDER BY id DESC LIMIT 1 OFFSET :flood - 1) BETWEEN :since AND :now)
 RETURNING 1
 """
 INSERT = """
 INSERT INTO event(at, until, kind, detail, n, first, last)
 VALUES (:now, :now, :kind, :detail, :n, :first, :last)
 """
-TRIM = "DELETE FROM event WHERE id <= (SELECT max(id) FROM event) - :most"
+TRIM = """
+DELETE FROM event WHERE kind = :kind
+  AND id <= (SELECT id FROM event WHERE kind = :kind ORDER BY id DESC LIMIT 1 OFFSET :most)
+"""
 SINCE = """
 SELECT at, until, kind, detail, n, first, last FROM event WHERE until >= :since ORDER BY id
 """
@@ -31,7 +58,11 @@ SELECT at, until, kind, detail, n, first, last FROM event WHERE until >= :since 
 
 @dataclass(frozen=True, slots=True)
 class EventRow:
-    """`at` to `until` in wall seconds; `first`, `last`: ids, or microseconds for `dropped`."""
+    """`at` to `until` in wall seconds; `first`, `last`: ids, or microseconds for `dropped`.
+
+    `n` of a kind that does not count readings is how often it happened, the last time as `detail`
+    says.
+    """
 
     at: float
     until: float
@@ -52,14 +83,21 @@ def record(
     first: int | None = None,
     last: int | None = None,
 ) -> None:
-    """Add an event, or let the same one of a moment ago go on, if it is of a kind that does."""
+    """Add an event of one of the KINDS, or let one of a moment ago go on."""
     row = {"now": now, "kind": kind, "detail": detail, "n": n, "first": first, "last": last}
-    again = {**row, "since": now - MERGE_SECONDS, "depth": MERGE_DEPTH}
-    if kind not in MERGED_KINDS or connection.execute(MERGE, again).fetchone() is None:
+    if not _goes_on(connection, row):
         connection.execute(INSERT, row)
-        connection.execute(TRIM, {"most": MOST_EVENTS})
+        connection.execute(TRIM, {"kind": kind, "most": MOST_OF_A_KIND})
 
 
 def since(connection: sqlite3.Connection, moment: float) -> list[EventRow]:
     """Events that touch the time from `moment` on, oldest first."""
     return [EventRow(*row) for row in connection.execute(SINCE, {"since": moment})]
+
+
+def _goes_on(connection: sqlite3.Connection, row: dict[str, Any]) -> bool:
+    if row["kind"] in OF_RUNS:
+        return False
+    again = SAME_AGAIN if row["kind"] in SAME_GOES_ON else NEWEST_AGAIN
+    known = {**row, "since": row["now"] - CALM_SECONDS, "flood": FLOOD}
+    return connection.execute(again, known).fetchone() is not None

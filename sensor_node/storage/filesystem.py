@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from sensor_node.errors import DatabaseUnusable
-from sensor_node.places import real
+from sensor_node.places import FOREIGN_LINK, is_foreign_link, real
 
 MOUNTS = Path("/proc/self/mountinfo")
 # flock, shared memory or both do not work across machines on these.
@@ -30,8 +30,8 @@ def resolved(path: Path) -> Path:
     which to SQLite is an I/O error; and for a file that is mounted by itself, as its WAL would lie
     in another directory than whoever uses the file elsewhere looks into.
     """
-    if path.is_symlink() and path.lstat().st_uid not in (0, os.geteuid()):
-        raise DatabaseUnusable(f"{path}: is a symbolic link that another user made; remove it")
+    if is_foreign_link(path):
+        raise DatabaseUnusable(f"{path}: {FOREIGN_LINK}")
     path = real(path)
     if path.is_symlink():
         raise DatabaseUnusable(f"{path}: is a symbolic link to itself; remove it")

@@ -25,19 +25,19 @@ SELECT * FROM message_status
 WHERE id > :claimed AND captured_us >= :since ORDER BY id DESC LIMIT :limit
 """
 ONE = "SELECT * FROM message_status WHERE id = :id"
+# The first condition is the one of the index.
 PARKED = """
-SELECT first_id, last_id FROM batch WHERE status = :status AND first_id > :after
+SELECT first_id, last_id FROM batch
+WHERE status IN ('DEAD', 'IN_DOUBT') AND status = :status AND first_id > :after
 ORDER BY first_id LIMIT 1
 """
-IN_FLIGHT_NEAR_THE_TOP = """
-SELECT min(first_id) FROM (SELECT first_id, status FROM batch ORDER BY first_id DESC LIMIT 1000)
-WHERE status = 'SENDING'
-"""
 
-# Due later than they failed: for their own sake, not for the sink's. Claimed since it is UP.
+# Due later than they failed: for their own sake, not for the sink's. Claimed since it is UP. Of
+# the oldest: `status` takes no longer with a million.
 STUCK = """
-SELECT count(*), max(last_error) FROM batch
-WHERE status = 'FAILED' AND next_attempt_at > 0 AND first_id = last_id
+SELECT count(*), max(last_error)
+FROM (SELECT * FROM batch WHERE status = 'FAILED' ORDER BY first_id LIMIT 10000)
+WHERE next_attempt_at > 0 AND first_id = last_id
   AND next_attempt_at > settled_at AND claimed_at >= :since
 """
 
@@ -93,16 +93,15 @@ def next_parked(connection: sqlite3.Connection, status: str, after: int) -> tupl
 
 
 def stuck(connection: sqlite3.Connection, up_since: float) -> dict[str, object] | None:
-    """How many messages fail by themselves while the sink is UP, and one reason."""
+    """How many messages of 10,000 batches fail by themselves while the sink is UP, and a reason."""
     count, reason = connection.execute(STUCK, {"since": up_since}).fetchone()
     return {"messages": count, "reason": reason} if count else None
 
 
 def first_undelivered(connection: sqlite3.Connection) -> int:
     """The id of the oldest message that is still to be delivered, or of the next captured."""
-    (sending,) = connection.execute(IN_FLIGHT_NEAR_THE_TOP).fetchone()
-    waiting = retention.first_waiting(connection)
-    return waiting if sending is None else min(sending, waiting)
+    sending = [first for first, _, _ in tiles.sending(connection)]
+    return min([retention.first_waiting(connection), *sending])
 
 
 def oldest_undelivered_us(connection: sqlite3.Connection) -> int | None:

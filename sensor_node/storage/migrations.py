@@ -49,10 +49,16 @@ VERSION_1 = (
       fate_unknown INTEGER NOT NULL DEFAULT 0,
       last_error TEXT)
     """,
-    # Failures are rare, so these cost nothing on the way that most messages go.
-    "CREATE INDEX batch_due ON batch(next_attempt_at) WHERE status = 'FAILED'",
-    "CREATE INDEX batch_turn ON batch(turn) WHERE status = 'FAILED'",
+    # Failures are rare, so these cost nothing on the way that most messages go. settled_at: a claim
+    # has one if its messages were claimed before.
+    "CREATE INDEX batch_due ON batch(fate_unknown, next_attempt_at) WHERE status = 'FAILED'",
+    "CREATE INDEX batch_turn ON batch(fate_unknown, turn) WHERE status = 'FAILED'",
     "CREATE INDEX batch_failed ON batch(first_id) WHERE status = 'FAILED'",
+    "CREATE INDEX batch_parked ON batch(first_id) WHERE status IN ('DEAD', 'IN_DOUBT')",
+    """
+    CREATE INDEX batch_sending_again ON batch(first_id)
+    WHERE status = 'SENDING' AND settled_at IS NOT NULL
+    """,
     "CREATE TABLE tally(status TEXT PRIMARY KEY, n INTEGER NOT NULL DEFAULT 0) WITHOUT ROWID",
     """
     INSERT INTO tally(status) VALUES
@@ -111,6 +117,7 @@ VERSION_1 = (
       first INTEGER,
       last INTEGER)
     """,
+    "CREATE INDEX event_kind ON event(kind)",
     # What was captured and sent at moments of this run, for rates. at: CLOCK_BOOTTIME.
     "CREATE TABLE sample(at REAL PRIMARY KEY, captured INTEGER NOT NULL, sent INTEGER NOT NULL)",
     "CREATE TABLE memo(name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID",

@@ -320,10 +320,14 @@ class SensorDataSQLRepository:
         with self._database.guarded():
             checkpoint.checkpoint(self._database.connection, self._database.lock, truncate=truncate)
 
-    def purge(self, after: int, settled_before: float | None, now: float) -> retention.Purged:
+    def purge(self, after: int, settled_before: float | None, now: float) -> retention.Bite:
         """SENT -> PURGED for some tiles after `after`, settled before then (None: any time)."""
-        with self._transaction() as connection:
-            return retention.purge(connection, after, settled_before, now)
+        with self._snapshot() as connection:
+            bite = retention.find_delivered(connection, after, settled_before, now)
+        if bite.tiles:  # else the lock is for others
+            with self._transaction() as connection:
+                bite = retention.purge(connection, after, settled_before, now)
+        return bite
 
     def evict_oldest(self, reason: str, now: float) -> int:
         """FAILED or PENDING -> EVICTED for a bite of the oldest. Returns how many."""

@@ -4,6 +4,7 @@ Nothing leaves the tiling: a SENT tile becomes PURGED, any other EVICTED, and th
 neighbours of their kind. Each function takes one small bite inside a transaction of the caller.
 """
 
+import math
 import sqlite3
 from typing import NamedTuple
 
@@ -12,9 +13,12 @@ from sensor_node.storage import clock_steps, events, streams, tiles
 TILES_A_BITE = 200
 MESSAGES_A_BITE = 5000
 
+# fresh: delivered, or being sent, at its first claim.
 NEXT_TILES = """
-SELECT first_id, last_id, status, settled_at FROM batch
-WHERE first_id > :after ORDER BY first_id LIMIT :limit
+SELECT first_id, last_id,
+       status = 'SENT' AND settled_at <= :until AS due,
+       status IN ('SENT', 'SENDING') AND attempts = 1 AND claimed_at <= :now AS fresh
+FROM batch WHERE first_id > :after ORDER BY first_id LIMIT :limit
 """
 DELETE_MESSAGES = "DELETE FROM message WHERE id BETWEEN :first_id AND :last_id"
 TURN_INTO = """
@@ -44,28 +48,52 @@ WHERE id > :id AND id < :id + :most AND coalesce(captured_us, timestamp_us) >= :
 CAPTURED_AT = "SELECT coalesce(captured_us, timestamp_us) FROM message WHERE id = :id"
 
 
-class Purged(NamedTuple):
-    """`messages` were deleted; go on after `cursor`, None at the end of the table."""
+class Bite(NamedTuple):
+    """SENT tiles, as first and last ids; go on `after` that id. `ended`: there are no more now."""
 
-    messages: int
-    cursor: int | None
+    tiles: list[tuple[int, int]]
+    after: int
+    ended: bool
+
+    @property
+    def messages(self) -> int:
+        """How many they have."""
+        return sum(last - first + 1 for first, last in self.tiles)
+
+
+def find_delivered(
+    connection: sqlite3.Connection, after: int, settled_before: float | None, now: float
+) -> Bite:
+    """What of the tiles after the id `after` is SENT, settled before then (None: at any time).
+
+    The walk ends with the table, or before the first fresh tile that is not due: what lies above
+    was claimed later. Where it was not (salvage put it there, a request took long, the clock was
+    set), it is purged so much later. A claim in the future tells nothing.
+    """
+    until = math.inf if settled_before is None else settled_before
+    row = {"after": after, "limit": TILES_A_BITE, "until": until, "now": now}
+    rows = connection.execute(NEXT_TILES, row).fetchall()
+    found, messages = [], 0
+    for first, last, is_due, is_fresh in rows:
+        if is_due:
+            found.append((first, last))
+            messages += last - first + 1
+        elif is_fresh and settled_before is not None:
+            return Bite(found, first - 1, ended=True)
+        after = first
+        if messages >= MESSAGES_A_BITE:
+            return Bite(found, after, ended=False)
+    return Bite(found, after, ended=len(rows) < TILES_A_BITE)
 
 
 def purge(
     connection: sqlite3.Connection, after: int, settled_before: float | None, now: float
-) -> Purged:
-    """SENT -> PURGED for tiles after the id `after` that were settled by then (None: any time)."""
-    rows = connection.execute(NEXT_TILES, {"after": after, "limit": TILES_A_BITE}).fetchall()
-    messages = 0
-    for first, last, status, settled_at in rows:
-        if status == "SENT" and (settled_before is None or settled_at <= settled_before):
-            _discard(connection, first, last, "PURGED", now)
-            messages += last - first + 1
-            after = first
-            if messages >= MESSAGES_A_BITE:
-                return Purged(messages, after)
-        after = first
-    return Purged(messages, after if len(rows) == TILES_A_BITE else None)
+) -> Bite:
+    """SENT -> PURGED for what find_delivered() finds."""
+    bite = find_delivered(connection, after, settled_before, now)
+    for first, last in bite.tiles:
+        _discard(connection, first, last, "PURGED", now)
+    return bite
 
 
 def evict_oldest(connection: sqlite3.Connection, most: int, reason: str, now: float) -> int:
@@ -95,10 +123,12 @@ def evict_older_than(connection: sqlite3.Connection, most: int, limit_us: int, n
         return 0
     if last_alike is not None:
         most = min(most, last_alike - first + 1)
+    tile = connection.execute(tiles.TILE_OF, {"id": first}).fetchone()
+    if tile and tile[1] >= first:
+        most = min(most, tile[1] - first + 1)
     row = {"id": first, "most": most, "limit": limit_us}
     (young,) = connection.execute(FIRST_YOUNG, row).fetchone()
     last_old = young - 1 if young else first + most - 1
-    tile = connection.execute(tiles.TILE_OF, {"id": first}).fetchone()
     if tile and last_old < tile[1]:
         tiles.cut(connection, first, tile[1], last_old)
     return evict_oldest(connection, last_old - first + 1, "older than max_age", now)

@@ -20,7 +20,9 @@ from sensor_node.storage import (
 )
 
 LAST_RUN_EVENT = """
-SELECT kind FROM event WHERE kind IN ('started', 'stopped') ORDER BY id DESC LIMIT 1
+SELECT kind FROM event WHERE id = max(
+  coalesce((SELECT max(id) FROM event WHERE kind = 'started'), 0),
+  coalesce((SELECT max(id) FROM event WHERE kind = 'stopped'), 0))
 """
 LAST_GAP = """
 SELECT max(last) FROM event WHERE kind IN ('dropped', 'not running') AND last <= :now_us

@@ -4,7 +4,6 @@ Each function is one step inside a transaction of the caller. What lies above th
 PENDING; a tile is changed only by its owner (the fence), by a person's requeue, or by retention.
 """
 
-import contextlib
 import sqlite3
 
 from sensor_node.model import Claim, Message, Stream
@@ -65,7 +64,11 @@ SET status = 'FAILED', owner = NULL, settled_at = :now, next_attempt_at = :due_a
 WHERE first_id = :first_id AND last_id = :last_id
   AND status = 'SENDING' AND owner = :owner AND attempts = :attempt
 """
-NEXT_TURN = "SELECT coalesce(max(turn), 0) + 1 FROM batch WHERE status = 'FAILED'"
+NEXT_TURN = """
+SELECT 1 + max(
+  coalesce((SELECT max(turn) FROM batch WHERE status = 'FAILED' AND fate_unknown = 0), 0),
+  coalesce((SELECT max(turn) FROM batch WHERE status = 'FAILED' AND fate_unknown = 1), 0))
+"""
 MARK = """
 UPDATE message SET status = :status
 WHERE id BETWEEN :first_id AND :last_id AND status <> :status
@@ -91,8 +94,14 @@ SET status = 'FAILED', round = round + 1, next_attempt_at = :now, turn = :turn, 
     failed_epoch = NULL, failed_successes = NULL, refused_successes = NULL, fate_unknown = 0
 WHERE first_id = :first_id AND status IN ('DEAD', 'IN_DOUBT', 'SENT')
 """
-SENDING = """
-SELECT first_id, last_id, owner FROM batch WHERE status = 'SENDING' ORDER BY first_id DESC
+# Claims of what was claimed before: FAILED tiles have a settled_at, and keep it.
+CLAIMS_AGAIN = """
+SELECT first_id, last_id, owner FROM batch WHERE status = 'SENDING' AND settled_at IS NOT NULL
+"""
+NEXT_FRESH_CLAIM = """
+SELECT first_id, last_id, owner FROM batch
+WHERE first_id < :below AND status = 'SENDING' AND settled_at IS NULL
+ORDER BY first_id DESC LIMIT 1
 """
 IN_FLIGHT = "SELECT n FROM tally WHERE status = 'SENDING'"
 RECLAIM = """
@@ -104,7 +113,7 @@ RETURNING last_id
 """
 DOUBTFUL = """
 SELECT first_id, last_id FROM batch
-WHERE status = 'FAILED' AND fate_unknown = 1 ORDER BY first_id LIMIT 100
+WHERE status = 'FAILED' AND fate_unknown = 1 LIMIT 100
 """
 PARK = "UPDATE batch SET status = 'IN_DOUBT', settled_at = :now WHERE first_id = :first_id"
 # Messages in one transaction, and at most one batch more.
@@ -254,19 +263,19 @@ def halve(
 def sending(connection: sqlite3.Connection) -> list[tuple[int, int, str]]:
     """First id, last id and owner of every claim, newest first.
 
-    The table is read only from the top, where claims are, to the last of them.
+    For those of fresh messages the table is read from the top to the last of them, and not beyond.
     """
-    (left,) = connection.execute(IN_FLIGHT).fetchone()
-    found: list[tuple[int, int, str]] = []
-    if not left:
-        return found
-    with contextlib.closing(connection.execute(SENDING)) as rows:
-        for first, last, owner in rows:
-            found.append((first, last, owner))
-            left -= last - first + 1
-            if left <= 0:
-                break
-    return found
+    (in_flight,) = connection.execute(IN_FLIGHT).fetchone()
+    if not in_flight:
+        return []
+    found = connection.execute(CLAIMS_AGAIN).fetchall()
+    left = in_flight - sum(last - first + 1 for first, last, _ in found)
+    below = MAX_ID
+    while left > 0 and (claim := connection.execute(NEXT_FRESH_CLAIM, {"below": below}).fetchone()):
+        found.append(claim)
+        left -= claim[1] - claim[0] + 1
+        below = claim[0]
+    return sorted(found, reverse=True)
 
 
 def reclaim(

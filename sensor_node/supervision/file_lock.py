@@ -7,11 +7,10 @@ connection. See docs/adr/0021.
 
 import fcntl
 import os
-import stat
 from pathlib import Path
 
 from sensor_node import locks, proc
-from sensor_node.places import bears_name, real
+from sensor_node.places import bears_name, is_foreign_link, real
 
 READ = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
 
@@ -29,18 +28,20 @@ class FileLock:
         Where there is no file, the last one's is kept: its directory may come back.
         """
         place = real(self._database)
+        if is_foreign_link(self._database):
+            return True  # nobody of ours opens what is there
         if self._fd >= 0 and bears_name(os.fstat(self._fd), place):
             return True
-        fd = open_file(place)
+        fd = _open(place)
         if fd is None:
             return True
         # First: an overlay may show the same file as another one, once it is written to.
         self.close()
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        except OSError as error:
             os.close(fd)
-            return False
+            return not isinstance(error, BlockingIOError)  # no memory for a lock: the next turn
         self._fd = fd
         return True
 
@@ -51,15 +52,13 @@ class FileLock:
         self._fd = -1
 
 
-def open_file(place: Path) -> int | None:
+def _open(place: Path) -> int | None:
     """A descriptor that reads nothing; None where there is no file, or none for us."""
     try:
-        fd = os.open(place, READ)
+        if place.is_file():  # to open what is none may do something
+            return os.open(place, READ)
     except OSError:
         return None
-    if stat.S_ISREG(os.fstat(fd).st_mode):
-        return fd
-    os.close(fd)
     return None
 
 

@@ -7,8 +7,8 @@ import re
 from pathlib import Path
 
 from sensor_node.config import Config
-from sensor_node.errors import SensorNodeError
-from sensor_node.places import bears_name, open_unlinked, real
+from sensor_node.errors import ConfigError, SensorNodeError
+from sensor_node.places import FOREIGN_LINK, bears_name, is_foreign_link, open_unlinked, real
 from sensor_node.proc import has_open
 from sensor_node.processes import owner
 
@@ -31,6 +31,9 @@ class ApplianceLock:
     """
 
     def __init__(self, config: Config) -> None:
+        """Raises ConfigError, and makes nothing, where somebody's link says where it is to be."""
+        if is_foreign_link(config.storage.path):
+            raise ConfigError(f"{config.storage.path}: {FOREIGN_LINK}")
         self._config = config
         self._home = self.file.parent
         try:

@@ -104,9 +104,9 @@ def live(path, doubtful):
             continue
         while repository.evict_older_than(1_500_000_000, now):
             continue
-        cursor = 0
-        while cursor is not None:
-            cursor = repository.purge(cursor, now, now).cursor
+        after, ended = 0, False
+        while not ended:
+            _, after, ended = repository.purge(after, now, now)
         repository.counts()
         repository.checkpoint(truncate=True)
         repository.end_run(now)

@@ -35,9 +35,10 @@ class Fuse:
         self._connection = connection
         self.left = None
 
-    def execute(self, *arguments):
-        self._burn()
-        return self._connection.execute(*arguments)
+    def execute(self, sql, *arguments):
+        if sql != "ROLLBACK":  # the database's own, which a process that ended leaves to it
+            self._burn()
+        return self._connection.execute(sql, *arguments)
 
     def executemany(self, *arguments):
         self._burn()
@@ -50,7 +51,7 @@ class Fuse:
         if self.left is not None:
             self.left -= 1
             if self.left < 0:
-                self.left = None  # the ROLLBACK is the database's own
+                self.left = None
                 raise Crash
 
 

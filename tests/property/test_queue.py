@@ -166,17 +166,35 @@ class Queue(Sending):
         assert purged is None or purged.messages == len(moved)
         assert kept.isdisjoint(moved) and all(number > after for number in moved)
 
+    def sweep(self):
+        """What was delivered before then is gone, up to the first fresh batch that was not."""
+        due, after, ended = self.now - self.failures % 100, 0, False
+        delivered = (
+            "SELECT first_id, last_id FROM batch WHERE status = 'SENT' AND settled_at <= :due"
+        )
+        old = self.rows(delivered, due=due)
+        while not ended:
+            _, after, ended = self.repository.purge(after, due, self.now)
+        below = [range(first, last + 1) for first, last in old if first <= after]
+        assert self.follow("PURGED", "SENT") == [number for tile in below for number in tile]
+        fresh = """
+        SELECT min(first_id) FROM batch
+        WHERE status IN ('SENT', 'SENDING') AND attempts = 1 AND claimed_at <= :now
+        """
+        [(first,)] = self.rows(fresh, now=self.now)
+        assert len(below) == len(old) or after == first - 1
+
     def purge_everything(self):
-        cursor = 0
-        while cursor is not None:
-            cursor = self.repository.purge(cursor, None, self.now).cursor
+        after, ended = 0, False
+        while not ended:
+            _, after, ended = self.repository.purge(after, None, self.now)
         self.follow("PURGED", "SENT")
         assert self.ids("SENT") == []
 
     @precondition(lambda self: len(self.live) + len(self.stale) > 3)
     @rule(
         how=st.sampled_from(
-            [evict_the_oldest, evict_what_is_parked, evict_what_is_old, purge_everything]
+            [evict_the_oldest, evict_what_is_parked, evict_what_is_old, sweep, purge_everything]
         )
     )
     def make_room(self, how):

@@ -26,8 +26,12 @@ class Crash(BaseException):
 
 @pytest.fixture
 def path(tmp_path):
+    return crashed(tmp_path, "telemetry.db")
+
+
+def crashed(tmp_path, name):
     """As a crash leaves it: some readings in the file, some in its WAL."""
-    living, dead = tmp_path / "living" / "telemetry.db", tmp_path / "dead" / "telemetry.db"
+    living, dead = tmp_path / "living" / name, tmp_path / "dead" / name
     living.parent.mkdir()
     with contextlib.closing(SensorDataSQLRepository(living)) as repository:
         fill(repository, FOLDED)
@@ -117,6 +121,35 @@ def test_each_time_it_waits_twice_as_long(path):
     for _ in range(12):
         now += 86_400.0
         assert moves(now)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["box[1].db", "*.db", "?.db", "[!a].db", "**", "a\\b.db", "-", "a.damaged-1.db", "ä b.db"],
+)
+def test_the_name_of_a_database_may_be_any(tmp_path, monkeypatch, name):
+    path = crashed(tmp_path, name)
+    with monkeypatch.context() as fault:
+        put_to_disk_fails(fault, 2)  # its WAL has a second name, and its own still
+        with pytest.raises(Crash):
+            aside.move(path, NOW)
+    [moved] = aside.files(path)
+    assert moved.name == f"{name}.damaged-20270115T080000Z"
+    with contextlib.closing(SensorDataSQLRepository(path, replaces=True)) as repository:
+        assert rows(repository, "SELECT count(*) FROM message") == [(0,)]
+    assert count(moved) == FOLDED + IN_WAL
+    path.touch()
+    assert not aside.is_time(path, NOW + 9 * MINUTE)
+    assert aside.move(path, NOW + 10 * MINUTE)
+    assert len(aside.files(path)) == 2
+
+
+def test_the_damaged_databases_of_others_are_not_its_own(tmp_path):
+    for name in ("a1.db", "a[1].db", "a[1].db.damaged-20270115T080000Z", "a[1].dbx"):
+        (tmp_path / f"{name}.damaged-20270115T080000Z").touch()
+    assert [file.name for file in aside.files(tmp_path / "a[1].db")] == [
+        "a[1].db.damaged-20270115T080000Z"
+    ]
 
 
 def test_a_clock_that_was_set_back_does_not_keep_it_waiting(path):

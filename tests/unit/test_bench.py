@@ -7,14 +7,17 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
+from storage_fixtures import rows
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "scripts"))
 
 from benchmarks import (  # noqa: E402
+    backlog_file,
     ceiling,
     link,
     machine,
@@ -203,6 +206,15 @@ def test_a_benchmarks_options_are_added_to_the_usual_ones():
 def test_the_page_size_is_still_where_its_benchmark_replaces_it():
     with pages.code_with(4096) as code:
         assert "\nPAGE_SIZE = 4096\n" in (code / pages.CONSTANT).read_text()
+
+
+def test_delivered_readings_are_made_as_a_node_leaves_them(repository):
+    backlog_file.fill_sent(repository.path, 5)
+    [(last,)] = rows(repository, "SELECT max(settled_at) FROM batch")
+    assert abs(time.time() - last) < 60
+    assert repository.counts().sent == 5
+    assert repository.purge(0, last - 5, last) == ([], 0, True)
+    assert repository.purge(0, last - 2, last).messages == 3
 
 
 # The sink

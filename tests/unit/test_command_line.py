@@ -389,6 +389,16 @@ class TestHistory:
             repository.record_event(time.time() - 10 + second, "process died", "sender-1")
         assert "process died     sender-1, 10 times within 9s" in ctl.good("history")
 
+    def test_tells_of_a_flood_how_often_and_what_it_was_at_last(self, ctl, repository) -> None:
+        now = time.time()
+        for outage in range(100):
+            at = now - 7200 + 60 * outage if outage < 2 else now - 1000 + 10 * outage
+            repository.record_event(at, "sink down", "connection refused")
+            repository.record_event(at + 5, "sink up", f"after 5 s, backlog {outage}: refused")
+        told = ctl.good("history")
+        assert "sink down        79 times within 13m, last: connection refused\n" in told
+        assert "sink up          79 times within 13m, last: after 5 s, backlog 99: refused" in told
+
     def test_is_of_the_last_week_unless_asked_for_more(self, ctl, repository) -> None:
         repository.record_event(time.time() - 8 * 86_400, "clock step", "long ago")
         assert "long ago" not in ctl.good("history")

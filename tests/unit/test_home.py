@@ -6,6 +6,7 @@ import shutil
 import sqlite3
 
 import pytest
+from storage_fixtures import new_stream
 
 from sensor_node import locks
 from sensor_node.errors import DatabaseUnusable
@@ -67,7 +68,7 @@ def test_a_wal_of_another_database_beside_the_link_is_neither_asked_nor_used(
     database, another
 ) -> None:
     with contextlib.closing(SensorDataSQLRepository(another)) as repository:
-        repository.new_stream(0.0)
+        new_stream(repository)
         wal = another.with_name("telemetry.db-wal")
         shutil.copy(wal, another.with_name("kept"))
     another.unlink()
@@ -87,7 +88,7 @@ def test_one_that_comes_into_the_place_of_an_open_one_is_refused(database, anoth
         before = database.read_bytes()
         for _ in range(3):
             with contextlib.suppress(Exception):
-                repository.new_stream(0.0)
+                new_stream(repository)
         with pytest.raises(DatabaseUnusable, match="hard links"):
             repository.counts()
     assert database.read_bytes() == before

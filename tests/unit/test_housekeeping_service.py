@@ -7,7 +7,9 @@ from collections import namedtuple
 import pytest
 from clocks import WALL, ManualClock
 from storage_fixtures import (
+    DELIVERED,
     POLICY,
+    RULES,
     LockCounter,
     deliver,
     events,
@@ -86,6 +88,19 @@ class Keeper(LockCounter):
         for _ in range(round(seconds)):
             self.clock.advance(1)
             self.work()
+
+    def bites(self):
+        """How many tiles each bite of the purge found, as they come."""
+        found = []
+        purge = self.own.purge
+
+        def watched(*arguments):
+            bite = purge(*arguments)
+            found.append(len(bite.tiles))
+            return bite
+
+        self.own.purge = watched
+        return found
 
     def finish(self):
         self.finished = True
@@ -225,7 +240,58 @@ class TestDeliveredReadings:
             keeper.clock.advance(1)
             keeper.work()
         assert keeper.locked - before <= SWEEP_SECONDS / 10
-        assert keeper.service._cursor is None
+        assert not keeper.service._sweeping
+
+    def test_cost_the_same_look_each_minute_however_many_are_kept(self, make, repository) -> None:
+        keeper = make("keep_sent = 24h")
+        bites = keeper.bites()
+        fill(repository, 1500)
+        for _ in range(500):
+            deliver(repository, 1, now=WALL)
+        for _ in range(500):
+            park(repository, 1)
+        for _ in range(500):
+            deliver(repository, 1, now=WALL)
+        keeper.work()
+        assert bites == [0]
+        keeper.run(10 * SWEEP_SECONDS)
+        assert bites == [0] * 11
+
+    def test_are_looked_for_from_the_first_that_may_be_due(self, make, repository) -> None:
+        """Those before it are passed over once an hour."""
+        keeper = make("keep_sent = 24h")
+        fill(repository, 1001)
+        for _ in range(1000):
+            park(repository, 1)
+        deliver(repository, 1, now=WALL)
+        bites = keeper.bites()
+        keeper.work()
+        assert bites == [0] * 6
+        keeper.run(10 * SWEEP_SECONDS)
+        assert bites == [0] * 16
+        keeper.clock.advance(DAY)
+        keeper.run(1)
+        assert repository.counts().purged == 1
+
+    def test_at_a_second_try_are_deleted_within_the_hour(self, make, repository) -> None:
+        keeper = make("keep_sent = 1h")
+        fill(repository, 2)
+        fail(repository, 1, now=WALL)
+        deliver(repository, 1, now=WALL)
+        keeper.work()
+        claim = repository.claim_due("retrier", POLICY, WALL, 1)
+        repository.settle(claim, DELIVERED, RULES, WALL)
+        keeper.clock.advance(3600 + SWEEP_SECONDS)
+        keeper.work()
+        assert tiles(repository) == [(1, 2, "PURGED")]
+
+    def test_go_within_two_minutes_where_none_are_kept(self, make, repository) -> None:
+        keeper = make("keep_sent = 0s")
+        fill(repository, 100)
+        for tick in range(100):
+            deliver(repository, 1, now=keeper.clock.now().wall)
+            keeper.run(2)
+            assert repository.counts().sent - repository.counts().purged <= SWEEP_SECONDS, tick
 
     def test_are_deleted_in_bites_that_let_capture_pass(self, make, repository) -> None:
         keeper = make("keep_sent = 0s")

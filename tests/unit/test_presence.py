@@ -4,6 +4,7 @@ import os
 
 import pytest
 
+from sensor_node.errors import ConfigError
 from sensor_node.supervision.file_lock import FileLock
 from sensor_node.supervision.pidfile import ApplianceLock, has_lock, pid_file, write_pid_file
 from sensor_node.supervision.presence import Kept, Presence
@@ -84,6 +85,18 @@ def test_a_place_is_taken_only_with_its_database(presence, config, tmp_path) -> 
     other = Presence(config)
     assert not other.take(), "the lock file is free, the database is not"
     other.close()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a link to another")
+def test_where_somebody_else_has_put_a_link_nothing_is_made(presence, config, tmp_path) -> None:
+    (tmp_path / "away").mkdir()
+    config.storage.path.symlink_to(tmp_path / "away" / "file")
+    assert presence.is_in_place is False
+    os.chown(config.storage.path, 65534, 65534, follow_symlinks=False)
+    assert presence.keep(config) is Kept.AS_IT_WAS
+    with pytest.raises(ConfigError, match="is a symbolic link that another user made"):
+        Presence(config)
+    assert list((tmp_path / "away").iterdir()) == []
 
 
 def test_a_directory_that_is_gone_is_waited_for(presence, config, tmp_path) -> None:

@@ -1,8 +1,13 @@
 """Bounded (P5), and still accounted for (P3): purging what was delivered, evicting the rest."""
 
+import contextlib
+
 import pytest
 from storage_fixtures import (
+    DELIVERED,
     POLICY,
+    RULES,
+    LockCounter,
     deliver,
     events,
     execute,
@@ -14,6 +19,8 @@ from storage_fixtures import (
     tiles,
 )
 
+from sensor_node.storage.repository import SensorDataSQLRepository
+
 NOW = 1000.0
 SECOND_US = 1_000_000
 EVERY = None  # settled at any time
@@ -22,6 +29,13 @@ EVERY = None  # settled at any time
 def delivered(repository, batches, size=1, now=0.0):
     for _ in range(batches):
         deliver(repository, size, now)
+
+
+def deliver_again(repository, count, now):
+    """Deliver a fresh batch at its second try, which took 8 s."""
+    fail(repository, count, now)
+    claim = repository.claim_due("retrier", POLICY, now, count)
+    assert repository.settle(claim, DELIVERED, RULES, now + 8.0)
 
 
 # Purge
@@ -45,14 +59,14 @@ def test_only_delivered_messages_are_purged(repository):
     park(repository, 10, "IN_DOUBT")
     repository.claim_fresh("sender", POLICY, 0.0, 10)
     before = tiles(repository)
-    assert repository.purge(0, EVERY, NOW) == (0, None)
+    assert repository.purge(0, EVERY, NOW) == ([], 31, True)
     assert tiles(repository) == before
 
 
 def test_purged_neighbours_melt_into_one_tile(repository):
     fill(repository, 50)
-    for settled_at in (1.0, 9.0, 1.0, 9.0, 1.0):
-        deliver(repository, 10, settled_at)
+    for deliver_so in (deliver, deliver_again, deliver, deliver_again, deliver):
+        deliver_so(repository, 10, now=1.0)
     repository.purge(0, 5.0, NOW)
     assert [status for *_, status in tiles(repository)] == ["PURGED", "SENT"] * 2 + ["PURGED"]
     repository.purge(0, EVERY, NOW)
@@ -73,11 +87,11 @@ def test_purged_and_evicted_tiles_do_not_melt_into_each_other(repository):
 def test_a_purge_is_a_bounded_bite_and_goes_on_where_it_ended(repository):
     fill(repository, 450)
     delivered(repository, 450)
-    cursor, bites = 0, []
-    while cursor is not None:
-        purged = repository.purge(cursor, EVERY, NOW)
-        cursor = purged.cursor
-        bites.append(purged.messages)
+    after, ended, bites = 0, False, []
+    while not ended:
+        bite = repository.purge(after, EVERY, NOW)
+        after, ended = bite.after, bite.ended
+        bites.append(bite.messages)
     assert bites == [200, 200, 50]
     assert tiles(repository) == [(1, 450, "PURGED")]
 
@@ -87,7 +101,54 @@ def test_a_purge_of_large_batches_is_bounded_in_messages(repository):
     delivered(repository, 3, 3000)
     first = repository.purge(0, EVERY, NOW)
     assert first.messages == 6000
-    assert repository.purge(first.cursor, EVERY, NOW) == (3000, None)
+    assert not first.ended
+    assert repository.purge(first.after, EVERY, NOW) == ([(6001, 9000)], 6001, True)
+
+
+def test_the_walk_ends_before_the_first_fresh_batch_that_is_not_due(repository):
+    """What was claimed later was settled later, but for what was tried again."""
+    fill(repository, 100)
+    deliver(repository, 1, now=1.0)
+    deliver_again(repository, 1, now=2.0)
+    fail(repository, 1)
+    park(repository, 1)
+    deliver(repository, 1, now=3.0)
+    for second in range(20, 40):
+        deliver(repository, 1, now=float(second))
+    assert repository.purge(0, 5.0, NOW) == ([(1, 1), (5, 5)], 5, True)
+    assert repository.purge(5, 5.0, NOW) == ([], 5, True)
+    assert repository.purge(5, 20.0, NOW) == ([(6, 6)], 6, True)
+    assert repository.purge(0, 20.0, NOW) == ([(2, 2)], 6, True), "what was passed over is found"
+
+
+def test_what_is_being_sent_for_the_first_time_ends_the_walk_as_well(repository):
+    """It is found when it is delivered, however short readings are kept."""
+    fill(repository, 3)
+    claim = repository.claim_fresh("sender", POLICY, 1.0, 1)
+    deliver(repository, 1, now=2.0)
+    assert repository.purge(0, 3.0, 3.0) == ([], 0, True)
+    repository.settle(claim, DELIVERED, RULES, 3.0)
+    assert repository.purge(0, 4.0, 4.0).messages == 2
+
+
+def test_what_a_clock_that_was_ahead_has_claimed_holds_nothing_up(repository):
+    fill(repository, 2)
+    deliver(repository, 1, now=NOW + 1e6)
+    deliver(repository, 1, now=1.0)
+    assert repository.purge(0, 5.0, NOW).tiles == [(2, 2)]
+    assert repository.purge(0, NOW + 1e6, NOW + 1e6).tiles == [(1, 1)]
+
+
+def test_looking_for_what_is_due_takes_no_lock_where_there_is_nothing(place, repository):
+    watch = LockCounter()
+    with contextlib.closing(SensorDataSQLRepository(repository.path, watch)) as another:
+        fill(repository, 2)
+        deliver(repository, 1, now=1.0)
+        before = watch.locked
+        assert another.purge(0, 0.5, NOW).messages == 0
+        assert watch.locked == before
+        assert another.purge(0, 1.5, NOW).messages == 1
+        assert watch.locked == before + 1
 
 
 # Evict
@@ -192,7 +253,7 @@ def test_nothing_young_is_evicted_for_its_age(repository):
 
 
 def test_in_an_empty_queue_there_is_nothing_to_give_up(repository):
-    assert repository.purge(0, EVERY, NOW) == (0, None)
+    assert repository.purge(0, EVERY, NOW) == ([], 0, True)
     assert repository.evict_oldest("max_size", NOW) == 0
     assert repository.evict_older_than(10**15, NOW) == 0
     assert repository.evict_parked("parked", NOW) == 0
