@@ -20,13 +20,15 @@ class DatabaseUnusable(ConfigError):
     """The database is not ours, newer than this program, or on a file system that loses data."""
 
 
+# By a program that writes and does not end its transaction.
+LOCKED = "locked by another program"
 # Why a database cannot be used now; short and constant, fit to group by and to show.
 STORAGE_REASONS = (
     "disk full",
     "read-only",
     "no permission",
     "I/O error",
-    "locked by another program",
+    LOCKED,
     "cannot be opened",
     "damaged",
     "replaced",

@@ -8,7 +8,7 @@ from sensor_node.places import bears_name
 
 PROC = Path("/proc")
 # In the fields that stat_fields() gives: proc(5) counts the state as field 3.
-STATE, START_TICKS = 0, 19
+STATE, PARENT, START_TICKS = 0, 1, 19
 
 
 def boot_id(proc: Path = PROC) -> str:

@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 
 from sensor_node.config import Config
 from sensor_node.control.times import amount, several, span
+from sensor_node.errors import LOCKED
 
 NEARLY_FULL = 0.9
 # May have a key in its query.
@@ -95,15 +96,26 @@ def _of_processes(found: dict[str, Any]) -> list[Problem]:
         if process["state"] == "BACKOFF":
             mend = "it is started again by itself; the log says why it ends"
             problems.append(Problem(f"{name} has died {process['restarts']} times", mend))
-    troubled: dict[str, list[str]] = {}
+    troubled: dict[str, list[dict[str, Any]]] = {}
     for process in found["processes"]:
         if process["trouble"] and process["state"] != "BACKOFF":
-            troubled.setdefault(process["trouble"], []).append(process["name"])
-    for trouble, names in troubled.items():
+            troubled.setdefault(process["trouble"], []).append(process)
+    for trouble, processes in troubled.items():
         mend = _STORAGE_MENDS.get(trouble, "the log has the details")
-        what = f"the database cannot be used: {trouble} ({', '.join(names)})"
+        names = ", ".join(process["name"] for process in processes)
+        lasted = span(max(process["trouble_seconds"] for process in processes))
+        what = f"the database cannot be used: {trouble} ({names})"
+        if trouble == LOCKED:
+            who = _holders(found, writes=True) or "a program that this process cannot see"
+            what += f", for {lasted}: by {who}"
         problems.append(Problem(what, mend))
     return problems
+
+
+def _holders(found: dict[str, Any], *, writes: bool) -> str:
+    """Other programs in a transaction, such as: sqlite3 (pid 1234)."""
+    others = [one for one in found["holders"] if one["writes"] or not writes]
+    return ", ".join(f"{one['name']} (pid {one['pid']})" for one in others)
 
 
 _STORAGE_MENDS = {
@@ -111,7 +123,8 @@ _STORAGE_MENDS = {
     "read-only": "remount the file system for writing; the card may be dying",
     "I/O error": "look at the kernel's log; the card may be dying",
     "no permission": "try as root, or look at the file's owner and mode",
-    "locked by another program": "end that program's transaction, such as a sqlite3 shell's",
+    LOCKED: "end that program's transaction, such as a sqlite3 shell's; readings wait in memory "
+    "for about a minute",
     "cannot be opened": "look at the directory, its owner and mode, and at the limit on open files",
     "damaged": "it is moved aside by itself, but not twice in minutes; the card may be dying",
     "replaced": "wait a second; it begins with a fresh database",
@@ -127,19 +140,34 @@ def _of_database(found: dict[str, Any]) -> list[Problem]:
         for file in found["moved_aside"]
     ]
     if found["database_error"]:
-        return [_unreadable(found["database_error"]), *problems]
+        return [_unreadable(found), *problems]
     storage, counts = found["storage"], found["counts"]
     if not storage:
         return problems
     if storage["warning"]:
         problems.append(Problem(storage["warning"], "move [storage] path to a disk"))
-    trouble = storage["trouble"]
-    if not trouble:
+    trouble, log = storage["trouble"], found["state"] == "running" and storage["log_held"]
+    if log:
+        problems.append(_of_log(found, log))
+    # A held log takes what the disk has.
+    if not trouble and not (log and storage["limited_by"] == "min_free"):
         problems += _of_room(storage, counts)
-    elif all(process["trouble"] != trouble for process in found["processes"]):
+    if trouble and all(process["trouble"] != trouble for process in found["processes"]):
         what = f"{trouble}, where the database is: {storage['path']}"
         problems.append(Problem(what, _STORAGE_MENDS[trouble]))
     return problems
+
+
+def _of_log(found: dict[str, Any], log: dict[str, Any]) -> Problem:
+    """By whom, as seen now; else as the housekeeper saw it, which may not see other users'."""
+    who = _holders(found, writes=False) or log["by"]
+    size = amount(found["storage"]["wal_bytes"])
+    what = f"{who} has held a read transaction since {log['since']} or before "
+    what += f"({span(log['seconds'])}): the log has grown to {size}"
+    mend = "end that program, or its transaction"
+    if log["tight"]:
+        return Problem(f"{what}, the disk has no more, and new readings are not stored", mend)
+    return Problem(what, f"{mend}, before the disk has no more room for the log")
 
 
 def _of_room(storage: dict[str, Any], counts: dict[str, int]) -> list[Problem]:
@@ -168,12 +196,15 @@ def _at_stake(used: float, counts: dict[str, int]) -> float:
     return used * (rows - delivered) / rows if rows else used
 
 
-def _unreadable(error: str) -> Problem:
+def _unreadable(found: dict[str, Any]) -> Problem:
     """The error names its mend after a semicolon, or begins with a reason that has one."""
+    error = found["database_error"]
     what, semicolon, mend = error.rpartition("; ")
     if semicolon:
         return Problem(what, mend)
-    return Problem(error, _STORAGE_MENDS.get(error.partition(":")[0], "see the log"))
+    who = _holders(found, writes=True)
+    what = f"{error}: by {who}" if who else error
+    return Problem(what, _STORAGE_MENDS.get(error.partition(":")[0], "see the log"))
 
 
 def _of_sensors(found: dict[str, Any]) -> list[Problem]:

@@ -78,7 +78,9 @@ def _make_room(config: Config, repository: SensorDataSQLRepository) -> bool:
     after, ended = 0, False
     while True:
         space = repository.space(room)
-        if space.left - space.wal_excess >= space.spare + BITE_BYTES:
+        if space.tight:
+            return False
+        if space.left >= space.spare + BITE_BYTES:
             return True
         if ended:
             return False

@@ -12,12 +12,12 @@ from sensor_node.clock import Moment
 from sensor_node.config import Config
 from sensor_node.control import in_force, problems
 from sensor_node.control.times import utc
-from sensor_node.errors import SensorNodeError
+from sensor_node.errors import LOCKED, SensorNodeError
 from sensor_node.model import Counts
 from sensor_node.places import real
 from sensor_node.processes.owner import age_seconds
 from sensor_node.settlement import SinkRecord
-from sensor_node.storage import aside, events, ledger, lookup, runs, sink_row
+from sensor_node.storage import aside, events, holders, ledger, log_hold, lookup, runs, sink_row
 from sensor_node.storage.checkpoint import wal_bytes
 from sensor_node.storage.connection import Connection, reading, sqlite_facts
 from sensor_node.storage.filesystem import complaint, is_read_only
@@ -46,12 +46,13 @@ def take(config: Config, now: Moment) -> dict[str, Any]:
         "since": None if uptime is None else utc(now.wall - uptime),
         "uptime_seconds": uptime,
         "config": str(config.file),
-        "processes": [_process(child) for child in report.processes] if report else [],
+        "processes": [_process(child, now) for child in report.processes] if report else [],
         "reload_problem": report.problem if report else "",
         "config_problem": mistake,
         "config_changed": bool(command),
     }
     found |= _of_database(config, now)
+    found["holders"] = _holders(config, report, found)
     found["moved_aside"] = [str(file) for file in aside.files(real(config.storage.path))]
     if pid is None and found["rates"]:
         found |= {"rates": NO_RATES, "drain_eta_seconds": None}
@@ -89,7 +90,7 @@ def _state(config: Config, pid: int | None, report: Report | None) -> str:
     return "running" if report and report.ready else "starting"
 
 
-def _process(child: ChildReport) -> dict[str, Any]:
+def _process(child: ChildReport, now: Moment) -> dict[str, Any]:
     try:
         rss = psutil.Process(child.pid).memory_info().rss if child.pid else None
     except psutil.Error:
@@ -103,6 +104,7 @@ def _process(child: ChildReport) -> dict[str, Any]:
         "restarts": child.restarts,
         "rss_bytes": rss,
         "trouble": child.trouble,
+        "trouble_seconds": max(0.0, now.wall - child.trouble_since) if child.trouble else None,
     }
 
 
@@ -167,10 +169,30 @@ def _read(connection: Connection, config: Config, now: Moment) -> dict[str, Any]
             "spare_bytes": int(space.spare),
             "when_full": config.storage.when_full,
             "disk_free_bytes": space.disk_free,
+            "log_held": _log_held(connection, space, now),
         },
         "sqlite": sqlite_facts(),
         "database_error": "",
     }
+
+
+def _log_held(connection: Connection, space: Space, now: Moment) -> dict[str, Any] | None:
+    """Of a program that keeps the log from being emptied; as long as the node runs, it is so."""
+    hold = log_hold.standing(connection)
+    if hold is None:
+        return None
+    seconds = max(0.0, now.wall - hold.since)
+    return {"since": utc(hold.since), "seconds": seconds, "by": hold.by, "tight": space.tight}
+
+
+def _holders(config: Config, report: Report | None, found: dict[str, Any]) -> list[dict[str, Any]]:
+    """Other programs in a transaction, where one is in the way of the node."""
+    troubles = [process["trouble"] for process in found["processes"]]
+    is_locked = LOCKED in troubles or found["database_error"].startswith(LOCKED)
+    if report is None or not (is_locked or (found["storage"] and found["storage"]["log_held"])):
+        return []
+    others = holders.find(config.storage.path.resolve(), report.pid)
+    return [holder._asdict() for holder in others]
 
 
 def _trouble(path: Path, space: Space) -> str:

@@ -37,7 +37,8 @@ def policy_of(config: Config) -> ClaimPolicy:
     """What the configuration says about claims."""
     sink = config.sink
     longest = rules_of(config).backoff.longest
-    return ClaimPolicy(sink.batch_size, sink.max_rate, longest, sink.at_most_once)
+    min_free = config.storage.min_free
+    return ClaimPolicy(sink.batch_size, sink.max_rate, longest, sink.at_most_once, min_free)
 
 
 class Courier:

@@ -1,5 +1,6 @@
 """Readings between the sampling threads and the writer: bounded, in order, nothing unaccounted."""
 
+import itertools
 import math
 import threading
 from collections import deque
@@ -60,6 +61,16 @@ class Buffer:
                 first_us = min(first_us, before.first_us)
                 last_us = max(last_us, before.last_us)
             self._dropped[reason] = Dropped(reason, count, first_us, last_us)
+
+    def drop_all(self, reason: str) -> None:
+        """Count all that is here, of which nothing can be stored."""
+        with self._lock:
+            readings = list(itertools.chain.from_iterable(self._chunks))
+            self._chunks.clear()
+            self._length = 0
+        if readings:
+            times = [reading.timestamp_us for reading in readings]
+            self.drop(reason, len(times), min(times), max(times))
 
     def oldest(self, most: int) -> list[Readings]:
         """The oldest chunks, of `most` readings or a chunk more; they stay in the buffer."""

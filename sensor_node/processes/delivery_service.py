@@ -10,7 +10,8 @@ from sensor_node.config import Config
 from sensor_node.delivery.deliver import Courier, policy_of
 from sensor_node.model import Claim
 from sensor_node.processes.service import LONGEST_WAIT_SECONDS
-from sensor_node.storage.repository import Backlog, SensorDataSQLRepository
+from sensor_node.storage.repository import SensorDataSQLRepository
+from sensor_node.storage.turns import Backlog
 
 # Who has never sent anything leaves this long to those who have: as long as one sender does, the
 # others need neither the memory for HTTP nor a connection.
@@ -75,6 +76,8 @@ class DeliveryService:
         self._repository.close()
 
     def _claim(self, backlog: Backlog, now: Moment) -> Claim | None:
+        if self._repository.log_is_held(self._policy.min_free):
+            return None
         what = (self._owner, self._policy, now.wall, self._courier.limit)
         claim = None
         if backlog.left_over:

@@ -6,6 +6,7 @@ from sensor_node.clock import Moment
 from sensor_node.config import Config
 from sensor_node.log import LOGGER
 from sensor_node.proc import boot_id
+from sensor_node.processes.log_watch import LogWatch
 from sensor_node.storage.checkpoint import WAL_CHECKPOINT_BYTES, WAL_LIMIT_BYTES
 from sensor_node.storage.clock_steps import LEAST_STEP_SECONDS
 from sensor_node.storage.repository import SensorDataSQLRepository
@@ -27,7 +28,8 @@ PARKED_SHARE = 0.1
 class HousekeepingService:
     """The only process that deletes.
 
-    `is_final` tells at the end whether the appliance stops, or this process is replaced.
+    `is_final` tells at the end whether the appliance stops, or this process is replaced;
+    `supervisor` whose children are not other programs.
     """
 
     def __init__(
@@ -35,6 +37,7 @@ class HousekeepingService:
         config: Config,
         repository: SensorDataSQLRepository,
         is_final: Callable[[], bool],
+        supervisor: int,
     ) -> None:
         self._is_final = is_final
         self._storage = config.storage
@@ -42,6 +45,7 @@ class HousekeepingService:
         self._repository = repository
         self._checked = False
         self._moved_wal_bytes = 0
+        self._log = LogWatch(repository, supervisor)
         self._busy = False
         self._sweeping = False
         # Where a sweep begins. What it has passed over up to this id waits for a whole one.
@@ -62,7 +66,12 @@ class HousekeepingService:
         # First: what it decides by is the clock.
         self._mind_clock(now)
         space = self._repository.space(self._room)
-        self._busy |= self._checkpoint(space)
+        if self._checkpoint(space, now):
+            self._busy = True
+            space = self._repository.space(self._room)
+        if space.tight and self._log.is_held:
+            # What is written now would take the room that is needed to empty the log.
+            return STEP_SECONDS
         if now.monotonic >= self._sample_at:
             self._sample_at = now.monotonic + SAMPLE_SECONDS
             self._repository.sample(now.boottime)
@@ -82,17 +91,20 @@ class HousekeepingService:
         self._repository.checkpoint(truncate=True)
         self._repository.close()
 
-    def _checkpoint(self, space: Space) -> bool:
-        """Whether there was one. A WAL that has not grown since the last has nothing new in it.
+    def _checkpoint(self, space: Space, now: Moment) -> bool:
+        """Whether one moved anything. A WAL that was moved and has not grown has nothing new in it.
 
         But where it cannot grow, it is only used again once it has been moved.
         """
         size = self._repository.wal_bytes()
         if not space.cramped and (size <= WAL_CHECKPOINT_BYTES or size == self._moved_wal_bytes):
+            self._log.heed(None, size, now)
             return False
-        self._repository.checkpoint(truncate=size > WAL_LIMIT_BYTES)
-        self._moved_wal_bytes = size
-        return True
+        if self._log.is_hopeless(now):
+            return False
+        log = self._repository.checkpoint(truncate=size > WAL_LIMIT_BYTES)
+        self._moved_wal_bytes = size if log.is_emptied else 0
+        return self._log.heed(log, size, now)
 
     def _mind_clock(self, now: Moment) -> None:
         """The wall clock may be set at any time, the time since boot never."""
@@ -111,6 +123,8 @@ class HousekeepingService:
             return True
         if self._storage.when_full == "drop-newest":
             return False
+        if space.wal_bytes > WAL_LIMIT_BYTES and space.limit < self._storage.max_size:
+            return False  # it is the log that takes the room, and this would make it longer
         reason = "max_size" if space.limit >= self._storage.max_size else "min_free"
         return self._repository.evict_oldest(reason, now.wall) > 0
 

@@ -8,7 +8,8 @@ from sensor_node.log import LOGGER
 from sensor_node.model import Claim
 from sensor_node.processes import owner as owners
 from sensor_node.settlement import SinkRecord
-from sensor_node.storage.repository import Backlog, SensorDataSQLRepository
+from sensor_node.storage.repository import SensorDataSQLRepository
+from sensor_node.storage.turns import Backlog
 
 LOOK_AROUND_SECONDS = 1.0
 
@@ -62,6 +63,8 @@ class RetryService:
         return sink.next_probe_at - now.wall
 
     def _claim(self, sink: SinkRecord, now: Moment) -> Claim | None:
+        if self._repository.log_is_held(self._policy.min_free):
+            return None
         what = (self._owner, self._policy, now.wall, self._courier.limit)
         claim = self._repository.claim_due if sink.up else self._repository.claim_probe
         return claim(*what)

@@ -27,6 +27,14 @@ READINGS_A_COMMIT = 5000
 STOP_SAMPLING_SECONDS = 2.0
 IDLE_SECONDS = 1.0
 NO_ROOM = "no room"
+LOG_HELD = "no room: another program holds the log"
+# A process of ours, too, may be reading at the moment when the log is to be emptied.
+HELD_SECONDS = 2.0
+ASK_SECONDS = 1.0
+# The account is written to the log that has no room.
+ACCOUNT_SECONDS = 10.0
+# A log that is held cannot be emptied, and each attempt takes time.
+EMERGENCY_SECONDS = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +76,9 @@ class SensorService:
         self._interval = commit_interval(config)
         self._tell_commit = tell_commit
         self._buffer = Buffer(config.sensors, self._interval)
-        self._commit_at = 0.0
+        self._commit_at = self._emergency_at = 0.0
+        self._held_since: float | None = None
+        self._ask_at = self._account_at = 0.0
         self._started = clock.now()
         on_reading = _nothing if self._interval else wake
         self._samplers = [
@@ -93,8 +103,7 @@ class SensorService:
             self._buffer.trouble = error.reason
             self._part_if_replaced(error, now)
             raise
-        if repository.wal_bytes() >= WAL_EMERGENCY_BYTES:
-            repository.checkpoint(truncate=True)
+        self._mind_emergency(repository, now)
         if more:
             return 0.0
         self._commit_at = now.monotonic + self._interval
@@ -132,6 +141,8 @@ class SensorService:
         if not chunks and not dropped:
             self._buffer.trouble = ""
             return False
+        if self._is_log_held(repository, now) and not (last and self._may_be_brief(now)):
+            return self._go_without_log(repository, now, last=last)
         readings = chunks[0] if len(chunks) == 1 else list(itertools.chain.from_iterable(chunks))
         waiting = self._evicts and not last
         stored = repository.capture(readings, dropped, now.wall, self._room, waiting=waiting)
@@ -148,6 +159,47 @@ class SensorService:
             self._buffer.drop(NO_ROOM, len(times), min(times), max(times))
             return True
         return len(readings) >= READINGS_A_COMMIT
+
+    def _mind_emergency(self, repository: SensorDataSQLRepository, now: Moment) -> None:
+        """Empty the log, should no housekeeper live to do it."""
+        if repository.wal_bytes() < WAL_EMERGENCY_BYTES or now.monotonic < self._emergency_at:
+            return
+        if not repository.checkpoint(truncate=True).is_emptied:
+            self._emergency_at = now.monotonic + EMERGENCY_SECONDS
+
+    def _is_log_held(self, repository: SensorDataSQLRepository, now: Moment) -> bool:
+        """Whether nothing can be stored while another program reads; asked now and then."""
+        if self._held_since is not None and now.monotonic < self._ask_at:
+            return True
+        if not repository.log_is_held(self._room.min_free):
+            self._held_since = None
+            return False
+        self._ask_at = now.monotonic + ASK_SECONDS
+        if self._held_since is None:
+            self._held_since, self._account_at = now.monotonic, 0.0
+        return True
+
+    def _may_be_brief(self, now: Moment) -> bool:
+        return self._held_since is None or now.monotonic - self._held_since < HELD_SECONDS
+
+    def _go_without_log(
+        self, repository: SensorDataSQLRepository, now: Moment, *, last: bool
+    ) -> bool:
+        """Drop what came, and write the account of it now and then, while the reserve lasts.
+
+        Meanwhile it is in memory: a successor would count from the last account on.
+        """
+        self._buffer.trouble = LOG_HELD
+        if self._may_be_brief(now):
+            return False
+        self._buffer.drop_all(LOG_HELD)
+        is_time = now.monotonic >= self._account_at and not repository.space(self._room).exhausted
+        if last or is_time:
+            self._account_at = now.monotonic + ACCOUNT_SECONDS
+            dropped = self._buffer.dropped()
+            repository.capture([], dropped, now.wall, self._room)
+            self._buffer.forget(0, dropped)
+        return False
 
     def _opened(self, now: Moment) -> SensorDataSQLRepository:
         if self._repository is None:

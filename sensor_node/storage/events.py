@@ -20,7 +20,7 @@ OTHERS = (
 KINDS = (*SAME_GOES_ON, *OF_RUNS, *OTHERS)
 
 MOST_EVENTS = 10_000
-MOST_OF_A_KIND = MOST_EVENTS // len(KINDS)
+MOST_OF_A_KIND = 500  # room for a kind more
 CALM_SECONDS = 600.0
 # More than so many within that time are a flood.
 FLOOD = 20

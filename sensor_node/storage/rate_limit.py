@@ -24,13 +24,15 @@ STALE_SECONDS = 10.0
 class ClaimPolicy:
     """How batches are claimed: most messages in one, most messages a second (0: no limit).
 
-    `longest`: no deadline is honestly further ahead than this many seconds.
+    `longest`: no deadline is honestly further ahead than this many seconds. `min_free`: bytes of
+    the disk that claims leave to others while the log cannot be emptied.
     """
 
     batch_size: int
     max_rate: float
     longest: float
     at_most_once: bool
+    min_free: int = 0
 
     def limit(self, limit: int) -> int:
         """A batch is at most a second's worth of the rate limit, so that sending is even."""

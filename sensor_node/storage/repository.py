@@ -4,34 +4,24 @@ Each method is one transaction, or one read. `now` is wall time in seconds. Meth
 StorageUnavailable where the database cannot be used; then they have changed nothing.
 """
 
-import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from sensor_node.clock import Moment
 from sensor_node.errors import StorageUnavailable
-from sensor_node.model import (
-    Claim,
-    Counts,
-    DatedReading,
-    Dropped,
-    Message,
-    Outcome,
-    Reading,
-    Readings,
-)
-from sensor_node.settlement import Rules, SinkRecord
+from sensor_node.model import Claim, Counts, Dropped, Message, Outcome, Readings
+from sensor_node.settlement import Rules
 from sensor_node.storage import (
     aside,
+    capture,
     check,
     checkpoint,
     due,
     events,
     filesystem,
     ledger,
+    log_hold,
     lookup,
-    rate_limit,
     retention,
     runs,
     salvage,
@@ -41,31 +31,11 @@ from sensor_node.storage import (
 )
 from sensor_node.storage.connection import Database
 from sensor_node.storage.rate_limit import ClaimPolicy, may_send, paid
-from sensor_node.storage.room import Room, Space, measure
+from sensor_node.storage.room import Room, Space, is_tight, measure
 from sensor_node.storage.write_lock import LockWatch, Unwatched
 
-INSERT = {
-    Reading: "INSERT INTO message(name, value, timestamp_us) VALUES (?, ?, ?)",
-    DatedReading: """
-        INSERT INTO message(name, value, timestamp_us, captured_us) VALUES (?, ?, ?, ?)
-        """,
-}
 EVICT_BITE = 2000
 MAKE_WAY_BITE = 5000
-
-
-@dataclass(frozen=True, slots=True)
-class Backlog:
-    """What a sender must know to decide whether to claim.
-
-    `left_over`: batches failed while the sink was DOWN, and none has tried them since.
-    """
-
-    pending: int
-    oldest_pending_us: int | None
-    left_over: bool
-    next_send_at: float
-    sink: SinkRecord
 
 
 class SensorDataSQLRepository:
@@ -123,8 +93,7 @@ class SensorDataSQLRepository:
             fitting = measure(connection, self.path, room).fitting(readings)
             if len(fitting) == len(readings) or not waiting:
                 ledger.count_dropped(connection, dropped, now)
-            for kind, alike in itertools.groupby(fitting, type):
-                connection.executemany(INSERT[kind], alike)
+            capture.store(connection, fitting)
             return len(fitting)
 
     def begin_run(
@@ -138,8 +107,8 @@ class SensorDataSQLRepository:
         with self._transaction() as connection:
             before = aside.files(self.path)[-1:]
             last_us = runs.begin(connection, who, now, run, before, follows=follows)
-            self._begun_on = self._database.connects
-            return last_us
+        self._begun_on = self._database.connects
+        return last_us
 
     def end_run(self, now: float) -> None:
         """Note an orderly stop."""
@@ -155,18 +124,21 @@ class SensorDataSQLRepository:
         with self._snapshot() as connection:
             check.check(connection, seconds)
 
+    def log_is_held(self, min_free: int) -> bool:
+        """Whether a reader keeps the log from being emptied and the disk has no room for more.
+
+        Then nothing may be written but what brings work in hand to an end: see room.Space.tight.
+        """
+        with self._snapshot() as connection:
+            tight = is_tight(connection, self.path, min_free)
+        return tight and not self.checkpoint(truncate=False).is_emptied
+
     # Delivery
 
-    def backlog(self) -> Backlog:
+    def backlog(self) -> turns.Backlog:
         """Pending messages and the sink's state, from one snapshot."""
         with self._snapshot() as connection:
-            first = tiles.claimed(connection) + 1
-            pending = tiles.captured(connection) - first + 1
-            oldest = retention.captured_at_us(connection, first) if pending else None
-            sink = sink_row.read(connection)
-            left_over = due.find_left_over(connection, sink, sink.since, skip_unknown=False)
-            next_send_at = rate_limit.next_send_at(connection)
-            return Backlog(pending, oldest, left_over is not None, next_send_at, sink)
+            return turns.backlog(connection)
 
     def claim_fresh(self, owner: str, policy: ClaimPolicy, now: float, limit: int) -> Claim | None:
         """PENDING -> SENDING for up to `limit` of the oldest, while the sink is UP."""
@@ -238,6 +210,8 @@ class SensorDataSQLRepository:
     ) -> tuple[bool, Claim | None]:
         """settle(), and claim_fresh() if `limit` messages wait and an outage left nothing over."""
         with self._transaction() as connection:
+            if is_tight(connection, self.path, policy.min_free):
+                return turns.settle(connection, claim, outcome, rules, now), None
             return turns.settle_and_claim(connection, claim, outcome, rules, policy, now, limit)
 
     def halve(self, claim: Claim, error: str, due_at: float, now: float) -> bool:
@@ -315,10 +289,16 @@ class SensorDataSQLRepository:
     def wal_bytes(self) -> int:
         return checkpoint.wal_bytes(self.path)
 
-    def checkpoint(self, *, truncate: bool) -> None:
+    def checkpoint(self, *, truncate: bool) -> checkpoint.Log:
         """Move the WAL into the database file; `truncate` also gives its disk space back."""
         with self._database.guarded():
-            checkpoint.checkpoint(self._database.connection, self._database.lock, truncate=truncate)
+            connection, lock = self._database.connection, self._database.lock
+            return checkpoint.checkpoint(connection, lock, truncate=truncate)
+
+    def log_hold(self) -> log_hold.LogHold | None:
+        """What the history says of a program that keeps the log, if one does."""
+        with self._snapshot() as connection:
+            return log_hold.standing(connection)
 
     def purge(self, after: int, settled_before: float | None, now: float) -> retention.Bite:
         """SENT -> PURGED for some tiles after `after`, settled before then (None: any time)."""

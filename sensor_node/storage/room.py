@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sensor_node.model import Readings
-from sensor_node.storage.checkpoint import WAL_LIMIT_BYTES, wal_bytes
+from sensor_node.storage.checkpoint import WAL_CHECKPOINT_BYTES, WAL_LIMIT_BYTES, wal_bytes
 
 SPARE_SHARE = 0.05
 SPARE_BYTES = 1024 * 1024
@@ -31,15 +31,16 @@ class Room:
 class Space:
     """What the limits mean now, in bytes: `used` of `limit` in a file of `file_bytes`.
 
-    `wal_excess`: what the WAL is beyond its limit. `unmoved`: what the file must still grow by to
-    take in the WAL.
+    `growth`: what the disk has for the file and the WAL. `unmoved`: what the file must still grow
+    by to take in the WAL.
     """
 
     used: int
     limit: int
     file_bytes: int
     disk_free: int
-    wal_excess: int
+    growth: int
+    wal_bytes: int
     unmoved: int
 
     @property
@@ -53,18 +54,44 @@ class Space:
         return min(max(SPARE_BYTES, self.limit * SPARE_SHARE), self.limit * MOST_SPARE_SHARE)
 
     def fitting(self, readings: Readings) -> Readings:
-        """As many of them, from the first on, as there is certainly room for.
-
-        A WAL that a reader keeps from being emptied stops capture, not more: eviction would empty
-        the queue for it, and only make it longer.
-        """
+        """As many of them, from the first on, as there is certainly room for."""
         longest = max((len(name.encode()) for name in {one.name for one in readings}), default=0)
-        return readings[: max(0, self.left - self.wal_excess) // (READING_BYTES + longest)]
+        return readings[: max(0, self.left) // (READING_BYTES + longest)]
 
     @property
     def cramped(self) -> bool:
         """Others have taken of the reserve: the WAL can hardly grow, it must be used again."""
         return self.disk_free < RESERVE_BYTES / 2
+
+    @property
+    def tight(self) -> bool:
+        """The WAL has had its share of a disk that has no more: it must be emptied before it grows.
+
+        Where it cannot be, whatever is written eats from the reserve, and without that it could not
+        be emptied even when nobody is in the way any more.
+        """
+        if self.growth:
+            return False
+        eats = self._reserve < RESERVE_BYTES / 2
+        return self.wal_bytes > (WAL_CHECKPOINT_BYTES if eats else WAL_LIMIT_BYTES)
+
+    @property
+    def exhausted(self) -> bool:
+        """What is left of the reserve is for work in hand, and for emptying the WAL."""
+        return self._reserve < RESERVE_BYTES / 8
+
+    @property
+    def _reserve(self) -> int:
+        """What will be free when the WAL has been moved."""
+        return self.disk_free - self.unmoved
+
+
+def is_tight(connection: sqlite3.Connection, path: Path, min_free: int) -> bool:
+    """Space.tight, for those who ask often: a short WAL never is, and costs one stat()."""
+    return (
+        wal_bytes(path) > WAL_CHECKPOINT_BYTES
+        and measure(connection, path, Room(0, min_free)).tight
+    )
 
 
 def measure(connection: sqlite3.Connection, path: Path, room: Room) -> Space:
@@ -87,6 +114,7 @@ def measure(connection: sqlite3.Connection, path: Path, room: Room) -> Space:
         limit=min(room.max_size, file_bytes + growth),
         file_bytes=file_bytes,
         disk_free=disk_free,
-        wal_excess=max(0, wal_bytes(path) - WAL_LIMIT_BYTES),
+        growth=growth,
+        wal_bytes=wal_bytes(path),
         unmoved=unmoved,
     )

@@ -1,11 +1,36 @@
 """A sender's turn at the queue: settle the batch in hand, claim the next."""
 
 import sqlite3
+from dataclasses import dataclass
 
 from sensor_node.model import Claim, Outcome
 from sensor_node.settlement import Rules, SinkRecord, settlement
-from sensor_node.storage import due, sink_row, tiles
+from sensor_node.storage import due, rate_limit, retention, sink_row, tiles
 from sensor_node.storage.rate_limit import ClaimPolicy, may_send, paid
+
+
+@dataclass(frozen=True, slots=True)
+class Backlog:
+    """What a sender must know to decide whether to claim.
+
+    `left_over`: batches failed while the sink was DOWN, and none has tried them since.
+    """
+
+    pending: int
+    oldest_pending_us: int | None
+    left_over: bool
+    next_send_at: float
+    sink: SinkRecord
+
+
+def backlog(connection: sqlite3.Connection) -> Backlog:
+    first = tiles.claimed(connection) + 1
+    pending = tiles.captured(connection) - first + 1
+    oldest = retention.captured_at_us(connection, first) if pending else None
+    sink = sink_row.read(connection)
+    left_over = due.find_left_over(connection, sink, sink.since, skip_unknown=False)
+    next_send_at = rate_limit.next_send_at(connection)
+    return Backlog(pending, oldest, left_over is not None, next_send_at, sink)
 
 
 def claim_fresh(

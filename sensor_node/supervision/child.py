@@ -175,6 +175,7 @@ class Child:
             self._news.append((kind, detail))
 
     def report(self) -> ChildReport:
+        signs = self.slot.signs()
         return ChildReport(
             name=self.name,
             role=self.role,
@@ -183,5 +184,6 @@ class Child:
             state=self.state.value,
             since=self._since,
             restarts=self.restarts,
-            trouble=self.slot.signs().trouble if self.pid else "",
+            trouble=signs.trouble if self.pid else "",
+            trouble_since=signs.trouble_since if self.pid else 0.0,
         )

@@ -11,14 +11,17 @@ from dataclasses import dataclass
 
 from sensor_node.errors import STORAGE_REASONS
 
-BEAT, WAITING, HOLDING, READY, TROUBLE, SAID_LENGTH, FINAL, CHECKED = range(8)
-SAID = 64
+BEAT, WAITING, HOLDING, READY, TROUBLE, SAID_LENGTH, FINAL, CHECKED, SINCE = range(9)
+SAID = 72
 SLOT_BYTES = 1024
 
 
 @dataclass(frozen=True, slots=True)
 class Signs:
-    """What a slot says; times in monotonic seconds, None for: not so."""
+    """What a slot says; times in monotonic seconds, None for: not so.
+
+    `trouble_since` in wall seconds, for people; 0 if there is none.
+    """
 
     beat: float
     waiting_since: float | None
@@ -26,6 +29,7 @@ class Signs:
     ready: bool
     checked: bool
     trouble: str
+    trouble_since: float
     said: str
 
 
@@ -58,7 +62,10 @@ class Slot:
         self._put(READY, 1)
 
     def trouble(self, reason: str) -> None:
-        self._put(TROUBLE, STORAGE_REASONS.index(reason) + 1 if reason else 0)
+        trouble = STORAGE_REASONS.index(reason) + 1 if reason else 0
+        if trouble != self._get(TROUBLE):
+            self._put(SINCE, time.time_ns() if trouble else 0)
+            self._put(TROUBLE, trouble)
 
     def checked(self) -> None:
         """The database is open and has been looked at, if that was to be done."""
@@ -78,7 +85,7 @@ class Slot:
 
     def reset(self) -> None:
         """Before each start, and after the supervisor itself has slept too long."""
-        for word in (WAITING, HOLDING, READY, TROUBLE, SAID_LENGTH, FINAL, CHECKED):
+        for word in (WAITING, HOLDING, READY, TROUBLE, SAID_LENGTH, FINAL, CHECKED, SINCE):
             self._put(word, 0)
         self.beat()
 
@@ -104,6 +111,7 @@ class Slot:
             ready=bool(self._get(READY)),
             checked=bool(self._get(CHECKED)),
             trouble=STORAGE_REASONS[trouble - 1] if trouble else "",
+            trouble_since=self._get(SINCE) / 1e9,
             said=said.decode(errors="replace"),
         )
 

@@ -24,7 +24,10 @@ class ChildState(enum.StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class ChildReport:
-    """One child. `since` wall seconds; `owner` as in a claim; `trouble` with the database."""
+    """One child. `since` wall seconds; `owner` as in a claim; `trouble` with the database.
+
+    `trouble_since` wall seconds; 0 if there is none.
+    """
 
     name: str
     role: str
@@ -34,6 +37,7 @@ class ChildReport:
     since: float
     restarts: int
     trouble: str
+    trouble_since: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,4 +100,5 @@ def _is_sound(record: Any) -> bool:
         if not isinstance(getattr(record, name), list if get_origin(kind) is list else kind):
             return False
     pid = getattr(record, "pid", None)
-    return (pid is None or 0 < pid <= MOST_PID) and 0 <= getattr(record, "since", 0) < END_OF_TIME
+    times = (getattr(record, name, 0) for name in ("since", "trouble_since"))
+    return (pid is None or 0 < pid <= MOST_PID) and all(0 <= at < END_OF_TIME for at in times)

@@ -138,7 +138,7 @@ def _open_service(
     if not network:
         from sensor_node.processes.housekeeping_service import HousekeepingService
 
-        return HousekeepingService(config, repository, birth.slot.is_final)
+        return HousekeepingService(config, repository, birth.slot.is_final, birth.supervisor)
     from sensor_node.delivery.deliver import Courier
     from sensor_node.processes.delivery_service import DeliveryService
     from sensor_node.processes.retry_service import RetryService

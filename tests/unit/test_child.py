@@ -277,9 +277,10 @@ class TestTheReport:
         start(child, config)
         child.slot.trouble("disk full")
         assert child.report().trouble == "disk full"
+        assert child.report().trouble_since > 0
         child.signal(signal.SIGKILL)
         end_of(child)
-        assert child.report().trouble == ""
+        assert (child.report().trouble, child.report().trouble_since) == ("", 0.0)
         assert child.report().pid is None
 
 

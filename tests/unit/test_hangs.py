@@ -17,7 +17,14 @@ from sensor_node.supervision.slots import Signs, make_slots
 
 NOW = 1000.0
 WELL = Signs(
-    beat=NOW, waiting_since=None, holding_since=None, ready=True, checked=True, trouble="", said=""
+    beat=NOW,
+    waiting_since=None,
+    holding_since=None,
+    ready=True,
+    checked=True,
+    trouble="",
+    trouble_since=0.0,
+    said="",
 )
 
 

@@ -1,7 +1,9 @@
 """P5: disk and flash wear are bounded, and what is given up for it is the least that will do."""
 
+import contextlib
 import logging
 import os
+import sqlite3
 from collections import namedtuple
 
 import pytest
@@ -22,6 +24,7 @@ from storage_fixtures import (
 )
 
 from sensor_node.config import load_config
+from sensor_node.processes import housekeeping_service
 from sensor_node.processes.housekeeping_service import (
     BUSY_STEP_SECONDS,
     STEP_SECONDS,
@@ -57,7 +60,7 @@ class Repository(SensorDataSQLRepository):
 
     def checkpoint(self, *, truncate):
         self.checkpoints.append(truncate)
-        super().checkpoint(truncate=truncate)
+        return super().checkpoint(truncate=truncate)
 
 
 class Keeper(LockCounter):
@@ -72,7 +75,7 @@ class Keeper(LockCounter):
         self.finished = False
         self.other = repository
         self.own = Repository(repository.path, self)
-        self.service = HousekeepingService(self.config, self.own, lambda: self.final)
+        self.service = HousekeepingService(self.config, self.own, lambda: self.final, 0)
 
     def step(self):
         return self.service.step(self.clock.now())
@@ -125,6 +128,15 @@ def make(place, repository):
     for keeper in made:
         if not keeper.finished:
             keeper.finish()
+
+
+@contextlib.contextmanager
+def reading(repository):
+    """Another program's transaction."""
+    with contextlib.closing(sqlite3.connect(repository.path, isolation_level=None)) as reader:
+        reader.execute("BEGIN")
+        reader.execute("SELECT count(*) FROM message").fetchall()
+        yield
 
 
 def evictions(repository):
@@ -180,6 +192,57 @@ class TestTheWal:
         for _ in range(3):
             keeper.step()
         assert keeper.own.checkpoints == [False] * 3
+
+    def test_that_is_held_is_tried_at_each_step_until_it_is_emptied(self, make, repository) -> None:
+        """However long it stays as it is, and without haste."""
+        keeper = make(wal=WAL_LIMIT_BYTES + 1)
+        fill(repository, 100)
+        with reading(repository):
+            fill(repository, 100)
+            keeper.step()
+            for _ in range(5):
+                keeper.clock.advance(1)
+                assert keeper.step() == STEP_SECONDS
+        assert keeper.own.checkpoints == [True] * 6
+        keeper.clock.advance(1)
+        assert keeper.step() == BUSY_STEP_SECONDS
+        keeper.own.wal = 0
+        keeper.clock.advance(1)
+        keeper.step()
+        assert keeper.own.checkpoints == [True] * 7
+        assert wal_bytes(repository.path) == 0
+
+    def test_that_is_held_on_a_disk_without_room_is_not_written_to(
+        self, make, repository, monkeypatch
+    ) -> None:
+        keeper = make(f"{SMALL}\nmax_age = 1s\n", wal=None)
+        fill(repository, MANY)
+        with reading(repository):
+            fill(repository, 1)
+            monkeypatch.setattr(os, "statvfs", lambda path: Disk(0, 1024))
+            keeper.clock.advance(20)
+            keeper.step()  # which notes the clock
+            before = wal_bytes(repository.path)
+            keeper.run(5)
+            assert keeper.space().tight
+            assert wal_bytes(repository.path) == before
+            assert evictions(repository) == []
+        keeper.run(2)
+        assert evictions(repository) != []
+
+    def test_that_takes_the_disks_room_is_no_reason_to_evict(
+        self, make, repository, monkeypatch
+    ) -> None:
+        keeper = make("min_free = 0", wal=WAL_LIMIT_BYTES + 1)
+        fill(repository, 10_000)
+        monkeypatch.setattr(housekeeping_service, "WAL_LIMIT_BYTES", 0)
+        with reading(repository):
+            fill(repository, 100)
+            free = RESERVE_BYTES + keeper.space().unmoved + 1024
+            monkeypatch.setattr(os, "statvfs", lambda path: Disk(free // 1024 + 1, 1024))
+            assert keeper.space().left < keeper.space().spare
+            keeper.run(3)
+        assert evictions(repository) == []
 
     def test_that_is_long_is_really_short_afterwards(self, make, repository) -> None:
         keeper = make(wal=WAL_LIMIT_BYTES + 1)

@@ -20,10 +20,11 @@ COUNTS = {
     "purged": 0,
 }
 PROCESS = {"name": "sender-1", "state": "RUNNING", "restarts": 0, "trouble": ""}
+PROCESS |= {"trouble_seconds": 65.0}
 SINK = {"state": "UP", "reason": "", "mend": "", "next_probe_seconds": None}
 DOWN = {"state": "DOWN", "reason": "connection refused", "mend": "", "next_probe_seconds": 130.0}
 STORAGE = {"warning": "", "used_bytes": 10 * MIB, "limit_bytes": 256 * MIB}
-STORAGE |= {"path": "/var/x.db", "trouble": ""}
+STORAGE |= {"path": "/var/x.db", "trouble": "", "log_held": None}
 STORAGE |= {"spare_bytes": 0, "when_full": "drop-oldest", "limited_by": "max_size"}
 WELL = {
     "state": "running",
@@ -34,6 +35,7 @@ WELL = {
     "processes": [PROCESS],
     "database_error": "",
     "moved_aside": [],
+    "holders": [],
     "storage": STORAGE,
     "counts": COUNTS,
     "sink": SINK,
@@ -62,6 +64,50 @@ def counts(**changes):
 def full(share, **changed_counts):
     used = int(share * STORAGE["limit_bytes"])
     return {"storage": {**STORAGE, "used_bytes": used}, **counts(**changed_counts)}
+
+
+def log_held(**changes):
+    log = {"since": "2026-11-23T12:03:04Z", "seconds": 300.0, "by": "sqlite3 (pid 9)"}
+    log |= {"tight": False}
+    return {**STORAGE, "wal_bytes": 120 * MIB, "log_held": {**log, **changes}}
+
+
+READER = {"pid": 8, "name": "python3", "writes": False}
+WRITER = {"pid": 9, "name": "sqlite3", "writes": True}
+
+
+class TestALogThatIsHeld:
+    def test_is_told_with_who_holds_it_since_when_and_its_size(self) -> None:
+        [(what, mend)] = problems(storage=log_held(), holders=[READER])
+        assert what == (
+            "python3 (pid 8) has held a read transaction since 2026-11-23T12:03:04Z or before (5m):"
+            " the log has grown to 120.0 MiB"
+        )
+        assert mend.startswith("end that program, or its transaction")
+
+    def test_is_told_by_what_the_housekeeper_saw_if_nobody_is_seen_now(self) -> None:
+        [(what, _)] = problems(storage=log_held())
+        assert what.startswith("sqlite3 (pid 9) has held")
+
+    def test_that_leaves_no_room_for_readings_is_one_problem(self) -> None:
+        storage = log_held(tight=True) | {"limited_by": "min_free", "limit_bytes": 10 * MIB}
+        [(what, _)] = problems(storage=storage)
+        assert what.endswith("the disk has no more, and new readings are not stored")
+
+    def test_is_no_problem_of_a_node_that_does_not_run(self) -> None:
+        assert problems(storage=log_held(), state="stopped", processes=[]) == []
+
+
+def test_who_writes_and_does_not_end_it_is_told() -> None:
+    locked = process(trouble="locked by another program")
+    [(what, _)] = problems(**locked, holders=[READER, WRITER])
+    said = "the database cannot be used: locked by another program (sender-1), for 1m 5s: by"
+    assert what == f"{said} sqlite3 (pid 9)"
+    [(what, _)] = problems(**locked)
+    assert what == f"{said} a program that this process cannot see"
+    error = "locked by another program: /x.db: database is locked"
+    [(what, _)] = problems(**{**NOTHING, "database_error": error, "holders": [WRITER]})
+    assert what == f"{error}: by sqlite3 (pid 9)"
 
 
 def test_all_well_is_no_problem() -> None:

@@ -27,11 +27,13 @@ from storage_fixtures import (
 from sensor_node.clock import Moment
 from sensor_node.model import Dropped
 from sensor_node.storage import (
+    capture,
     check,
     clock_steps,
     due,
     events,
     ledger,
+    log_hold,
     lookup,
     memo,
     rate_limit,
@@ -47,8 +49,8 @@ from sensor_node.storage.connection import open_reader
 from sensor_node.storage.repository import SensorDataSQLRepository
 
 MODULES = (
-    *(clock_steps, due, events, ledger, lookup, memo, rate_limit, repository, retention, runs),
-    *(salvage, sink_row, streams, tiles),
+    *(capture, clock_steps, due, events, ledger, log_hold, lookup, memo, rate_limit, repository),
+    *(retention, runs, salvage, sink_row, streams, tiles),
 )
 STATEMENTS = {
     f"{module.__name__.rpartition('.')[2]}.{name}": text
@@ -74,7 +76,7 @@ NOT_REPEATED = {
     *("sink_row.SINCE_BY_THE_NEW_CLOCK", "sink_row.WAIT_NO_LONGER"),
 }
 # Even the small one has as many events of a kind as there may be.
-SMALL_SIZE, LARGE_SIZE = 600, 5000
+SMALL_SIZE, LARGE_SIZE = 500, 5000
 
 
 def plan(repository, sql):
@@ -128,7 +130,7 @@ def test_a_plan_that_reads_a_whole_index_is_known_as_one(step, table):
 # Steps: what each method costs in a database that has lived long
 
 
-def capture(repository):
+def capture_some(repository):
     repository.begin_run(WHO, NOW, "a run")
     return repository.capture(readings(9), [Dropped("late", 1, 1, 2)], NOW, ROOM)
 
@@ -167,11 +169,13 @@ def note_clock(repository):
 # Each method that a process calls again and again, in what takes it longest.
 REPEATED = {
     "version": [lambda node: node.version()],
-    "capture": [capture],
+    "capture": [capture_some],
     "record_event": [
         lambda node: node.record_event(NOW, "sink down", ""),
         lambda node: node.record_event(NOW, "process died", "sender-1"),
     ],
+    "log_is_held": [lambda node: node.log_is_held(0)],
+    "log_hold": [lambda node: node.log_hold()],
     "backlog": [lambda node: node.backlog()],
     "claim_fresh": [
         claim,

@@ -6,7 +6,7 @@ import sqlite3
 from collections import namedtuple
 
 import pytest
-from storage_fixtures import fill, readings, rows
+from storage_fixtures import DELIVERED, POLICY, RULES, fill, readings, rows
 
 from sensor_node.config_schema import MAX_NAME_BYTES
 from sensor_node.model import Reading
@@ -111,25 +111,82 @@ def test_no_reading_takes_more_than_is_reckoned(repository, free, name_bytes):
     assert repository.space(Room(1 << 40, 0)).used - before <= 10_000 * (READING_BYTES + name_bytes)
 
 
-def test_a_wal_beyond_its_limit_stops_capture_when_the_room_left_is_less(
+@pytest.fixture
+def long_log(repository, monkeypatch):
+    """A WAL that has something to move, and counts as beyond its limit."""
+    fill(repository, 5000)
+    monkeypatch.setattr(room, "WAL_LIMIT_BYTES", repository.wal_bytes() - 1)
+    monkeypatch.setattr(room, "WAL_CHECKPOINT_BYTES", repository.wal_bytes() - 1)
+    return repository
+
+
+@contextlib.contextmanager
+def reading(repository):
+    """Another program's transaction."""
+    with contextlib.closing(sqlite3.connect(repository.path, isolation_level=None)) as reader:
+        reader.execute("BEGIN")
+        reader.execute("SELECT count(*) FROM message").fetchall()
+        yield
+
+
+def test_a_log_of_any_length_stops_no_capture_while_the_disk_has_room(long_log, free):
+    free(RESERVE_BYTES + long_log.space(Room(1 << 40, 0)).unmoved + MIB)
+    with reading(long_log):
+        fill(long_log, 100)
+        assert not long_log.log_is_held(0)
+        assert long_log.capture(readings(100), [], 0.0, Room(1 << 40, 0)) == 100
+
+
+def test_a_log_is_held_where_the_disk_has_no_more_and_somebody_reads(long_log, free):
+    with reading(long_log):
+        fill(long_log, 100)
+        free(RESERVE_BYTES + long_log.space(Room(1 << 40, 0)).unmoved)
+        assert long_log.log_is_held(0)
+    assert not long_log.log_is_held(0), "it was emptied for that"
+
+
+@pytest.mark.parametrize(("min_free", "held"), [(0, False), (8 * MIB, True)])
+def test_a_held_log_leaves_min_free_to_others(long_log, free, min_free, held):
+    free(2 * RESERVE_BYTES)
+    with reading(long_log):
+        fill(long_log, 100)
+        assert long_log.log_is_held(min_free) == held
+
+
+def test_a_log_within_its_limit_is_tight_only_when_it_eats_from_the_reserve(
     repository, free, monkeypatch
 ):
-    fill(repository, 1000)
-    used, wal = repository.space(Room(1 << 40, 0)).used, repository.wal_bytes()
-    monkeypatch.setattr(room, "WAL_LIMIT_BYTES", wal - 5000)
-    assert not repository.capture(readings(1), [], 0.0, Room(used + 5000, 0))
-    assert repository.capture(readings(1), [], 0.0, Room(used + 5000 + READING, 0))
+    fill(repository, 5000)
+    monkeypatch.setattr(room, "WAL_CHECKPOINT_BYTES", repository.wal_bytes() - 1)
+    unmoved = repository.space(Room(1 << 40, 0)).unmoved
+    free(unmoved + 2 * MIB)
+    assert not repository.space(Room(1 << 40, 0)).tight
+    free(unmoved + 2 * MIB - 1024)
+    space = repository.space(Room(1 << 40, 0))
+    assert (space.tight, space.exhausted) == (True, False)
+    free(unmoved + MIB // 2 - 1024)
+    assert repository.space(Room(1 << 40, 0)).exhausted
 
 
-def test_a_wal_that_a_reader_keeps_long_is_no_reason_to_evict(repository, free, monkeypatch):
+def test_nothing_more_is_claimed_with_a_settlement_while_the_log_is_tight(long_log, free):
+    first = long_log.claim_fresh("sender", POLICY, 0.0, 100)
+    free(0)
+    held, claim = long_log.settle_and_claim(first, DELIVERED, RULES, POLICY, 0.0, 100)
+    assert (held, claim) == (True, None)
+    free(1 << 40)
+    second = long_log.claim_fresh("sender", POLICY, 0.0, 100)
+    held, claim = long_log.settle_and_claim(second, DELIVERED, RULES, POLICY, 0.0, 100)
+    assert held
+    assert claim
+
+
+def test_a_log_that_somebody_reads_is_no_reason_to_evict(long_log, free):
     """Someone leaves a shell open over night: evicting everything would not make it shorter."""
-    fill(repository, 1000)
-    before = repository.space(Room(8 * MIB, 0))
-    monkeypatch.setattr(room, "WAL_LIMIT_BYTES", -100 * MIB)
-    after = repository.space(Room(8 * MIB, 0))
-    assert (after.left, after.used) == (before.left, before.used)
-    assert after.wal_excess > 100 * MIB
-    assert after.fitting(readings(1)) == []
+    before = long_log.space(Room(8 * MIB, 0))
+    with reading(long_log):
+        fill(long_log, 1)
+        after = long_log.space(Room(8 * MIB, 0))
+    assert after.limit == before.limit == 8 * MIB
 
 
 # Checkpoints
@@ -158,7 +215,7 @@ def test_a_passive_checkpoint_lets_the_next_commits_use_the_wal_again(repository
 
 def test_truncating_gives_the_disk_back(repository):
     fill(repository, 20_000)
-    repository.checkpoint(truncate=True)
+    assert repository.checkpoint(truncate=True).is_emptied
     assert repository.wal_bytes() == 0
     assert repository.counts().pending == 20_000
 
@@ -172,7 +229,9 @@ def test_a_checkpoint_waits_for_no_reader(repository, truncate, monkeypatch):
         reader.execute("SELECT count(*) FROM message").fetchall()
         fill(repository, 1000)
         repository._database.connection.set_progress_handler(pytest.fail, 10_000_000)
-        repository.checkpoint(truncate=truncate)
+        log = repository.checkpoint(truncate=truncate)
+        assert (log.busy, log.is_emptied) == (truncate, False)
+        assert 0 < log.moved < log.frames
         assert repository.wal_bytes() > 0
         assert reader.execute("SELECT count(*) FROM message").fetchall() == [(1000,)]
         timeout = repository._database.connection.execute("PRAGMA busy_timeout").fetchone()

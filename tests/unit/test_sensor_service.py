@@ -13,14 +13,18 @@ from sensor_node.errors import SourceError, StorageUnavailable
 from sensor_node.model import Reading
 from sensor_node.processes import sensor_service
 from sensor_node.processes.sensor_service import (
+    ACCOUNT_SECONDS,
+    ASK_SECONDS,
     GROUP_COMMIT_SECONDS,
+    HELD_SECONDS,
     IDLE_SECONDS,
+    LOG_HELD,
     READINGS_A_COMMIT,
     SensorService,
     Start,
     commit_interval,
 )
-from sensor_node.storage import aside
+from sensor_node.storage import aside, room
 from sensor_node.storage.checkpoint import WAL_EMERGENCY_BYTES
 from sensor_node.storage.repository import SensorDataSQLRepository
 from sensor_node.storage.room import READING_BYTES, Room
@@ -56,7 +60,7 @@ class Repository(SensorDataSQLRepository):
         self.node = node
         super().__init__(path, node, power_safe=True)
 
-    def capture(self, readings, dropped, now, room, *, waiting):
+    def capture(self, readings, dropped, now, room, *, waiting=False):
         self.node.fail_if_told("capture")
         self.node.sizes.append(len(readings))
         return super().capture(readings, dropped, now, room, waiting=waiting)
@@ -65,13 +69,17 @@ class Repository(SensorDataSQLRepository):
         self.node.fail_if_told("begin_run")
         return super().begin_run(who, now, run, follows=follows)
 
+    def log_is_held(self, min_free):
+        self.node.asked_for_log += 1
+        return self.node.log_held
+
     def wal_bytes(self):
         return self.node.wal_bytes or super().wal_bytes()
 
     def checkpoint(self, *, truncate):
         self.node.checkpoints.append(truncate)
         self.node.fail_if_told("checkpoint")
-        super().checkpoint(truncate=truncate)
+        return super().checkpoint(truncate=truncate)
 
 
 class Node:
@@ -87,6 +95,8 @@ class Node:
         self.sizes = []
         self.checkpoints = []
         self.wal_bytes = 0
+        self.log_held = False
+        self.asked_for_log = 0
         self.wakes = 0
         self.rings = 0
         self.locked = 0
@@ -398,6 +408,77 @@ class TestNoRoom:
         assert node.step() == 0.0
         assert node.step() > 0.0
         assert node.dropped() == {"no room": 1}
+
+
+@pytest.mark.parametrize("policy", ["", "[storage]\nwhen_full = drop-newest\n"])
+@pytest.mark.parametrize("sensor", [MOCK, HOST])
+class TestALogThatAnotherProgramHolds:
+    """The disk has no room for more of it."""
+
+    @pytest.fixture
+    def node(self, make, policy, sensor):
+        node = make(sensor.format(8) + policy)
+        node.sample()
+        node.run(1)
+        node.log_held = True
+        return node
+
+    def taken(self, node):
+        """How many readings were taken, or would have been."""
+        return node.service._samplers[0]._sensors[0]._next
+
+    def test_costs_nothing_if_it_is_a_moment(self, node) -> None:
+        node.run(HELD_SECONDS - 0.5)
+        node.log_held = False
+        node.run(2 * ASK_SECONDS)
+        assert node.dropped() == {}
+        assert len(node.stored()) == self.taken(node) - node.waiting_readings() >= 30
+
+    def test_costs_readings_at_that_moment_counted_with_its_reason(self, node) -> None:
+        stored = len(node.stored())
+        node.run(HELD_SECONDS + 1)
+        assert node.dropped().keys() == {LOG_HELD}
+        assert node.waiting_readings() == 0
+        node.run(300)
+        assert len(node.stored()) == stored
+        # All but what came since the last account.
+        unaccounted = self.taken(node) - stored - node.dropped()[LOG_HELD]
+        assert 0 <= unaccounted <= (ACCOUNT_SECONDS + 1) * 8
+        node.log_held = False
+        node.run(2 * ASK_SECONDS)
+        assert len(node.stored()) > stored
+        counted = len(node.stored()) + sum(node.dropped().values()) + node.waiting_readings()
+        assert counted == self.taken(node)
+        assert node.service._buffer.trouble == ""
+
+    def test_is_written_to_for_the_account_now_and_then(self, node) -> None:
+        node.run(HELD_SECONDS + 1)
+        before, asked = len(node.sizes), node.asked_for_log
+        node.run(100)
+        assert len(node.sizes) - before == pytest.approx(100 / ACCOUNT_SECONDS, abs=1)
+        assert node.asked_for_log - asked == pytest.approx(100 / ASK_SECONDS, abs=1)
+
+    def test_is_not_written_to_once_the_reserve_is_exhausted_but_at_a_stop(
+        self, node, monkeypatch
+    ) -> None:
+        monkeypatch.setattr(room.Space, "exhausted", True)
+        node.run(60)
+        assert node.dropped() == {}
+        node.finish()
+        assert node.dropped() == {LOG_HELD: self.taken(node) - len(node.stored())}
+
+    def test_leaves_to_a_successor_what_was_not_accounted_for(
+        self, node, make, policy, sensor
+    ) -> None:
+        node.run(65.5)
+        taken, counted = self.taken(node), len(node.stored()) + node.dropped()[LOG_HELD]
+        assert counted < taken - 8
+        node.service._repository.close()
+        node.finished = True
+        another = make(sensor.format(8) + policy, clock=node.clock)
+        another.sample()
+        another.step()
+        assert another.dropped()["not running"] == pytest.approx(taken - counted, abs=1)
 
 
 class TestNoRoomYetWithDropOldest:

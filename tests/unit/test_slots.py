@@ -47,8 +47,12 @@ def test_it_shows_where_a_process_stands_before_the_write_lock(slot) -> None:
 def test_it_shows_each_trouble_with_the_database_until_it_is_over(slot, reason) -> None:
     slot.trouble(reason)
     assert slot.signs().trouble == reason
+    since = slot.signs().trouble_since
+    assert 0 <= time.time() - since < 10
+    slot.trouble(reason)
+    assert slot.signs().trouble_since == since, "it goes on"
     slot.trouble("")
-    assert slot.signs().trouble == ""
+    assert (slot.signs().trouble, slot.signs().trouble_since) == ("", 0)
 
 
 def test_whatever_keeps_the_database_from_being_used_has_a_place_in_it() -> None:

@@ -24,6 +24,7 @@ CHILD = ChildReport(
     since=1_795_419_878.5,
     restarts=3,
     trouble="disk full",
+    trouble_since=1.5,
 )
 REPORT = Report(
     pid=811,

@@ -25,12 +25,15 @@ from storage_fixtures import (
 from sensor_node.config import load_config
 from sensor_node.control import snapshot, status_text
 from sensor_node.control.snapshot import NO_RATES, buffered
+from sensor_node.control.times import utc
+from sensor_node.errors import LOCKED
 from sensor_node.model import Dropped
 from sensor_node.processes import owner
+from sensor_node.storage import holders
 from sensor_node.storage.repository import SensorDataSQLRepository
 from sensor_node.storage.room import Room
 from sensor_node.supervision.pidfile import pid_file, write_pid_file
-from sensor_node.supervision.states import ChildReport, Report, write_report
+from sensor_node.supervision.states import ChildReport, Report, read_report, write_report
 
 NOW_US = int(WALL * 1e6)
 # An interface: keys are added, never renamed or taken away. From the design, section 7.
@@ -103,6 +106,7 @@ class Node:
             since=WALL - 60,
             restarts=1,
             trouble="",
+            trouble_since=0.0,
         )
         idle = replace(child, name="sender-1", role="sender", pid=None, state="BACKOFF")
         report = Report(
@@ -167,6 +171,34 @@ class TestTheJson:
         assert busy.status()["dropping"] == [
             {"reason": "sensor room failed", "readings": 2, "seconds": 10.0}
         ]
+
+    def test_tells_of_a_program_that_holds_the_log_while_it_does(self, busy, monkeypatch) -> None:
+        shell = holders.Holder(8, "sqlite3", writes=False)
+        monkeypatch.setattr(holders, "find", lambda path, supervisor: [shell])
+        assert busy.status()["holders"] == []
+        assert busy.status()["storage"]["log_held"] is None
+        busy.repository.record_event(WALL - 300, "log held", "sqlite3 (pid 7)")
+        found = busy.status()
+        assert found["holders"] == [{"pid": 8, "name": "sqlite3", "writes": False}]
+        assert found["storage"]["log_held"] == {
+            "since": utc(WALL - 300),
+            "seconds": 300.0,
+            "by": "sqlite3 (pid 7)",
+            "tight": False,
+        }
+        assert "sqlite3 (pid 8) has held a read transaction" in busy.text()
+        busy.repository.record_event(WALL, "log free", "")
+        assert busy.status()["storage"]["log_held"] is None
+
+    def test_tells_who_keeps_others_from_writing_and_for_how_long(self, busy, monkeypatch) -> None:
+        shell = holders.Holder(8, "sqlite3", writes=True)
+        monkeypatch.setattr(holders, "find", lambda path, supervisor: [shell])
+        [generator, sender] = read_report(busy.config.runtime_directory).processes
+        locked = replace(generator, trouble=LOCKED, trouble_since=WALL - 120)
+        busy.run(processes=[locked, sender])
+        found = busy.status()
+        assert found["processes"][0]["trouble_seconds"] == 120.0
+        assert "(generator), for 2m: by sqlite3 (pid 8)" in str(found["problems"])
 
     def test_has_every_key_of_the_interface(self, busy) -> None:
         found = busy.status()

@@ -1,0 +1,71 @@
+"""Which programs hold locks on the database: no file of the database is opened to find out.
+
+For the bytes of the -shm file see https://www.sqlite.org/walformat.html#wal_locks.
+"""
+
+import os
+from pathlib import Path
+from typing import NamedTuple
+
+from sensor_node import locks
+from sensor_node.locks import Lock
+from sensor_node.proc import PARENT, PROC, stat_fields
+from sensor_node.text import visible
+
+WRITE_BYTE, LAST_READ_BYTE = 120, 127
+
+
+class Holder(NamedTuple):
+    """A process by its command's name; `writes`: in a transaction that keeps other writers out."""
+
+    pid: int
+    name: str
+    writes: bool
+
+    def __str__(self) -> str:
+        return f"{self.name} (pid {self.pid})"
+
+
+def find(database: Path, supervisor: int | None, proc: Path = PROC) -> list[Holder]:
+    """Those who read or write in a transaction now, but for this process and the supervisor's.
+
+    None of a process that proc does not show: one in another pid namespace.
+    """
+    shm = _locks(database.with_name(database.name + "-shm"), proc)
+    writing = {lock.pid for lock in shm if _touches(lock, WRITE_BYTE, WRITE_BYTE)}
+    reading = {lock.pid for lock in shm if _touches(lock, WRITE_BYTE + 1, LAST_READ_BYTE)}
+    writing |= {lock.pid for lock in _locks(database, proc) if lock.mode == "WRITE"}
+    return [
+        Holder(pid, _name(pid, proc), pid in writing)
+        for pid in sorted(writing | reading)
+        if not _is_ours(pid, supervisor, proc)
+    ]
+
+
+def _locks(file: Path, proc: Path) -> list[Lock]:
+    """Those that programs hold in SQLite's way; one of several threads has no pid."""
+    try:
+        found = locks.on(file.stat(), proc)
+    except OSError:
+        return []
+    return [lock for lock in found if lock.kind == "POSIX" and lock.pid > 0]
+
+
+def _touches(lock: Lock, first: int, last: int) -> bool:
+    return lock.start <= last and (lock.end is None or lock.end >= first)
+
+
+def _is_ours(pid: int, supervisor: int | None, proc: Path) -> bool:
+    if pid in (os.getpid(), supervisor):
+        return True
+    fields = stat_fields(pid, proc)
+    return bool(fields) and int(fields[PARENT]) == supervisor
+
+
+def _name(pid: int, proc: Path) -> str:
+    """It is another program's text."""
+    try:
+        name = (proc / str(pid) / "comm").read_text(errors="replace").strip()
+    except OSError:
+        name = ""
+    return visible(name) or "a program"
