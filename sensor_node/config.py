@@ -40,6 +40,11 @@ class SensorConfig:
     command: str
     timeout: float
 
+    @property
+    def is_simulated(self) -> bool:
+        """Its value is a function of the tick, not of the moment: late ticks can be made up."""
+        return self.source == "mock"
+
 
 @dataclass(frozen=True, slots=True)
 class StorageConfig:

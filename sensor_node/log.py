@@ -48,12 +48,15 @@ class Throttle:
         self._last: dict[str, float] = {}
         self._skipped: dict[str, int] = {}
 
-    def warning(self, now: float, event: str, detail: object) -> None:
-        """`event` groups the lines; `now` is monotonic seconds."""
+    def warning(
+        self, now: float, event: str, detail: object, error: Exception | None = None
+    ) -> None:
+        """`event` groups the lines; `now`: monotonic seconds; an `error` comes with its stack."""
         last = self._last.get(event)
         if last is not None and now - last < self._seconds:
             self._skipped[event] = self._skipped.get(event, 0) + 1
             return
         self._last[event] = now
         skipped = self._skipped.pop(event, 0)
-        LOGGER.warning("%s %s%s", event, detail, f" skipped={skipped}" if skipped else "")
+        left_out = f" skipped={skipped}" if skipped else ""
+        LOGGER.warning("%s %s%s", event, detail, left_out, exc_info=error)

@@ -58,6 +58,30 @@ class Dropped:
     last_us: int
 
 
+class VitalSigns(NamedTuple):
+    """How a sensor is, to be written with the readings' own transaction.
+
+    `readings` (stored) and `failures` (ticks) are those since it was written last. `last_us` and
+    `last_value` are of the last stored reading, None: no other than before. `heard_at`, `noted_at`:
+    CLOCK_MONOTONIC seconds; when it last gave a reading in this run, and now. `failing`: its last
+    attempt failed; `error` and `error_us` are the last failure's, however long ago. `unaccounted`:
+    ticks that were due and are neither taken nor dropped nor waiting.
+    """
+
+    name: str
+    noted_at: float
+    readings: int = 0
+    failures: int = 0
+    last_us: int | None = None
+    last_value: float | None = None
+    heard_at: float | None = None
+    error: str = ""
+    error_us: int | None = None
+    failing: bool = False
+    silent: bool = False
+    unaccounted: int = 0
+
+
 @dataclass(frozen=True, slots=True)
 class Stream:
     """A run of ids that share one globally unique name (24 hex digits) and one node id.

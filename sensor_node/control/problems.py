@@ -9,6 +9,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from sensor_node.config import Config
+from sensor_node.control import sensors
 from sensor_node.control.times import amount, several, span
 from sensor_node.errors import LOCKED
 
@@ -208,24 +209,35 @@ def _unreadable(found: dict[str, Any]) -> Problem:
 
 
 def _of_sensors(found: dict[str, Any]) -> list[Problem]:
-    """Readings that get lost now; what the database does to them is said with the database."""
-    problems = []
-    for drop in found["dropping"] if found["state"] == "running" else ():
+    """How they are, and readings that get lost now.
+
+    What the database does to readings is said with the database.
+    """
+    if found["state"] != "running":
+        return []
+    problems = [Problem(*line) for line in sensors.complaints(found["sensors"])]
+    told = sensors.reasons_told(found["sensors"])
+    for drop in found["dropping"]:
         reason = drop["reason"]
         lost = f"{several(drop['readings'], 'reading')} lost in {span(drop['seconds'])}"
-        if reason.startswith("sensor "):
-            mend = "the log says why; try it by hand, as the user that the node runs as"
-            problems.append(Problem(f"{reason}: {lost}", mend))
-        elif reason in _TOO_FAST:
-            problems.append(Problem(f"{reason}: {lost}", _TOO_FAST[reason]))
+        mends = [mend for ending, mend in _LOSSES if reason.endswith(ending)]
+        if mends and reason not in told:
+            problems.append(Problem(f"{reason}: {lost}", mends[0]))
     return problems
 
 
-_TOO_FAST = {
-    "late": "a command takes longer than its sensor's period, or the machine cannot keep up; "
-    "lower the rates of the sensors",
-    "buffer full": "the disk cannot keep up; lower the rates of the sensors",
-}
+# By what the reason for a loss ends with, after the sensor's name.
+_BY_HAND = "the log says why; try it by hand, as the user that the node runs as"
+_LOSSES = (
+    (
+        " late",
+        "it takes longer than its sensor's period, or the machine cannot keep up; "
+        "lower the rates of the sensors",
+    ),
+    (" failed", _BY_HAND),
+    (" gave nan or infinity", _BY_HAND),
+    ("buffer full", "the disk cannot keep up; lower the rates of the sensors"),
+)
 
 
 def _of_sink(found: dict[str, Any]) -> list[Problem]:

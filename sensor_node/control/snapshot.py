@@ -10,7 +10,7 @@ import psutil
 from sensor_node import __version__
 from sensor_node.clock import Moment
 from sensor_node.config import Config
-from sensor_node.control import in_force, problems
+from sensor_node.control import in_force, problems, sensors
 from sensor_node.control.times import utc
 from sensor_node.errors import LOCKED, SensorNodeError
 from sensor_node.model import Counts
@@ -56,6 +56,7 @@ def take(config: Config, now: Moment) -> dict[str, Any]:
     found["moved_aside"] = [str(file) for file in aside.files(real(config.storage.path))]
     if pid is None and found["rates"]:
         found |= {"rates": NO_RATES, "drain_eta_seconds": None}
+    found["sensors"] = sensors.judge(found.pop("sensor_rows"), config, found, pid, now)
     found["notes"] = problems.notes(config)
     if command:
         found["notes"].append(f"{config.file} or a drop-in has changed: sensor-node-ctl {command}")
@@ -124,6 +125,7 @@ def _without_database(error: str) -> dict[str, Any]:
     known: dict[str, Any] = {
         "stuck": None,
         "dropping": [],
+        "sensor_rows": None,
         "sqlite": sqlite_facts(),
         "database_error": error,
     }
@@ -157,6 +159,7 @@ def _read(connection: Connection, config: Config, now: Moment) -> dict[str, Any]
             for event in events.since(connection, now.wall - DROPPING_SECONDS)
             if event.kind == "dropped" and event.at <= now.wall
         ],
+        "sensor_rows": sensors.read(connection),
         "storage": {
             "path": str(path),
             "warning": complaint(path)[0],

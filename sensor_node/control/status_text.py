@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from sensor_node.control.times import amount, span
+from sensor_node.control.times import amount, several, span
 from sensor_node.text import visible, visible_lines
 
 RED, YELLOW, GREEN, PLAIN = "\x1b[31m", "\x1b[33m", "\x1b[32m", "\x1b[0m"
@@ -17,6 +17,7 @@ COUNTS = (
     ("evicted", "given up for want of room or for their age"),
     ("dropped", "never stored"),
 )
+MOST_SENSORS = 20
 # Shown only when there is something to show.
 RARE = ("failed", "dead", "in_doubt", "evicted", "dropped")
 
@@ -37,11 +38,27 @@ def render(found: dict[str, Any], *, colour: bool) -> str:
     if found["processes"]:
         parts = [f"{one['name']} {one['pid'] or one['state']}" for one in found["processes"]]
         lines.append(_row("processes", ", ".join(parts)))
+    lines += _of_sensors(found["sensors"])
     if found["counts"]:
         lines += _of_database(found)
     lines.append(_row("sqlite", found["sqlite"]["version"]))
     lines += [_row("note", note) for note in found["notes"]]
     return "\n".join(lines)
+
+
+def _of_sensors(sensors: list[dict[str, Any]]) -> list[str]:
+    lines = []
+    for one in sensors[:MOST_SENSORS]:
+        parts = ["no reading yet"]
+        if one["last_value"] is not None:
+            parts = [f"{one['last_value']:g}", f"{span(one['age_seconds'])} ago"]
+            parts.append(several(one["readings"], "reading"))
+        if one["failures"]:
+            parts.append(several(one["failures"], "failure"))
+        lines.append(_row("sensor", f"{one['name']}: {', '.join(parts)}"))
+    if left := len(sensors[MOST_SENSORS:]):
+        lines.append(_row("sensor", f"and {left} more"))
+    return lines
 
 
 def _of_database(found: dict[str, Any]) -> list[str]:

@@ -3,16 +3,28 @@
 import itertools
 import math
 import threading
-from collections import deque
+from collections import Counter, deque
+from collections.abc import Sequence
+from typing import NamedTuple
 
 from sensor_node.config import SensorConfig
 from sensor_node.model import Dropped, Readings
 
-# The buffer holds at least so much of what real sensors give.
+# Of real sensors: a minute of 2,500 readings a second. 20 MB, with names of their own 50 MB; at
+# worst twice that, see _has_room().
+MOST_REAL = 150_000
+# Simulated sensors wait for room instead, and make their ticks up afterwards. They have room for
+# what they give in so many seconds, within bounds.
 HOLD_SECONDS = 60.0
-# Simulated sensors wait for room instead, and make their ticks up afterwards.
 MOST_SIMULATED = 100_000
 LEAST_ROOM = 1000
+
+
+class Chunk(NamedTuple):
+    """What one turn of a sensor gave."""
+
+    sensor: str
+    readings: Readings
 
 
 class Buffer:
@@ -21,33 +33,35 @@ class Buffer:
     `between_commits`: seconds for which readings are here although all is well.
     """
 
-    def __init__(self, sensors: tuple[SensorConfig, ...], between_commits: float) -> None:
+    def __init__(self, sensors: Sequence[SensorConfig], between_commits: float) -> None:
+        simulated = [sensor for sensor in sensors if sensor.is_simulated]
         hold = HOLD_SECONDS + between_commits
-        mock = sum(sensor.rate for sensor in sensors if sensor.source == "mock")
-        real = sum(sensor.rate for sensor in sensors) - mock
-        self._mock_room = max(LEAST_ROOM, min(MOST_SIMULATED, math.ceil(hold * mock)))
-        self._room = self._mock_room + max(LEAST_ROOM, math.ceil(hold * real))
+        rate = sum(sensor.rate for sensor in simulated)
+        self._mock_room = max(LEAST_ROOM, min(MOST_SIMULATED, math.ceil(hold * rate)))
+        self._simulated = {sensor.name for sensor in simulated}
+        self._share = MOST_REAL // max(1, len(sensors) - len(simulated))
         self._lock = threading.Lock()
-        self._chunks: deque[Readings] = deque()
-        self._length = 0
+        self._chunks: deque[Chunk] = deque()
+        self._held: Counter[str] = Counter()
+        self._mock = self._real = 0
         self._dropped: dict[str, Dropped] = {}
         # Why the writer cannot write: what is dropped meanwhile is dropped for this.
         self.trouble = ""
 
     def mock_room(self) -> int:
         """How many simulated readings may be added now."""
-        return max(0, self._mock_room - self._length)
+        return max(0, self._mock_room - self._mock)
 
     def is_half_full(self) -> bool:
         """The writer had better not wait for its time."""
-        return 2 * self._length >= self._room
+        return 2 * self._mock >= self._mock_room or 2 * self._real >= MOST_REAL
 
-    def add(self, readings: Readings) -> None:
-        """Readings that do not fit are dropped, the whole chunk of a real sensor's tick."""
+    def add(self, sensor: str, readings: Readings) -> None:
+        """What a sensor's turn gave; a real one's is dropped whole if it does not fit."""
         with self._lock:
-            if self._length + len(readings) <= self._room:
-                self._chunks.append(readings)
-                self._length += len(readings)
+            if sensor in self._simulated or self._has_room(sensor, len(readings)):
+                self._chunks.append(Chunk(sensor, readings))
+                self._count(sensor, len(readings))
                 return
         reason = self.trouble or "buffer full"
         times = [reading.captured_us for reading in readings]
@@ -65,23 +79,24 @@ class Buffer:
     def drop_all(self, reason: str) -> None:
         """Count all that is here, of which nothing can be stored."""
         with self._lock:
-            readings = list(itertools.chain.from_iterable(self._chunks))
+            chunks = [chunk.readings for chunk in self._chunks]
             self._chunks.clear()
-            self._length = 0
-        if readings:
-            times = [reading.timestamp_us for reading in readings]
+            self._held.clear()
+            self._mock = self._real = 0
+        if chunks:
+            times = [reading.captured_us for reading in itertools.chain.from_iterable(chunks)]
             self.drop(reason, len(times), min(times), max(times))
 
     def oldest(self, most: int) -> list[Readings]:
-        """The oldest chunks, of `most` readings or a chunk more; they stay in the buffer."""
+        """The oldest turns' readings, `most` or a turn more; they stay in the buffer."""
         with self._lock:
             chunks: list[Readings] = []
             length = 0
             for chunk in self._chunks:
                 if length >= most:
                     break
-                chunks.append(chunk)
-                length += len(chunk)
+                chunks.append(chunk.readings)
+                length += len(chunk.readings)
             return chunks
 
     def dropped(self) -> list[Dropped]:
@@ -89,21 +104,42 @@ class Buffer:
         with self._lock:
             return list(self._dropped.values())
 
-    def forget(self, readings: int, dropped: list[Dropped]) -> None:
-        """So many of the oldest readings, and this account, are in the database now."""
+    def forget(self, readings: int, dropped: list[Dropped]) -> list[Chunk]:
+        """So many of the oldest readings, which are returned, and this account are seen to."""
+        forgotten = []
         with self._lock:
-            self._length -= readings
             while readings:
                 chunk = self._chunks.popleft()
-                if len(chunk) > readings:
-                    self._chunks.appendleft(chunk[readings:])
-                readings -= min(readings, len(chunk))
+                if len(chunk.readings) > readings:
+                    self._chunks.appendleft(Chunk(chunk.sensor, chunk.readings[readings:]))
+                    chunk = Chunk(chunk.sensor, chunk.readings[:readings])
+                self._count(chunk.sensor, -len(chunk.readings))
+                readings -= len(chunk.readings)
+                forgotten.append(chunk)
             for drop in dropped:
-                now = self._dropped[drop.reason]
-                if now == drop:
-                    del self._dropped[drop.reason]
-                else:
-                    left = now.count - drop.count
-                    self._dropped[drop.reason] = Dropped(
-                        drop.reason, left, drop.last_us, now.last_us
-                    )
+                self._forget_dropped(drop)
+        return forgotten
+
+    def _forget_dropped(self, drop: Dropped) -> None:
+        now = self._dropped[drop.reason]
+        if now == drop:
+            del self._dropped[drop.reason]
+        else:
+            left = now.count - drop.count
+            self._dropped[drop.reason] = Dropped(drop.reason, left, drop.last_us, now.last_us)
+
+    def _has_room(self, sensor: str, length: int) -> bool:
+        """For a real sensor's turn, however long, if it is alone.
+
+        One that floods the buffer cannot take the room of the others: each has its share, should
+        all the rest be taken.
+        """
+        together, own = self._real + length, self._held[sensor] + length
+        return self._real == 0 or together <= MOST_REAL or own <= self._share
+
+    def _count(self, sensor: str, more: int) -> None:
+        if sensor in self._simulated:
+            self._mock += more
+        else:
+            self._real += more
+            self._held[sensor] += more

@@ -9,9 +9,12 @@ from pathlib import Path
 from sensor_node.clock import Clock, Moment
 from sensor_node.config import Config, SensorConfig
 from sensor_node.errors import StorageUnavailable
+from sensor_node.log import LOGGER
 from sensor_node.processes.buffer import Buffer
-from sensor_node.processes.sampler import Sampler, Sensor
-from sensor_node.sensors import open_source
+from sensor_node.processes.sampler import Sampler
+from sensor_node.processes.sensor import Sensor
+from sensor_node.processes.watch import Watch
+from sensor_node.sensors import open_source, prepare
 from sensor_node.storage.checkpoint import WAL_EMERGENCY_BYTES
 from sensor_node.storage.repository import SensorDataSQLRepository
 from sensor_node.storage.room import Room
@@ -50,7 +53,7 @@ class Start:
 
 
 class SensorService:
-    """One thread, or more for slow commands, samples into a bounded buffer; this one writes.
+    """Threads sample into a bounded buffer; this one writes, and watches over them.
 
     Waiting for the lock or the disk never delays a tick. `open_repository` may fail for as long
     as the disk is full; readings wait in memory meanwhile. `wake` ends the present wait;
@@ -79,20 +82,25 @@ class SensorService:
         self._commit_at = self._emergency_at = 0.0
         self._held_since: float | None = None
         self._ask_at = self._account_at = 0.0
+        prepare(config.sensors)
         self._started = clock.now()
         on_reading = _nothing if self._interval else wake
         self._samplers = [
             Sampler(sensors, clock, on_reading)
             for sensors in _lanes(config, self._buffer, self._started)
         ]
+        self._watch = Watch(self._samplers, self._started)
 
     def start_sampling(self) -> None:
         for sampler in self._samplers:
-            sampler.start()
+            sampler.start(self._started)
 
     def step(self, now: Moment) -> float:
         """When it is time, commit what is in the buffer, up to one transaction's worth."""
-        if now.monotonic < self._commit_at and not self._buffer.is_half_full():
+        self._watch.look(now)
+        self._end_with_a_thread(now)
+        urgent = self._buffer.is_half_full() or self._watch.has_news
+        if now.monotonic < self._commit_at and not urgent:
             return self._commit_at - now.monotonic
         try:
             repository = self._opened(now)
@@ -116,7 +124,8 @@ class SensorService:
         for sampler in self._samplers:
             sampler.join(STOP_SAMPLING_SECONDS / len(self._samplers))
         for sampler in self._samplers:
-            sampler.make_up(now)
+            sampler.settle(now)
+        self._watch.look_again(now)
         try:
             self._commit_all(now)
         except StorageUnavailable as error:
@@ -128,6 +137,8 @@ class SensorService:
         repository = self._opened(now)
         while self._commit(repository, now, last=True):
             pass
+        if signs := self._watch.changed(now):
+            repository.capture([], [], now.wall, self._room, signs)
         repository.close()
 
     def _commit(
@@ -138,21 +149,23 @@ class SensorService:
         With drop-oldest, what there is no room for waits there for eviction, but not at the `last`.
         """
         chunks, dropped = self._buffer.oldest(READINGS_A_COMMIT), self._buffer.dropped()
-        if not chunks and not dropped:
+        if not chunks and not dropped and not self._watch.has_news:
             self._buffer.trouble = ""
             return False
         if self._is_log_held(repository, now) and not (last and self._may_be_brief(now)):
             return self._go_without_log(repository, now, last=last)
         readings = chunks[0] if len(chunks) == 1 else list(itertools.chain.from_iterable(chunks))
         waiting = self._evicts and not last
-        stored = repository.capture(readings, dropped, now.wall, self._room, waiting=waiting)
+        signs = self._watch.signs(now)
+        stored = repository.capture(readings, dropped, now.wall, self._room, signs, waiting=waiting)
+        self._watch.noted(signs, now)
+        self._watch.stored(self._buffer.forget(stored, []))
         if stored:
             self._tell_commit()
         if stored < len(readings) and waiting:
-            self._buffer.forget(stored, [])
             self._buffer.trouble = NO_ROOM
             return stored > 0
-        self._buffer.forget(len(readings), dropped)
+        self._buffer.forget(len(readings) - stored, dropped)
         self._buffer.trouble = ""
         if stored < len(readings):
             times = [reading.captured_us for reading in readings[stored:]]
@@ -196,8 +209,9 @@ class SensorService:
         is_time = now.monotonic >= self._account_at and not repository.space(self._room).exhausted
         if last or is_time:
             self._account_at = now.monotonic + ACCOUNT_SECONDS
-            dropped = self._buffer.dropped()
-            repository.capture([], dropped, now.wall, self._room)
+            dropped, signs = self._buffer.dropped(), self._watch.signs(now)
+            repository.capture([], dropped, now.wall, self._room, signs)
+            self._watch.noted(signs, now)
             self._buffer.forget(0, dropped)
         return False
 
@@ -209,6 +223,7 @@ class SensorService:
                 last_us = repository.begin_run(
                     start.who, self._started.wall, start.run, follows=self._has_captured
                 )
+                repository.watch_sensors(self._watch.begin(), now.monotonic)
             except BaseException:
                 repository.close()  # another one is opened at the next try
                 raise
@@ -217,6 +232,17 @@ class SensorService:
                 self._drop_missed(last_us)
             self._repository, self._has_captured = repository, True
         return self._repository
+
+    def _end_with_a_thread(self, now: Moment) -> None:
+        """A thread that ended though nobody asked it to: a new process begins with all of them."""
+        ended = [sampler for sampler in self._samplers if sampler.has_ended]
+        if not ended:
+            return
+        try:
+            self.finish(now)
+        except StorageUnavailable as error:
+            LOGGER.error("storage_unavailable %s", error)
+        raise RuntimeError("a sampling thread has ended") from ended[0].failure
 
     def _part_if_replaced(self, error: StorageUnavailable, now: Moment) -> bool:
         """The next database is a fresh one, and has to be told who captures."""
@@ -245,15 +271,15 @@ def commit_interval(config: Config) -> float:
 
 
 def _lanes(config: Config, buffer: Buffer, now: Moment) -> list[list[Sensor]]:
-    """Sensors that share a thread: a command may hang, so each has one of its own."""
+    """Sensors that share a thread: only simulated ones, as whatever is real may hang."""
     directory: Path = config.runtime_directory
 
-    def sensor(sensor_config: SensorConfig) -> Sensor:
-        return Sensor(sensor_config, open_source(sensor_config, directory), buffer, now)
+    def sensor(one: SensorConfig) -> Sensor:
+        return Sensor(one, lambda: open_source(one, directory), buffer, now)
 
-    quick = [sensor(one) for one in config.sensors if one.source != "command"]
-    slow = [[sensor(one)] for one in config.sensors if one.source == "command"]
-    return [*([quick] if quick else []), *slow]
+    simulated = [sensor(one) for one in config.sensors if one.is_simulated]
+    real = [[sensor(one)] for one in config.sensors if not one.is_simulated]
+    return [*([simulated] if simulated else []), *real]
 
 
 def _write_anew(repository: SensorDataSQLRepository) -> None:

@@ -13,12 +13,13 @@ from typing import IO
 from sensor_node.config import SensorConfig
 from sensor_node.errors import SourceError
 from sensor_node.model import Readings
-from sensor_node.sensors.command_output import parse_output, shown
+from sensor_node.sensors.command_output import parse_output, shown, telling_line
 from sensor_node.sensors.process_group import GroupRecord, kill_group
 
 MAX_OUTPUT_BYTES = 64 * 1024
 # A killed command is gone at once, unless it is stuck in the kernel or runs as another user.
 KILL_SECONDS = 2.0
+BY_HAND = "try it by hand as this user"
 
 
 class CommandSource:
@@ -28,8 +29,6 @@ class CommandSource:
     that thread ends, which is how it dies with a killed generator. Whatever is left of the process
     group when the command is done is killed; only what left the group (setsid) goes on.
     """
-
-    makes_up_late_ticks = False
 
     def __init__(self, sensor: SensorConfig, directory: Path) -> None:
         setpriv = shutil.which("setpriv")
@@ -54,6 +53,9 @@ class CommandSource:
             raise SourceError(f"the command cannot be run: {error}; check command") from error
         if process.returncode:
             raise SourceError(_failure(process.returncode, complaint))
+        if not output.strip() and complaint.strip():
+            said = shown(telling_line(complaint))
+            raise SourceError(f"the command printed nothing but, on stderr, {said}; {BY_HAND}")
         return parse_output(output, self._name, timestamps_us[0])
 
     def close(self) -> None:
@@ -138,8 +140,8 @@ def _take(pipe: IO[bytes], kept: bytearray) -> bool:
 
 def _failure(status: int, complaint: bytes) -> str:
     how = f"was killed by signal {-status}" if status < 0 else f"ended with status {status}"
-    first_line = next(filter(None, map(bytes.strip, complaint.splitlines())), b"nothing on stderr")
-    return f"the command {how}: {shown(first_line)}; try it by hand as this user"
+    said = telling_line(complaint) or b"nothing on stderr"
+    return f"the command {how}: {shown(said)}; {BY_HAND}"
 
 
 def _unkillable(pid: int) -> str:

@@ -1,6 +1,7 @@
 """What a command's output means: a number, or an object with a reading, on each line."""
 
 import json
+import re
 from datetime import UTC, datetime, timedelta
 
 from sensor_node.config_schema import MAX_NAME_BYTES
@@ -9,6 +10,11 @@ from sensor_node.model import DatedReading, Reading, Readings
 
 SHOWN_CHARACTERS = 80
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+# https://docs.python.org/3/library/traceback.html: what an uncaught exception prints.
+STACK = re.compile(rb"(  \+ Exception Group )?Traceback \(most recent call last\):")
+PLACE = re.compile(rb'  File ".*", line [0-9]+')
+WITHIN = re.compile(rb" (?! \| \w)")  # a group's own line is behind a bar, as its stack is
+IGNORED = re.compile(rb"Exception ignored ")
 YEAR_10000_US = 253_402_300_800 * 1_000_000
 WANTED = (
     'print a number, or {"name": …, "value": …, "timestamp": …}, on each line: a name of at most '
@@ -61,6 +67,26 @@ def _timestamp_us(value: object) -> int:
     if not 0 <= microseconds < YEAR_10000_US:  # also where milliseconds were given
         raise ValueError(value)
     return microseconds
+
+
+def telling_line(complaint: bytes) -> bytes:
+    """Of what it said on stderr: the first line, or what a Python program died of.
+
+    That is the line behind the last stack: of chained exceptions the last one is raised by what
+    came before it. Of a group it is the group's own.
+    """
+    lines = [line.rstrip() for line in complaint.splitlines() if line.strip()]
+    stacks = [number for number, line in enumerate(lines) if STACK.fullmatch(line)]
+    # Where the program itself is no Python, there is none.
+    stacks = stacks or [number for number, line in enumerate(lines) if PLACE.fullmatch(line)]
+    for number in reversed(stacks):
+        if number and IGNORED.match(lines[number - 1]):
+            continue  # it came too late to be what the program died of
+        behind = [line for line in lines[number + 1 :] if not WITHIN.match(line)]
+        if behind:
+            # A text may begin on the line after the exception's name.
+            return b" ".join(behind[: 2 if behind[0].endswith(b":") else 1]).lstrip(b" |")
+    return lines[0].strip() if lines else b""
 
 
 def shown(line: bytes) -> str:

@@ -16,8 +16,6 @@ PREFERRED_CHIPS = ("coretemp", "k10temp", "zenpower", "cpu_thermal", "soc_therma
 class HostSource:
     """One metric of this machine, as it is now."""
 
-    makes_up_late_ticks = False
-
     def __init__(self, sensor: SensorConfig) -> None:
         self._name = sensor.name
         self._metric = sensor.metric
@@ -71,7 +69,8 @@ class _CpuUsage:
         if total > self._total:
             percent = 100 * (busy - self._busy) / (total - self._total)
             self._percent = min(max(percent, 0.0), 100.0)  # iowait may go backwards: proc(5)
-            self._busy, self._total = busy, total
+        # They all may, when the machine was suspended or moved: the next reading counts from here.
+        self._busy, self._total = busy, total
         return self._percent
 
 

@@ -19,8 +19,6 @@ class MockSource:
     they come out the same, however the ticks are divided among calls.
     """
 
-    makes_up_late_ticks = True
-
     def __init__(self, sensor: SensorConfig) -> None:
         self._name = sensor.name
         self._waveform = sensor.waveform

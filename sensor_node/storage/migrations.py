@@ -120,6 +120,26 @@ VERSION_1 = (
     "CREATE INDEX event_kind ON event(kind)",
     # What was captured and sent at moments of this run, for rates. at: CLOCK_BOOTTIME.
     "CREATE TABLE sample(at REAL PRIMARY KEY, captured INTEGER NOT NULL, sent INTEGER NOT NULL)",
+    # How each configured sensor is. silent_after: seconds. since, heard_at, noted_at:
+    # CLOCK_MONOTONIC. noted_id: readings holds what was stored up to this id.
+    """
+    CREATE TABLE sensor(
+      name TEXT PRIMARY KEY,
+      since REAL NOT NULL,
+      silent_after REAL NOT NULL,
+      noted_at REAL NOT NULL,
+      noted_id INTEGER NOT NULL,
+      readings INTEGER NOT NULL DEFAULT 0,
+      failures INTEGER NOT NULL DEFAULT 0,
+      last_us INTEGER,
+      last_value REAL,
+      heard_at REAL,
+      error TEXT NOT NULL DEFAULT '',
+      error_us INTEGER,
+      failing INTEGER NOT NULL DEFAULT 0,
+      silent INTEGER NOT NULL DEFAULT 0,
+      unaccounted INTEGER NOT NULL DEFAULT 0) WITHOUT ROWID
+    """,
     "CREATE TABLE memo(name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID",
     """
     CREATE VIEW message_status AS

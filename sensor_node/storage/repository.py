@@ -4,12 +4,12 @@ Each method is one transaction, or one read. `now` is wall time in seconds. Meth
 StorageUnavailable where the database cannot be used; then they have changed nothing.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from sensor_node.clock import Moment
 from sensor_node.errors import StorageUnavailable
-from sensor_node.model import Claim, Counts, Dropped, Message, Outcome, Readings
+from sensor_node.model import Claim, Counts, Dropped, Message, Outcome, Readings, VitalSigns
 from sensor_node.settlement import Rules
 from sensor_node.storage import (
     aside,
@@ -28,6 +28,7 @@ from sensor_node.storage import (
     sink_row,
     tiles,
     turns,
+    vital_signs,
 )
 from sensor_node.storage.connection import Database
 from sensor_node.storage.rate_limit import ClaimPolicy, may_send, paid
@@ -77,10 +78,13 @@ class SensorDataSQLRepository:
         dropped: Sequence[Dropped],
         now: float,
         room: Room,
+        signs: Sequence[VitalSigns] = (),
         *,
         waiting: bool = False,
     ) -> int:
         """Store readings, in order, and the account of what had to be dropped, together.
+
+        With them the sensors' vital signs, which do not know of these readings yet.
 
         Returns how many of the readings there was room for. If the others are `waiting` for room,
         so is the account: a successor goes by it, and would not miss them, should they be lost.
@@ -90,6 +94,7 @@ class SensorDataSQLRepository:
         with self._transaction() as connection:
             if self._begun_on != self._database.connects:
                 raise StorageUnavailable("replaced", f"{self.path}: was opened anew")
+            vital_signs.note(connection, signs)
             fitting = measure(connection, self.path, room).fitting(readings)
             if len(fitting) == len(readings) or not waiting:
                 ledger.count_dropped(connection, dropped, now)
@@ -109,6 +114,14 @@ class SensorDataSQLRepository:
             last_us = runs.begin(connection, who, now, run, before, follows=follows)
         self._begun_on = self._database.connects
         return last_us
+
+    def watch_sensors(self, silent_after: Mapping[str, float], at: float) -> None:
+        """Begin to note their vital signs: by name, after how many seconds each is silent.
+
+        `at`: CLOCK_MONOTONIC seconds. What is known of other sensors is forgotten.
+        """
+        with self._transaction() as connection:
+            vital_signs.watch(connection, silent_after, at)
 
     def end_run(self, now: float) -> None:
         """Note an orderly stop."""
@@ -173,18 +186,7 @@ class SensorDataSQLRepository:
         Fresh messages count as never tried. A sink that refuses everything gets just one message.
         """
         with self._transaction() as connection:
-            sink = sink_row.read(connection)
-            if not sink.probe_due(now, policy.longest):
-                return None
-            limit = policy.limit(limit)
-            fresh = 1 if sink.refusing else limit
-            claim = tiles.claim_fresh(connection, sink, owner, fresh, now)
-            if claim is None:
-                tile = due.find_least_recently_tried(connection, skip_unknown=policy.at_most_once)
-                if tile is None:
-                    return None
-                claim = tiles.claim_again(connection, sink, owner, tile, limit, now)
-            return paid(connection, policy, now, claim)
+            return turns.claim_probe(connection, owner, policy, now, limit)
 
     def read_claim(self, claim: Claim) -> list[Message]:
         """The claim's messages in order; none if the claim is lost, fewer if rows are missing."""
@@ -273,6 +275,7 @@ class SensorDataSQLRepository:
                 return None
             if new:
                 salvage.add(connection, new, source, size, now)
+                vital_signs.pass_over(connection)
             return len(new)
 
     def next_parked(self, status: str, after: int) -> tuple[int, int] | None:

@@ -48,6 +48,24 @@ def claim_fresh(
     return paid(connection, policy, now, claim)
 
 
+def claim_probe(
+    connection: sqlite3.Connection, owner: str, policy: ClaimPolicy, now: float, limit: int
+) -> Claim | None:
+    """PENDING or FAILED -> SENDING, while the sink is DOWN and a probe is due."""
+    sink = sink_row.read(connection)
+    if not sink.probe_due(now, policy.longest):
+        return None
+    limit = policy.limit(limit)
+    fresh = 1 if sink.refusing else limit
+    claim = tiles.claim_fresh(connection, sink, owner, fresh, now)
+    if claim is None:
+        tile = due.find_least_recently_tried(connection, skip_unknown=policy.at_most_once)
+        if tile is None:
+            return None
+        claim = tiles.claim_again(connection, sink, owner, tile, limit, now)
+    return paid(connection, policy, now, claim)
+
+
 def settle(
     connection: sqlite3.Connection, claim: Claim, outcome: Outcome, rules: Rules, now: float
 ) -> bool:

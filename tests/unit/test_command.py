@@ -21,7 +21,7 @@ from sensor_node.errors import SourceError
 from sensor_node.model import DatedReading, Reading
 from sensor_node.sensors import command as command_module
 from sensor_node.sensors.command import CommandSource
-from sensor_node.sensors.command_output import parse_output
+from sensor_node.sensors.command_output import parse_output, telling_line
 
 NOW_US = 1_700_000_000_000_000
 # For what should happen at once; only a failing test waits for so long.
@@ -222,6 +222,44 @@ def test_output_up_to_the_limit_is_read_whole(tmp_path: Path) -> None:
 def test_a_bad_exit_says_its_status_and_the_first_line_of_stderr(tmp_path: Path) -> None:
     with pytest.raises(SourceError, match=r"status 3: 'no bus'; try it by hand"):
         run(tmp_path, "echo 1; echo no bus >&2; echo more >&2; exit 3")
+
+
+def test_no_output_but_a_complaint_is_told_with_the_complaint(tmp_path: Path) -> None:
+    with pytest.raises(SourceError, match="printed nothing but, on stderr, 'no bus'; try it"):
+        run(tmp_path, "echo no bus >&2; echo more >&2")
+
+
+DIES = {
+    "import nosuch": "ModuleNotFoundError: No module named 'nosuch'",
+    "import warnings; warnings.warn('old'); 1/0": "ZeroDivisionError: division by zero",
+    "try: {}['a']\nexcept KeyError as e: raise ValueError('last') from e": "ValueError: last",
+    "try: {}['a']\nexcept KeyError: raise ValueError('last')": "ValueError: last",
+    "raise ValueError('first\\nsecond\\n  third')": "ValueError: first",
+    "raise ValueError('\\nsecond')": "ValueError: second",
+    "raise KeyError": "KeyError",
+    "raise ExceptionGroup('many', [ValueError(1)])": "ExceptionGroup: many (1 sub-exception)",
+    "try: 1/0\nexcept Exception as e: raise ExceptionGroup('many', [e])": "ExceptionGroup: many "
+    "(1 sub-exception)",
+    "x = (": "SyntaxError: '(' was never closed",
+    "class A:\n  def __del__(self): 1/0\na = A()\nraise OSError('no bus')": "OSError: no bus",
+    "import sys; sys.exit('no bus')": "no bus",
+}
+
+
+@pytest.mark.parametrize("program", DIES)
+def test_of_a_python_program_it_is_told_what_it_died_of(tmp_path: Path, program: str) -> None:
+    (tmp_path / "program.py").write_text(program)
+    with pytest.raises(SourceError, match="status 1") as raised:
+        run(tmp_path, f"{sys.executable} {tmp_path}/program.py")
+    assert f"status 1: {DIES[program]!r}; try it by hand" in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    "complaint",
+    [b"", b"\n \n", b"Traceback (most recent call last):\n  File", b'  File "x", line 1\n'],
+)
+def test_a_stack_that_is_cut_off_is_no_fault(complaint: bytes) -> None:
+    assert telling_line(complaint) in complaint
 
 
 def test_a_death_by_signal_says_so(tmp_path: Path) -> None:

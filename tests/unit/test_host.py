@@ -84,13 +84,8 @@ def test_this_machine_gives_a_temperature_or_says_that_it_has_none() -> None:
 @pytest.mark.parametrize("name", ["mock", "host", "command"])
 def test_every_source_opens_reads_and_closes(name: str, tmp_path: Path) -> None:
     source = open_source(sensor("memory", source=name), tmp_path)
-    assert source.makes_up_late_ticks == (name == "mock")
     assert len(source.read(0, [1_000])) == 1
     source.close()
-
-
-def test_late_ticks_are_never_made_up() -> None:
-    assert not host("memory").makes_up_late_ticks
 
 
 def test_cpu_tells_how_busy_it_was_since_the_reading_before(
@@ -125,6 +120,20 @@ def test_cpu_stays_a_percentage_when_iowait_goes_backwards(
     source = host("cpu")
     answer(monkeypatch, "cpu_times", CpuTimes(user=14, idle=10, iowait=4))
     assert value(source) == 100.0
+
+
+def test_cpu_takes_counters_that_went_back_for_its_new_base_at_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A machine that was suspended, or moved to another host."""
+    answer(monkeypatch, "cpu_times", CpuTimes(user=1000, idle=1000))
+    source = host("cpu")
+    answer(monkeypatch, "cpu_times", CpuTimes(user=1003, idle=1001))
+    assert value(source) == 75.0
+    answer(monkeypatch, "cpu_times", CpuTimes(user=10, idle=10))
+    assert value(source) == 75.0
+    answer(monkeypatch, "cpu_times", CpuTimes(user=11, idle=11))
+    assert value(source) == 50.0
 
 
 def test_disk_looks_at_the_path(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -57,10 +57,6 @@ def test_a_reading_carries_the_sensors_name_and_the_ticks_time() -> None:
     ]
 
 
-def test_late_ticks_can_be_made_up() -> None:
-    assert mock().makes_up_late_ticks
-
-
 def test_a_constant_stays_midway() -> None:
     assert set(values(mock("constant"), 1000)) == {20.0}
 

@@ -136,7 +136,7 @@ class TestASignal:
         with subprocess.Popen(["sleep", "1000"]) as stranger, subprocess.Popen(["true"]) as last:
             last.wait()
             children = [
-                ChildReport("a", "a", pid, owner.identity_of("a", pid), "RUNNING", 0.0, 0, "")
+                ChildReport("a", "a", pid, owner.identity_of("a", pid), "RUNNING", 0.0, 0, "", 0.0)
                 for pid in (stranger.pid, os.getpid())
             ]
             report = SimpleNamespace(processes=children)

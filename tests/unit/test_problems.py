@@ -31,6 +31,7 @@ WELL = {
     "reload_problem": "",
     "config_problem": "",
     "dropping": [],
+    "sensors": [],
     "stuck": None,
     "processes": [PROCESS],
     "database_error": "",
@@ -220,7 +221,7 @@ def test_a_sensor_that_gives_nothing_is_one() -> None:
     assert "the log says why" in mend
 
 
-@pytest.mark.parametrize("reason", ["late", "buffer full"])
+@pytest.mark.parametrize("reason", ["sensor boiler late", "buffer full"])
 def test_a_node_that_cannot_keep_up_is_one(reason) -> None:
     [(what, mend)] = dropping(reason)
     assert what == f"{reason}: 15 readings lost in 14s"
@@ -233,7 +234,45 @@ def test_a_gap_that_is_over_or_is_said_elsewhere_is_none(reason) -> None:
 
 
 def test_a_node_that_is_stopped_loses_nothing_now() -> None:
-    assert dropping("late", state="stopped") == []
+    assert dropping("sensor boiler late", state="stopped") == []
+
+
+SENSOR = {"name": "boiler", "failing": False, "error": "", "silent": False, "unaccounted": 0}
+FAILING = {**SENSOR, "failing": True, "error": "no bus; check the wires"}
+
+
+def named(sensor, count):
+    return [{**sensor, "name": f"s{n}"} for n in range(count)]
+
+
+def test_a_sensor_that_fails_is_one_with_its_mend_and_not_two_for_what_gets_lost() -> None:
+    lost = [{"reason": "sensor boiler failed", "readings": 15, "seconds": 14.2}]
+    said = [("sensor boiler failed: no bus", "check the wires")]
+    assert problems(sensors=[FAILING], dropping=lost) == said
+    assert problems(sensors=[FAILING], dropping=lost, state="stopped") == []
+
+
+def test_an_error_without_a_mend_is_told_whole() -> None:
+    said = [("sensor boiler failed: no bus", "see the log")]
+    assert problems(sensors=[{**FAILING, "error": "no bus"}]) == said
+
+
+def test_many_sensors_that_fail_do_not_hide_the_rest() -> None:
+    found = problems(sensors=named(FAILING, 9))
+    assert len(found) == 6
+    assert found[-1][0] == "4 more sensors fail: s5, s6 and 2 more"
+
+
+def test_a_sensor_that_is_silent_is_one_and_not_two_for_what_gets_lost() -> None:
+    lost = [{"reason": "sensor s0 late", "readings": 15, "seconds": 14.2}]
+    silent = [{**one, "silent": True, "silent_seconds": 25.0} for one in named(SENSOR, 5)]
+    [(what, _)] = problems(sensors=silent, dropping=lost)
+    assert what == "no reading of s0, s1 and 3 more for 25s"
+
+
+def test_a_sensor_that_fails_is_not_also_silent() -> None:
+    silent = {**FAILING, "silent": True, "silent_seconds": 25.0}
+    assert problems(sensors=[silent]) == [("sensor boiler failed: no bus", "check the wires")]
 
 
 class TestANearlyFullDatabase:

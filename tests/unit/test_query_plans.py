@@ -25,7 +25,7 @@ from storage_fixtures import (
 )
 
 from sensor_node.clock import Moment
-from sensor_node.model import Dropped
+from sensor_node.model import Dropped, VitalSigns
 from sensor_node.storage import (
     capture,
     check,
@@ -44,13 +44,14 @@ from sensor_node.storage import (
     sink_row,
     streams,
     tiles,
+    vital_signs,
 )
 from sensor_node.storage.connection import open_reader
 from sensor_node.storage.repository import SensorDataSQLRepository
 
 MODULES = (
     *(capture, clock_steps, due, events, ledger, log_hold, lookup, memo, rate_limit, repository),
-    *(retention, runs, salvage, sink_row, streams, tiles),
+    *(retention, runs, salvage, sink_row, streams, tiles, vital_signs),
 )
 STATEMENTS = {
     f"{module.__name__.rpartition('.')[2]}.{name}": text
@@ -58,20 +59,24 @@ STATEMENTS = {
     for name, text in vars(module).items()
     if isinstance(text, str) and re.match(r"\s*(WITH|SELECT|INSERT|UPDATE|DELETE)", text)
 }
-# One row, or as many as there are statuses, streams, reasons or claims; events have their bound.
-SMALL = ("sink", "tally", "stream", "dropped", "sqlite_sequence", "event", "sample", "CONSTANT")
+# One row, or as many as there are statuses, streams, sensors, reasons or claims; events have their
+# bound.
+SMALL = (
+    *("sink", "tally", "stream", "dropped", "sqlite_sequence", "event", "sample", "sensor"),
+    "CONSTANT",
+)
 SMALL_INDEXES = ("batch_sending_again",)
 # They want the first row that there is. That they get no further is counted below.
 FIRST_ROW = {"tiles.CLAIMED", "retention.FIRST_FAILED", "retention.FIRST_PARKED"}
 # The one long read, and people's own; what `status` asks is bounded by its LIMIT.
 LONG = {"ledger.AUDIT_TILES", "lookup.RECENT", "lookup.OF_TILES", "lookup.STUCK"}
-# Sorts as many rows as one stream has.
-SORTS = {"streams.OF_NAME"}
+# They sort as many rows as one stream has, or as came within some seconds.
+SORTS = {"streams.OF_NAME", "vital_signs.FRESH"}
 # What no process repeats: people's, and what is done once to a database or an event of the clock.
 NOT_REPEATED = {
     *LONG,
     *("ledger.AUDIT_PENDING", "lookup.PENDING", "lookup.ONE", "events.SINCE", "runs.SAMPLES"),
-    *("streams.OF_NAME", "salvage.NUMBERS"),
+    *("streams.OF_NAME", "salvage.NUMBERS", "vital_signs.READ", "vital_signs.SET_NOTED_ID"),
     *("clock_steps.LAST_BEFORE_BACK", "clock_steps.LAST_BEFORE_FORWARD", "due.WAIT_NO_LONGER"),
     *("sink_row.SINCE_BY_THE_NEW_CLOCK", "sink_row.WAIT_NO_LONGER"),
 }
@@ -135,6 +140,14 @@ def capture_some(repository):
     return repository.capture(readings(9), [Dropped("late", 1, 1, 2)], NOW, ROOM)
 
 
+def watch_sensors(repository):
+    """One of two goes, and the other has given readings since its row was written."""
+    repository.watch_sensors({"temperature": 10.0, "gone": 10.0}, 1.0)
+    repository.begin_run(WHO, NOW, "a run")
+    repository.capture(readings(9), [], NOW, ROOM, [VitalSigns("temperature", 1.0)])
+    repository.watch_sensors({"temperature": 10.0}, 2.0)
+
+
 def claim(repository, now=NOW):
     return repository.claim_fresh("sender-1", POLICY, now, 3)
 
@@ -176,6 +189,7 @@ REPEATED = {
     ],
     "log_is_held": [lambda node: node.log_is_held(0)],
     "log_hold": [lambda node: node.log_hold()],
+    "watch_sensors": [watch_sensors],
     "backlog": [lambda node: node.backlog()],
     "claim_fresh": [
         claim,

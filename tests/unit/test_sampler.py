@@ -14,7 +14,8 @@ from sensor_node.config_schema import options_of
 from sensor_node.errors import SourceError
 from sensor_node.model import Dropped, Reading
 from sensor_node.processes.buffer import Buffer
-from sensor_node.processes.sampler import FULL_WAIT_SECONDS, TICKS_A_TURN, Sampler, Sensor
+from sensor_node.processes.sampler import Sampler
+from sensor_node.processes.sensor import FULL_WAIT_SECONDS, TICKS_A_TURN, Sensor
 from sensor_node.sensors.mock import MockSource
 
 DEFAULTS = {
@@ -27,15 +28,16 @@ WALL_US = int(WALL * 1e6)
 class RealSource:
     """Gives the values that it is told to, one a tick; an exception is raised instead."""
 
-    makes_up_late_ticks = False
-
     def __init__(self):
         self.values = []
         self.asked = []
         self.closed = False
+        # What goes on elsewhere while a read hangs.
+        self.meanwhile = lambda: None
 
     def read(self, first_tick, timestamps_us):
         self.asked.append((first_tick, list(timestamps_us)))
+        self.meanwhile()
         value = self.values.pop(0) if self.values else 20.0
         if isinstance(value, Exception):
             raise value
@@ -52,10 +54,10 @@ class Node:
     def __init__(self, source=None, rate=1.0):
         self.clock = ManualClock()
         self.source = source or MockSource(replace(MOCK, rate=rate))
-        kind = "mock" if self.source.makes_up_late_ticks else "host"
+        kind = "mock" if isinstance(self.source, MockSource) else "host"
         config = replace(MOCK, source=kind, rate=rate)
         self.buffer = Buffer((config,), 0.0)
-        self.sensor = Sensor(config, self.source, self.buffer, self.clock.now())
+        self.sensor = Sensor(config, lambda: self.source, self.buffer, self.clock.now())
         self.turns = 0
         self.sampler = Sampler([self.sensor], self.clock, self.turned)
 
@@ -64,6 +66,12 @@ class Node:
 
     def turn(self):
         return self.sampler.turn(self.clock.now())
+
+    def watch(self):
+        """What the writer's thread sees."""
+        [(name, account)] = self.sampler.watch(self.clock.now())
+        assert name == "room"
+        return account
 
     def catch_up(self):
         """Turn until nothing is due; the buffer is emptied as a writer would. Returns readings."""
@@ -167,7 +175,7 @@ class TestLateTicks:
         readings = node.catch_up()
         assert len(readings) == 120
         assert readings[-1].timestamp_us - WALL_US == 100_000_000
-        assert node.dropped() == [("late", 81, 0, 40_000_000)]
+        assert node.dropped() == [("sensor room late", 81, 0, 40_000_000)]
 
     def test_of_a_slow_simulated_sensor_the_last_one_is_always_taken(self) -> None:
         node = Node(rate=0.001)
@@ -183,7 +191,7 @@ class TestLateTicks:
         node.clock.advance(5.5)
         assert node.turn() == pytest.approx(0.5)
         assert node.ticks() == [0, 5_000_000]
-        assert node.dropped() == [("late", 4, 1_000_000, 4_000_000)]
+        assert node.dropped() == [("sensor room late", 4, 1_000_000, 4_000_000)]
         assert [tick for tick, _ in node.source.asked] == [0, 5]
 
     def test_of_a_real_sensor_are_late_whatever_trouble_the_writer_has(self) -> None:
@@ -191,7 +199,7 @@ class TestLateTicks:
         node.buffer.trouble = "disk full"
         node.clock.advance(2)
         node.turn()
-        assert node.dropped() == [("late", 2, 0, 1_000_000)]
+        assert node.dropped() == [("sensor room late", 2, 0, 1_000_000)]
 
     def test_that_wait_for_room_too_long_are_dropped_for_the_writers_trouble(self) -> None:
         node = Node(rate=100)
@@ -287,7 +295,236 @@ class TestASensorThatFails:
         assert lines[1].endswith("skipped=59")
 
 
+class TestAnUnforeseenException:
+    """KeyError for a blank /proc/meminfo, ValueError for a NUL in a path, and whatever comes."""
+
+    @pytest.mark.parametrize("error", [KeyError("MemTotal:"), ValueError("NUL"), MemoryError()])
+    def test_costs_its_tick_and_no_other(self, error) -> None:
+        node = real(1.0, error, 20.0)
+        node.turn()
+        node.clock.advance(1)
+        node.turn()
+        assert node.ticks() == [1_000_000]
+        assert node.dropped() == [("sensor room failed", 1, 0, 0)]
+
+    def test_is_logged_with_its_stack_but_not_each_time(self, caplog) -> None:
+        node = real(1.0, *[KeyError("MemTotal:")] * 60)
+        for _ in range(60):
+            node.turn()
+            node.clock.advance(1)
+        [record] = caplog.records
+        assert "sensor_fault room: KeyError: 'MemTotal:'" in caplog.text
+        assert record.exc_info
+        assert "in read" in caplog.text
+
+    def test_is_the_sensors_error_and_said_to_be_the_programs_fault(self) -> None:
+        node = real(1.0, KeyError("MemTotal:"))
+        node.turn()
+        account = node.watch()
+        assert account.failing
+        assert account.error.startswith("KeyError: 'MemTotal:'; this is a fault of the program")
+        assert account.error_us == WALL_US
+
+    def test_of_any_length_makes_a_short_error(self) -> None:
+        node = real(1.0, ValueError("x" * 1_000_000))
+        node.turn()
+        assert len(node.watch().error) < 600
+
+    def test_while_the_source_is_opened_is_the_same_and_it_is_opened_again(self) -> None:
+        node = real()
+        fails = [KeyError("cpu"), None]
+
+        def open_source():
+            if error := fails.pop(0):
+                raise error
+            return node.source
+
+        sensor = Sensor(node.sensor.config, open_source, node.buffer, node.clock.now())
+        assert node.source.asked == []
+        sensor.turn(node.clock.now())
+        assert node.dropped() == [("sensor room failed", 1, 0, 0)]
+        sensor.turn(node.clock.advance(1))
+        sensor.turn(node.clock.advance(1))
+        assert node.ticks() == [1_000_000, 2_000_000]
+        assert fails == []
+
+
+class TestASourceThatHangs:
+    """The writer's thread looks, each second, into what goes on during a read."""
+
+    def hang(self, node, seconds):
+        for _ in range(seconds):
+            node.clock.advance(1)
+            node.watch()
+
+    def test_loses_its_ticks_while_it_hangs_and_not_afterwards(self) -> None:
+        node = real(rate=1)
+        counted = []
+
+        def meanwhile():
+            for _ in range(3):
+                self.hang(node, 10)
+                counted.append(node.dropped())
+
+        node.source.meanwhile = meanwhile
+        node.turn()
+        # The last one that is due may still be taken.
+        assert [drops[0][:2] for drops in counted] == [("sensor room late", n) for n in (9, 19, 29)]
+        node.source.meanwhile = lambda: None
+        node.turn()
+        assert node.ticks() == [0, 30_000_000]
+        assert node.dropped() == [("sensor room late", 29, 1_000_000, 29_000_000)]
+
+    def test_takes_what_it_would_have_taken_had_nobody_looked(self) -> None:
+        watched, unwatched = real(rate=3), real(rate=3)
+        watched.source.meanwhile = lambda: self.hang(watched, 7)
+        unwatched.source.meanwhile = lambda: unwatched.clock.advance(7)
+        for node in (watched, unwatched):
+            for _ in range(5):
+                node.turn()
+                node.clock.advance(0.1)
+            node.source.meanwhile = lambda: None
+            node.turn()
+        assert watched.taken() == unwatched.taken()
+        assert watched.dropped() == unwatched.dropped()
+
+    def test_and_is_left_behind_at_the_end_has_its_tick_counted_once(self) -> None:
+        node = real(rate=1)
+        node.source.meanwhile = node.sensor.abandon
+        node.turn()
+        assert node.taken() == []
+        assert node.dropped() == [("sensor room late", 1, 0, 0)]
+
+    def test_does_not_hide_that_the_machine_slept(self) -> None:
+        node = real(rate=1)
+        node.turn()
+
+        def meanwhile():
+            node.clock.suspend(600)
+            node.watch()
+            assert ("asleep", 600) in [drop[:2] for drop in node.dropped()]
+
+        node.source.meanwhile = meanwhile
+        node.clock.advance(1)
+        node.turn()
+        node.turn()
+        assert [drop[:2] for drop in node.dropped()] == [("asleep", 600)]
+
+    def test_is_closed_though_it_was_being_opened(self) -> None:
+        node = real()
+
+        def open_source():
+            sensor.close()
+            return node.source
+
+        sensor = Sensor(node.sensor.config, open_source, node.buffer, node.clock.now())
+        sensor.turn(node.clock.now())
+        assert node.source.closed
+
+
+class TestTheSumOfTicks:
+    @given(
+        st.lists(st.tuples(st.floats(0, 90), st.floats(0, 90), st.booleans()), max_size=12),
+        st.sampled_from([0.01, 1.0, 7.3]),
+        st.booleans(),
+    )
+    def test_is_whole_whatever_happens(self, steps, rate, simulated) -> None:
+        node = Node(rate=rate) if simulated else real(rate)
+        for pause, hang, fails in steps:
+            node.clock.advance(pause)
+            if not simulated:
+                node.source.meanwhile = lambda hang=hang: (node.clock.advance(hang), node.watch())
+                node.source.values = [SourceError("no")] if fails else []
+            node.catch_up()
+            account = node.watch()
+            assert account.missing == 0
+            due = math.floor((node.clock.monotonic - 1000.0) * rate) + 1
+            assert account.taken + account.dropped <= due
+
+    @pytest.mark.parametrize(("simulated", "kept"), [(False, 11), (True, 71)])
+    def test_lacks_the_ticks_that_nobody_comes_for(self, simulated, kept) -> None:
+        node = Node(rate=1) if simulated else real(rate=1)
+        node.turn()
+        node.clock.advance(kept)
+        assert node.watch().missing == 0
+        node.clock.advance(9)
+        assert node.watch().missing == 9
+        node.catch_up()
+        assert node.watch().missing == 0
+
+    def test_lacks_what_was_lost_on_the_way(self) -> None:
+        node = real(rate=1)
+        node.sensor._give = lambda readings, refused, now: node.sensor._put_down()
+        for _ in range(3):
+            node.turn()
+            node.clock.advance(1)
+        assert node.watch().missing == 3
+
+    def test_has_nothing_to_do_with_what_waits_for_room(self) -> None:
+        node = Node(rate=100)
+        for _ in range(100):
+            node.clock.advance(1)
+            while node.turn() == 0.0:
+                pass
+        beats = node.watch().beats
+        assert node.turn() == FULL_WAIT_SECONDS
+        account = node.watch()
+        assert account.missing == 0
+        assert account.beats > beats, "it lives, and waits for the writer"
+
+
+class TestWithoutAThread:
+    """RuntimeError: the limit on processes."""
+
+    @pytest.fixture
+    def node(self, monkeypatch):
+        node = real(rate=1)
+        node.refused = RuntimeError("can't start new thread")
+        node.starts = 0
+
+        def start(thread):
+            node.starts += 1
+            if node.refused:
+                raise node.refused
+
+        monkeypatch.setattr(threading.Thread, "start", start)
+        node.sampler.start(node.clock.now())
+        return node
+
+    def test_ticks_are_counted_with_what_is_to_be_done(self, node) -> None:
+        node.clock.advance(5)
+        account = node.watch()
+        assert node.dropped() == [("sensor room failed", 5, 0, 4_000_000)]
+        assert (account.failing, account.failures, account.missing) == (True, 5, 0)
+        assert account.error.startswith("can't start new thread; raise the limit on processes")
+
+    def test_it_is_tried_again_every_ten_seconds(self, node) -> None:
+        for _ in range(35):
+            node.clock.advance(1)
+            node.watch()
+        assert node.starts == 4
+        node.refused = None
+        for _ in range(35):
+            node.clock.advance(1)
+            node.watch()
+        assert node.starts == 5
+
+    def test_there_is_nobody_to_wait_for(self, node) -> None:
+        node.sampler.ask_to_stop()
+        node.sampler.join(30)
+        node.sampler.settle(node.clock.now())
+
+
 class TestTheThread:
+    def test_that_ends_by_itself_says_why(self) -> None:
+        node = real(rate=1)
+        node.sensor.turn = lambda now: 1 / 0
+        node.sampler.start(node.clock.now())
+        node.sampler.join(30)
+        assert node.sampler.has_ended
+        assert isinstance(node.sampler.failure, ZeroDivisionError)
+        node.sampler.settle(node.clock.now())
+
     def test_tells_whoever_waits_after_each_turn(self) -> None:
         node = Node()
         node.turn()
@@ -298,7 +535,7 @@ class TestTheThread:
         node = real(rate=0.001)
         first = threading.Event()
         sampler = Sampler([node.sensor], node.clock, first.set)
-        sampler.start()
+        sampler.start(node.clock.now())
         assert first.wait(30)
         sampler.ask_to_stop()
         sampler.join(30)
@@ -321,4 +558,4 @@ def test_a_drop_says_when_in_microseconds() -> None:
     node = real(rate=1)
     node.clock.advance(1)
     node.turn()
-    assert node.buffer.dropped() == [Dropped("late", 1, WALL_US, WALL_US)]
+    assert node.buffer.dropped() == [Dropped("sensor room late", 1, WALL_US, WALL_US)]

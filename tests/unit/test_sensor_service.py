@@ -3,6 +3,7 @@
 import contextlib
 import math
 import os
+import threading
 
 import pytest
 from clocks import WALL, ManualClock
@@ -11,7 +12,7 @@ from storage_fixtures import WHO, audit, events, rows
 from sensor_node.config import load_config
 from sensor_node.errors import SourceError, StorageUnavailable
 from sensor_node.model import Reading
-from sensor_node.processes import sensor_service
+from sensor_node.processes import buffer, sensor_service
 from sensor_node.processes.sensor_service import (
     ACCOUNT_SECONDS,
     ASK_SECONDS,
@@ -41,7 +42,6 @@ DISK_FULL = StorageUnavailable("disk full", "telemetry.db: database or disk is f
 class RealSource:
     """Stands for any sensor that cannot be asked afterwards."""
 
-    makes_up_late_ticks = False
     value = 20.0
 
     def read(self, first_tick, timestamps_us):
@@ -60,10 +60,14 @@ class Repository(SensorDataSQLRepository):
         self.node = node
         super().__init__(path, node, power_safe=True)
 
-    def capture(self, readings, dropped, now, room, *, waiting=False):
+    def capture(self, readings, dropped, now, room, signs=(), *, waiting=False):
         self.node.fail_if_told("capture")
-        self.node.sizes.append(len(readings))
-        return super().capture(readings, dropped, now, room, waiting=waiting)
+        if readings or dropped:
+            self.node.sizes.append(len(readings))
+        stored = super().capture(readings, dropped, now, room, signs, waiting=waiting)
+        self.node.signs.append(signs)
+        self.node.noted.append((len(signs), len(readings)))
+        return stored
 
     def begin_run(self, who, now, run, *, follows=False):
         self.node.fail_if_told("begin_run")
@@ -93,6 +97,9 @@ class Node:
         self.clock = clock or ManualClock()
         self.failing = {}
         self.sizes = []
+        # Of each transaction: the vital signs; how many, and with how many readings.
+        self.signs = []
+        self.noted = []
         self.checkpoints = []
         self.wal_bytes = 0
         self.log_held = False
@@ -327,8 +334,9 @@ class TestADatabaseThatCannotBeUsed:
 
     @pytest.mark.parametrize("reason", ["disk full", "read-only", "I/O error"])
     def test_that_lasts_drops_with_its_reason_and_range_what_does_not_fit(
-        self, make, reason
+        self, make, reason, monkeypatch
     ) -> None:
+        monkeypatch.setattr(buffer, "MOST_REAL", 600)
         node = make(HOST.format(8))
         node.sample()
         node.step()
@@ -425,7 +433,7 @@ class TestALogThatAnotherProgramHolds:
 
     def taken(self, node):
         """How many readings were taken, or would have been."""
-        return node.service._samplers[0]._sensors[0]._next
+        return node.service._samplers[0].sensors[0]._next
 
     def test_costs_nothing_if_it_is_a_moment(self, node) -> None:
         node.run(HELD_SECONDS - 0.5)
@@ -531,7 +539,10 @@ class TestNoRoomYetWithDropOldest:
         assert node.service._buffer.is_half_full()
         assert node.step() == GROUP_COMMIT_SECONDS
 
-    def test_that_lasts_drops_with_its_reason_and_range_what_does_not_fit(self, make) -> None:
+    def test_that_lasts_drops_with_its_reason_and_range_what_does_not_fit(
+        self, make, monkeypatch
+    ) -> None:
+        monkeypatch.setattr(buffer, "MOST_REAL", 600)
         node = make(HOST.format(8) + EVICTING)
         node.sample()
         node.run(300)
@@ -586,7 +597,7 @@ class TestTicksThatWereMissed:
         node.step()
         assert len(node.stored()) == 120
         node.step()
-        assert node.drop_ranges() == [("late", 81, 0.0, 40.0)]
+        assert node.drop_ranges() == [("sensor room late", 81, 0.0, 40.0)]
 
     def test_by_a_real_sensor_are_dropped(self, make) -> None:
         node = make(HOST.format(2))
@@ -594,7 +605,7 @@ class TestTicksThatWereMissed:
         node.sample()
         node.step()
         assert len(node.stored()) == 1
-        assert node.drop_ranges() == [("late", 200, 0.0, 99.5)]
+        assert node.drop_ranges() == [("sensor load late", 200, 0.0, 99.5)]
 
     def test_while_the_machine_was_suspended_are_counted_as_asleep(self, make) -> None:
         node = make(MOCK.format(2))
@@ -712,6 +723,275 @@ class TestAGeneratorThatReplacesAKilledOne:
         assert events(node, "not running") == ["no capture for 10.0 s"]
 
 
+class TestVitalSigns:
+    """How each sensor is stands in the database, and costs next to nothing."""
+
+    def signs(self, node, *columns):
+        found = f"SELECT {', '.join(columns)} FROM sensor ORDER BY name"
+        return rows(node, found)
+
+    def notes(self, node):
+        """How often signs were written; no transaction was made for them alone."""
+        return [signs for signs, readings in node.noted if signs]
+
+    def test_of_a_sensor_that_is_well_are_written_every_ten_seconds_along_with_readings(
+        self, make
+    ) -> None:
+        node = make(MOCK.format(1))
+        node.sample()
+        node.run(60, every=1.0)
+        assert len(self.notes(node)) == pytest.approx(6, abs=1)
+        assert all(readings for _, readings in node.noted)
+
+    def test_of_a_sensor_at_rest_are_not_written(self, make) -> None:
+        node = make(MOCK.format(0.001))
+        node.sample()
+        node.run(500, every=1.0)
+        assert len(node.noted) == 1
+
+    def test_of_a_sensor_in_a_hurry_are_written_every_50000_readings(self, make) -> None:
+        node = make(MOCK.format(100_000))
+        node.run(3, every=0.01)
+        stored = sum(readings for _, readings in node.noted)
+        assert len(self.notes(node)) == pytest.approx(stored / 50_000, abs=2)
+
+    def test_count_what_is_stored_and_no_more(self, make) -> None:
+        node = make(MOCK.format(2) + HOST.format(1))
+        node.sample()
+        node.run(30)
+        node.finish()
+        stored = rows(node, "SELECT name, count(*), max(timestamp_us) FROM message GROUP BY name")
+        assert self.signs(node, "name", "readings", "last_us") == stored
+        assert self.signs(node, "failures", "last_value")[0] == (0, 20.0)
+
+    def test_count_no_reading_that_there_was_no_room_for(self, make) -> None:
+        node = make(MOCK.format(2) + FULL)
+        node.run(30)
+        node.finish()
+        assert self.signs(node, "readings", "last_us") == [(0, None)]
+
+    def test_are_of_each_sensor_whatever_names_its_readings_bear(self, make, monkeypatch) -> None:
+        def read(self, first_tick, timestamps_us):
+            return [Reading(f"line {n}", 1.0, timestamps_us[0]) for n in range(5)]
+
+        monkeypatch.setattr(RealSource, "read", read)
+        node = make(HOST.format(1))
+        node.sample()
+        node.run(20)
+        node.finish()
+        assert self.signs(node, "name", "readings") == [("load", 105)]
+
+    def test_go_on_counting_in_the_next_run(self, make) -> None:
+        node = make(MOCK.format(1))
+        node.sample()
+        node.run(20)
+        node.finish()
+        node = make(MOCK.format(1), run="another run", clock=node.clock)
+        node.clock.advance(1)
+        node.run(20)
+        node.finish()
+        [(readings,)] = self.signs(node, "readings")
+        assert readings == len(node.stored()) == 43
+
+    @pytest.mark.parametrize("seconds", [0, 3, 17])
+    def test_lose_no_count_when_the_generator_is_killed(self, make, seconds) -> None:
+        node = make(MOCK.format(1))
+        node.sample()
+        node.step()
+        node.run(seconds)
+        node.service._repository.close()
+        node.finished = True
+        node = make(MOCK.format(1), clock=node.clock)
+        node.step()
+        [(readings, last_us)] = self.signs(node, "readings", "last_us")
+        assert readings == len(node.stored()) == seconds + 1
+        assert last_us == node.stored()[-1]
+
+    def test_are_only_of_sensors_that_there_are(self, make) -> None:
+        node = make(MOCK.format(1) + HOST.format(1))
+        node.step()
+        node.finish()
+        node = make(HOST.format(1), run="another run", clock=node.clock)
+        node.step()
+        assert self.signs(node, "name") == [("load",)]
+
+    def test_tell_at_once_that_it_fails_and_that_it_is_well_again(self, make, monkeypatch) -> None:
+        node = make(HOST.format(1))
+        node.sample()
+        node.run(5)
+        for value, failing in ((None, 1), (20.0, 0), (None, 1)):
+            monkeypatch.setattr(RealSource, "value", value)
+            node.run(2)
+            assert self.signs(node, "failing") == [(failing,)]
+        assert self.signs(node, "error", "failures") == [("no such file", 3)]
+        [(error_us,)] = self.signs(node, "error_us")
+        assert error_us == pytest.approx((WALL + 10) * 1e6, abs=1_000_001)
+
+    def test_go_on_telling_for_as_long_as_the_last_attempt_failed(self, make, monkeypatch) -> None:
+        """Once an hour: half a minute on the screen was not enough."""
+        node = make(HOST.format(1 / 3600))
+        monkeypatch.setattr(RealSource, "value", None)
+        node.sample()
+        node.run(7190, every=10.0)
+        assert self.signs(node, "failing", "failures") == [(1, 2)]
+        monkeypatch.setattr(RealSource, "value", 20.0)
+        node.run(20, every=1.0)
+        assert self.signs(node, "failing", "failures", "error") == [(0, 2, "no such file")]
+
+    def test_do_not_wait_for_a_long_commit_interval_if_it_fails(self, make, monkeypatch) -> None:
+        node = make(HOST.format(1) + "[storage]\ncommit_interval = 1m\n")
+        monkeypatch.setattr(RealSource, "value", None)
+        node.step()
+        node.sample()
+        node.run(2)
+        assert self.signs(node, "failing") == [(1,)]
+
+    def test_are_written_once_a_second_at_most_of_a_sensor_that_flaps(
+        self, make, monkeypatch
+    ) -> None:
+        node = make(HOST.format(8))
+        node.sample()
+        for n in range(160):
+            monkeypatch.setattr(RealSource, "value", None if n % 2 else 20.0)
+            node.run(0.125)
+        assert len(self.notes(node)) <= 21
+
+    def test_tell_that_it_is_silent_once_it_is_for_three_periods(self, make) -> None:
+        node = make(HOST.format(0.25))
+        node.sample()
+        node.run(2)
+        seconds = 0.0
+        while self.signs(node, "silent") == [(0,)]:
+            node.clock.advance(0.5)  # nobody takes its turns
+            node.step()
+            seconds += 0.5
+        assert seconds == pytest.approx(12 - 2, abs=1)
+        assert node.noted[-1] == (1, 0), "without waiting for a reading"
+        node.run(2)
+        assert self.signs(node, "silent") == [(0,)]
+
+    def test_tell_that_it_never_gave_a_reading_but_not_before_ten_seconds(self, make) -> None:
+        node = make(HOST.format(100))
+        node.step()
+        for _ in range(9):
+            node.clock.advance(1)
+            node.step()
+        assert self.signs(node, "silent") == [(0,)]
+        for _ in range(3):
+            node.clock.advance(1)
+            node.step()
+        assert self.signs(node, "silent", "heard_at") == [(1, None)]
+
+    def test_tell_no_silence_of_a_machine_that_slept(self, make) -> None:
+        node = make(MOCK.format(1) + HOST.format(1))
+        node.sample()
+        node.run(3)
+        node.clock.suspend(3600)
+        node.step()
+        node.run(3)
+        assert self.signs(node, "silent") == [(0,), (0,)]
+
+    def test_tell_of_ticks_that_nobody_came_for(self, make, caplog) -> None:
+        node = make(HOST.format(1))
+        node.sample()
+        node.run(3)
+        for _ in range(20):
+            node.clock.advance(1)
+            node.step()
+        [(unaccounted,)] = self.signs(node, "unaccounted")
+        assert unaccounted > 0
+        assert "ticks_unaccounted load" in caplog.text
+        node.run(3)
+        assert self.signs(node, "unaccounted") == [(0,)]
+
+    def test_tell_of_no_such_ticks_of_a_process_that_was_stopped_for_a_while(self, make) -> None:
+        node = make(HOST.format(1))
+        node.sample()
+        node.run(3)
+        node.clock.advance(25)
+        node.step()  # the writer is the first to run again
+        node.run(3)
+        assert all(one.unaccounted == 0 for signs in node.signs for one in signs)
+
+    def test_are_the_new_databases_own_when_the_old_one_is_replaced(self, make) -> None:
+        node = make(MOCK.format(8))
+        node.run(20)
+        aside.move(node.path, WALL)
+        node.run(2, every=1)
+        node.run(20)
+        node.finish()
+        assert self.signs(node, "readings") == [(len(node.stored()),)]
+
+    def test_are_not_lost_with_a_commit_that_failed(self, make, monkeypatch) -> None:
+        node = make(HOST.format(1))
+        node.sample()
+        node.step()
+        node.failing["capture"] = DISK_FULL
+        monkeypatch.setattr(RealSource, "value", None)
+        node.run(5)
+        node.failing.clear()
+        node.run(2)
+        node.finish()
+        assert self.signs(node, "failing", "failures") == [(1, 7)]
+
+
+class TestAThreadThatEnds:
+    def test_ends_the_process_after_what_was_sampled_is_committed(self, make) -> None:
+        node = make(MOCK.format(2) + HOST.format(1))
+        node.step()
+        node.sample()
+        node.clock.advance(5)
+        broken = node.service._samplers[1]
+        broken.sensors[0].turn = lambda now: 1 / 0
+        broken.start(node.clock.now())
+        broken.join(30)
+        with pytest.raises(RuntimeError, match="a sampling thread has ended") as raised:
+            node.step()
+        node.finished = True
+        assert isinstance(raised.value.__cause__, ZeroDivisionError)
+        assert len(node.stored()) == 11 + 1
+
+    def test_ends_it_also_where_nothing_can_be_committed(self, make) -> None:
+        node = make(HOST.format(1))
+        node.step()
+        node.sample()
+        [broken] = node.service._samplers
+        broken.sensors[0].turn = lambda now: 1 / 0
+        broken.start(node.clock.now())
+        broken.join(30)
+        node.failing["capture"] = DISK_FULL
+        with pytest.raises(RuntimeError, match="a sampling thread has ended"):
+            node.step()
+        node.finished = True
+        node.service._repository.close()
+
+
+class TestThreadsThatCannotBeStarted:
+    def test_leave_the_other_sensors_at_work(self, make, monkeypatch) -> None:
+        node = make(MOCK.format(1) + HOST.format(1))
+        real = threading.Thread.start
+
+        def start(thread):
+            raise RuntimeError("can't start new thread")
+
+        monkeypatch.setattr(threading.Thread, "start", start)
+        refused = node.service._samplers[1]
+        refused.start(node.clock.now())
+        monkeypatch.setattr(threading.Thread, "start", real)
+        for _ in range(8):
+            node.service._samplers[0].turn(node.clock.advance(1))
+            node.step()
+        assert len(node.stored()) == 9
+        assert node.dropped() == {"sensor load failed": 8}
+        [(failing, error)] = rows(node, "SELECT failing, error FROM sensor WHERE name = 'load'")
+        assert failing
+        assert "raise the limit on processes" in error
+        node.clock.advance(2)
+        node.step()
+        refused.join(0)
+        assert refused._thread is not None
+
+
 class TestTheWal:
     def test_is_checkpointed_when_the_housekeeper_seems_not_to(self, make) -> None:
         node = make(MOCK.format(1))
@@ -791,10 +1071,11 @@ class TestTheEnd:
         node.service._repository.close()
 
 
-def test_a_command_may_hang_so_each_has_a_thread_of_its_own(make) -> None:
+def test_whatever_is_real_may_hang_so_each_has_a_thread_of_its_own(make) -> None:
     command = "[sensor:{}]\nsource = command\ncommand = sleep 1000\n"
-    node = make(MOCK.format(1) + HOST.format(1) + command.format("a") + command.format("b"))
-    assert len(node.service._samplers) == 3
+    two_mocks = MOCK.format(1) + MOCK.replace("room", "hall").format(1)
+    node = make(two_mocks + HOST.format(1) + command.format("a") + command.format("b"))
+    assert [len(sampler.sensors) for sampler in node.service._samplers] == [2, 1, 1, 1]
 
 
 def test_a_source_that_is_sampled_by_the_real_thread_is_committed_by_steps(make) -> None:

@@ -27,7 +27,7 @@ from sensor_node.control import snapshot, status_text
 from sensor_node.control.snapshot import NO_RATES, buffered
 from sensor_node.control.times import utc
 from sensor_node.errors import LOCKED
-from sensor_node.model import Dropped
+from sensor_node.model import Dropped, Reading, VitalSigns
 from sensor_node.processes import owner
 from sensor_node.storage import holders
 from sensor_node.storage.repository import SensorDataSQLRepository
@@ -51,6 +51,7 @@ KEYS = {
         "drain_eta_seconds",
         "storage",
         "sqlite",
+        "sensors",
         "problems",
     },
     "sink": {"url", "state", "since", "reason", "next_probe_at"},
@@ -69,6 +70,10 @@ KEYS = {
     "rates": {"captured", "delivered", "seconds"},
     "storage": {"path", "database_bytes", "wal_bytes", "limit_bytes", "disk_free_bytes"},
     "sqlite": {"version", "wal_reset_bug"},
+}
+SENSOR_KEYS = {
+    *("name", "source", "rate", "last_at", "last_value", "age_seconds"),
+    *("readings", "failures", "error", "error_at", "failing", "silent"),
 }
 PROCESS_KEYS = {"role", "pid", "state", "since", "restarts", "rss_bytes"}
 
@@ -340,6 +345,158 @@ class TestTheJson:
 
     def test_tells_which_sqlite_this_is(self, node) -> None:
         assert node.status()["sqlite"]["version"] == sqlite3.sqlite_version
+
+
+class TestTheSensors:
+    """The node's vital signs, and what they say of a generator that writes none."""
+
+    @pytest.fixture
+    def sensing(self, node):
+        """A running node whose generator has begun, with two sensors of one and 60 seconds."""
+        node.file.write_text(node.file.read_text() + "[sensor:load]\nsource = host\nrate = 1/min\n")
+        node.config = load_config(node.file)
+        node.make_database()
+        node.run(ready=True, processes=[generator()])
+        node.repository.begin_run(WHO, WALL, owner.own_identity("supervisor"))
+        node.repository.watch_sensors({"room": 10.0, "load": 180.0}, node.clock.monotonic)
+        return node
+
+    def capture(self, node, *changes, name="room", count=1, value=None):
+        """Readings of this moment, and signs of this moment."""
+        now = node.clock.now()
+        signs = [VitalSigns(name, now.monotonic)._replace(**one) for one in changes]
+        taken = [Reading(name, 21.5, now.wall_us) for _ in range(count)]
+        node.repository.capture(taken, [], now.wall, Room(1 << 40, 0), signs)
+
+    def sensors(self, node):
+        return {one["name"]: one for one in node.status()["sensors"]}
+
+    def said(self, node):
+        """The problems with sensors; there is no sink that could be one."""
+        return [(problem["what"], problem["mend"]) for problem in node.status()["problems"]]
+
+    def test_are_told_with_their_keys_also_where_nothing_is_known(self, node) -> None:
+        [found] = node.status()["sensors"]
+        assert set(found) >= SENSOR_KEYS
+        assert (found["name"], found["source"], found["rate"]) == ("room", "mock", 1.0)
+        assert (found["last_at"], found["age_seconds"], found["readings"]) == (None, None, 0)
+
+    def test_tell_their_last_reading_and_counts_as_they_are_this_moment(self, sensing) -> None:
+        self.capture(sensing, {"readings": 40, "failures": 2, "heard_at": 1000.0}, count=3)
+        sensing.clock.advance(2)
+        found = self.sensors(sensing)["room"]
+        assert (found["readings"], found["failures"]) == (43, 2)
+        assert (found["last_value"], found["last_at"]) == (21.5, "2026-11-23T07:44:38Z")
+        assert found["age_seconds"] == 2.0
+        assert self.said(sensing) == []
+
+    def test_are_rows_of_the_text_twenty_at_most(self, sensing) -> None:
+        self.capture(sensing, count=1000)
+        text = sensing.text()
+        assert "\nsensor     room: 21.5, 0s ago, 1000 readings\n" in text
+        assert "\nsensor     load: no reading yet\n" in text
+        more = "".join(f"[sensor:s{n}]\n" for n in range(30))
+        sensing.file.write_text(sensing.file.read_text() + more)
+        sensing.config = load_config(sensing.file)
+        rows = [line for line in sensing.text().splitlines() if line.startswith("sensor ")]
+        assert len(rows) == 21
+        assert rows[-1] == "sensor     and 12 more"
+
+    def test_that_failed_last_are_a_problem_however_long_ago(self, sensing) -> None:
+        error = "no host reading: [Errno 2]; check path"
+        self.capture(sensing, {"failing": True, "error": error, "error_us": NOW_US})
+        sensing.clock.advance(11)
+        self.capture(sensing)
+        assert self.said(sensing) == [
+            ("sensor room failed: no host reading: [Errno 2]", "check path")
+        ]
+        found = self.sensors(sensing)["room"]
+        assert (found["failing"], found["error"]) == (True, error)
+        assert found["error_at"] == "2026-11-23T07:44:38Z"
+        self.capture(sensing, {"failing": False})
+        assert self.said(sensing) == []
+
+    def test_that_are_silent_are_one_problem(self, sensing) -> None:
+        self.capture(sensing, {"silent": True}, name="load", count=0)
+        self.capture(sensing, {"silent": True})
+        sensing.clock.advance(1)
+        [(what, _)] = self.said(sensing)
+        assert what == "no reading of load for 1s", "room gave one along with its signs"
+        self.capture(sensing, {"silent": True}, count=0)
+        sensing.clock.advance(8)
+        [(what, _)] = self.said(sensing)
+        assert what == "no reading of room and load for 9s"
+
+    def test_are_silent_though_the_generator_does_not_say_so(self, sensing) -> None:
+        self.capture(sensing, {"heard_at": 1000.0})
+        sensing.clock.advance(19)
+        assert self.said(sensing) == []
+        sensing.clock.advance(2)
+        assert [what for what, _ in self.said(sensing)] == ["no reading of room for 21s"]
+        assert self.sensors(sensing)["room"]["silent"]
+        sensing.clock.advance(180)
+        [(what, _)] = self.said(sensing)
+        assert what == "no reading of room and load for 3m 21s"
+
+    def test_are_not_silent_because_commits_are_far_apart(self, sensing) -> None:
+        text = sensing.file.read_text()
+        sensing.file.write_text(text.replace("min_free", "commit_interval = 1m\nmin_free"))
+        sensing.config = load_config(sensing.file)
+        sensing.clock.advance(79)
+        assert self.said(sensing) == []
+
+    def test_are_not_silent_because_a_clock_was_set_or_the_machine_slept(self, sensing) -> None:
+        self.capture(sensing, {"heard_at": 1000.0})
+        sensing.clock.advance(3)
+        sensing.clock.wall += 86_400
+        assert self.said(sensing) == []
+        assert self.sensors(sensing)["room"]["age_seconds"] == 3.0
+        sensing.clock.wall -= 200_000
+        assert self.said(sensing) == []
+        sensing.clock.suspend(7200)
+        assert self.said(sensing) == []
+
+    def test_are_not_silent_while_readings_wait_for_the_database(self, sensing) -> None:
+        self.capture(sensing)
+        sensing.run(ready=True, processes=[replace(generator(), trouble="disk full")])
+        sensing.clock.advance(100)
+        [(what, _)] = self.said(sensing)
+        assert what.startswith("the database cannot be used: disk full")
+
+    def test_are_not_silent_in_a_node_that_is_stopped_or_has_just_begun(self, sensing) -> None:
+        self.capture(sensing, {"silent": True, "failing": True, "error": "x; y"})
+        sensing.clock.advance(100)
+        sensing.repository.begin_run(WHO, WALL, "another run")
+        assert not self.sensors(sensing)["load"]["silent"]
+        pid_file(sensing.config.runtime_directory).unlink()
+        assert self.said(sensing) == []
+        assert not self.sensors(sensing)["room"]["silent"]
+        assert self.sensors(sensing)["room"]["age_seconds"] == 100.0
+
+    def test_whose_ticks_do_not_add_up_are_a_problem(self, sensing) -> None:
+        self.capture(sensing, {"unaccounted": 7})
+        [(what, mend)] = self.said(sensing)
+        assert what == "7 ticks of room are neither taken nor dropped"
+        assert "fault of the program" in mend
+
+    def test_by_name_are_steered_by_nobody(self, sensing) -> None:
+        self.capture(sensing, {"failing": True, "error": "\x1b[2J; \x1b]0;x\x07"})
+        assert "\x1b" not in sensing.text()
+
+
+def generator():
+    """As the supervisor reports it."""
+    return ChildReport(
+        name="generator",
+        role="generator",
+        pid=os.getpid(),
+        owner=owner.own_identity("generator"),
+        state="RUNNING",
+        since=WALL - 60,
+        restarts=0,
+        trouble="",
+        trouble_since=0.0,
+    )
 
 
 class TestTheState:
