@@ -217,17 +217,19 @@ def _of_sensors(found: dict[str, Any]) -> list[Problem]:
         return []
     problems = [Problem(*line) for line in sensors.complaints(found["sensors"])]
     told = sensors.reasons_told(found["sensors"])
+    is_log_told = found["storage"] and found["storage"]["log_held"]
     for drop in found["dropping"]:
         reason = drop["reason"]
         lost = f"{several(drop['readings'], 'reading')} lost in {span(drop['seconds'])}"
         mends = [mend for ending, mend in _LOSSES if reason.endswith(ending)]
-        if mends and reason not in told:
+        if mends and reason not in told and not (is_log_told and reason.endswith(_LOG_HELD)):
             problems.append(Problem(f"{reason}: {lost}", mends[0]))
     return problems
 
 
 # By what the reason for a loss ends with, after the sensor's name.
 _BY_HAND = "the log says why; try it by hand, as the user that the node runs as"
+_LOG_HELD = "another program holds the log"
 _LOSSES = (
     (
         " late",
@@ -237,6 +239,7 @@ _LOSSES = (
     (" failed", _BY_HAND),
     (" gave nan or infinity", _BY_HAND),
     ("buffer full", "the disk cannot keep up; lower the rates of the sensors"),
+    (_LOG_HELD, "end that program, or its transaction; a backup or a sqlite3 shell, perhaps"),
 )
 
 

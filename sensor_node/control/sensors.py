@@ -41,17 +41,26 @@ def judge(
         slack += config.storage.commit_interval or 0.0
     sensors = []
     for sensor in config.sensors:
-        row, fresh = known.rows.get(sensor.name), known.fresh.get(sensor.name)
+        row = known.rows.get(sensor.name)
+        # Another sensor's readings may bear the name of one that is not watched yet.
+        fresh = known.fresh.get(sensor.name) if row else None
         quiet = _quiet_seconds(row, fresh, slack, now) if row and is_this_run else None
         age = _age_seconds(row, fresh, now, by_wall=not is_this_run) if row else None
-        sensors.append(_json(sensor, row, fresh, age, quiet))
+        one = _json(sensor, row, fresh, age, quiet)
+        if not is_this_run:
+            one |= {"failing": False, "unaccounted": 0}
+        sensors.append(one)
     return sensors
 
 
 def _waits_for_database(found: dict[str, Any]) -> bool:
     """Then readings are in memory, and no row is written."""
     troubled = [one for one in found["processes"] if one["role"] == "generator" and one["trouble"]]
-    return bool(troubled or (found["storage"] and found["storage"]["trouble"]))
+    storage = found["storage"]
+    if not storage:
+        return bool(troubled)
+    is_tight = storage["log_held"] and storage["log_held"]["tight"]
+    return bool(troubled or storage["trouble"] or is_tight)
 
 
 def _heard_at(row: SensorRow, fresh: Fresh | None) -> float | None:

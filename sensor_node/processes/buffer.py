@@ -88,15 +88,14 @@ class Buffer:
             self.drop(reason, len(times), min(times), max(times))
 
     def oldest(self, most: int) -> list[Readings]:
-        """The oldest turns' readings, `most` or a turn more; they stay in the buffer."""
+        """The oldest `most` readings, by turns; they stay in the buffer."""
         with self._lock:
             chunks: list[Readings] = []
-            length = 0
             for chunk in self._chunks:
-                if length >= most:
+                if most <= 0:
                     break
-                chunks.append(chunk.readings)
-                length += len(chunk.readings)
+                chunks.append(chunk.readings[:most])
+                most -= len(chunk.readings)
             return chunks
 
     def dropped(self) -> list[Dropped]:

@@ -78,8 +78,7 @@ class Sampler:
         for sensor in self.sensors:
             if is_over:
                 sensor.make_up(now)
-            else:
-                sensor.abandon()
+            sensor.abandon(now)
 
     def _run(self) -> None:
         try:

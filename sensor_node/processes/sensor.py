@@ -65,7 +65,7 @@ class Sensor:
         self._rate = config.rate
         self._open_source = open_source
         self._source: Source | None = None
-        self._closed = False
+        self._closed = self._abandoned = False
         self._buffer = buffer
         self._start = now.monotonic
         self._next = 0
@@ -112,12 +112,17 @@ class Sensor:
             self._give_up_late(now, "failed")
             self._note_failure(self._account.dropped - before, error, now)
 
-    def abandon(self) -> None:
-        """At the end: its thread hangs in a read that nobody waits for any more."""
+    def abandon(self, now: Moment) -> None:
+        """At the end: what is in hand, as its thread may hang, or due, will not be taken any more.
+
+        The present tick of a real sensor is nobody's fault.
+        """
         with self._lock:
+            self._abandoned = True
             if lost := self._put_down():
                 self._account.dropped += len(lost)
                 self._drop("late", len(lost), lost[0], lost[-1])
+            self._give_up(self._due(now) - self._next - (not self.config.is_simulated), now, "late")
 
     def close(self) -> None:
         """Also the source that is being opened at this moment."""
@@ -149,25 +154,28 @@ class Sensor:
         due = self._due(now) - self._next
         simulated = self.config.is_simulated
         keep = math.ceil(MAKE_UP_SECONDS * self._rate) if simulated else 1
-        late = due - keep
+        self._give_up(due - keep, now, why)
+        return min(due, keep)
+
+    def _give_up(self, late: int, now: Moment, why: str) -> None:
+        """The next ticks will not be taken, if it is any."""
         if late <= 0:
-            return due
+            return
         [first] = self._times(self._next, 1, now)
         [last] = self._times(self._next + late - 1, 1, now)
         self._next += late
         self._account.dropped += late
         # Only simulated readings wait for room, and so for the trouble's end.
-        trouble = self._buffer.trouble if simulated else ""
+        trouble = self._buffer.trouble if self.config.is_simulated else ""
         if trouble:
             self._buffer.drop(trouble, late, first, last)
         else:
             self._drop(why, late, first, last)
-        return keep
 
     def _pick_up(self, due: int, now: Moment) -> Sequence[int]:
         """The times of the ticks to ask for now; none while there is no room for them."""
-        count = min(due, 1)
-        if self.config.is_simulated and due > 0:
+        count = 0 if self._abandoned else min(due, 1)
+        if self.config.is_simulated and count > 0:
             count = min(due, TICKS_A_TURN, self._buffer.mock_room())
             if count == 0:
                 self._account.beats += 1
@@ -210,8 +218,10 @@ class Sensor:
         with self._lock:
             if lost := self._put_down():
                 self._account.dropped += len(lost)
-                self._drop("failed", len(lost), lost[0], lost[-1])
-                self._note_failure(len(lost), error, now)
+                # Whom we end ourselves, at a stop or a reload, has not failed.
+                self._drop("late" if self._closed else "failed", len(lost), lost[0], lost[-1])
+                if not self._closed:
+                    self._note_failure(len(lost), error, now)
 
     def _note_failure(self, ticks: int, error: str, now: Moment) -> None:
         account = self._account

@@ -2,6 +2,7 @@
 
 import contextlib
 import itertools
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -121,8 +122,9 @@ class SensorService:
         """Stop sampling, then commit what is left."""
         for sampler in self._samplers:
             sampler.ask_to_stop()
+        deadline = time.monotonic() + STOP_SAMPLING_SECONDS
         for sampler in self._samplers:
-            sampler.join(STOP_SAMPLING_SECONDS / len(self._samplers))
+            sampler.join(max(0.0, deadline - time.monotonic()))
         for sampler in self._samplers:
             sampler.settle(now)
         self._watch.look_again(now)

@@ -37,6 +37,7 @@ STRANGE = {
     "stream": """
         SELECT coalesce(sum(typeof(node) <> 'text' OR typeof(wire_first) <> 'integer'
             OR first_id < 1 OR wire_first < 1 OR salvaged NOT IN (0, 1)
+            OR typeof(last_id) NOT IN ('integer', 'null')
             OR typeof(name) <> 'text' OR length(name) <> 24
             OR name GLOB '*[^0-9a-f]*'), 0)
         FROM stream

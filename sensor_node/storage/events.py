@@ -10,14 +10,14 @@ from typing import Any
 
 # These come in floods; the same one again within a while is one event that goes on.
 SAME_GOES_ON = ("dropped", "evicted", "process died", "reclaimed", "requeued", "salvaged")
-# Each has its own row: their order and ranges say when the appliance ran.
-OF_RUNS = ("started", "stopped", "unclean stop", "not running")
+# Each has its own row: their order and ranges say when the appliance ran, and the log was held.
+IN_ORDER = ("started", "stopped", "unclean stop", "not running", "log held", "log free")
 # Each has its own row, until there are too many: then the newest goes on until it has been calm.
 OTHERS = (
     *("sink down", "sink up", "clock step", "configuration changed"),
-    *("database damaged", "database gone", "lock gone", "log held", "log free"),
+    *("database damaged", "database gone", "lock gone"),
 )
-KINDS = (*SAME_GOES_ON, *OF_RUNS, *OTHERS)
+KINDS = (*SAME_GOES_ON, *IN_ORDER, *OTHERS)
 
 MOST_EVENTS = 10_000
 MOST_OF_A_KIND = 500  # room for a kind more
@@ -96,7 +96,7 @@ def since(connection: sqlite3.Connection, moment: float) -> list[EventRow]:
 
 
 def _goes_on(connection: sqlite3.Connection, row: dict[str, Any]) -> bool:
-    if row["kind"] in OF_RUNS:
+    if row["kind"] in IN_ORDER:
         return False
     again = SAME_AGAIN if row["kind"] in SAME_GOES_ON else NEWEST_AGAIN
     known = {**row, "since": row["now"] - CALM_SECONDS, "flood": FLOOD}

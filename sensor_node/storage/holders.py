@@ -58,7 +58,10 @@ def _touches(lock: Lock, first: int, last: int) -> bool:
 def _is_ours(pid: int, supervisor: int | None, proc: Path) -> bool:
     if pid in (os.getpid(), supervisor):
         return True
-    fields = stat_fields(pid, proc)
+    try:
+        fields = stat_fields(pid, proc)
+    except OSError:  # with hidepid another user's process shows nothing
+        return False
     return bool(fields) and int(fields[PARENT]) == supervisor
 
 

@@ -95,14 +95,16 @@ VERSION_1 = (
       next_send_at REAL NOT NULL DEFAULT 0)
     """,
     "INSERT INTO sink(id, state, epoch, since) VALUES (1, 'UP', 1, 0)",
-    # wire_first: the number on the wire of the message first_id; another only if salvaged.
+    # wire_first: the number on the wire of the message first_id; another only if salvaged. last_id:
+    # where it ended, as the streams above may be forgotten; none of the present one.
     """
     CREATE TABLE stream(
       first_id INTEGER PRIMARY KEY,
       name TEXT NOT NULL,
       wire_first INTEGER NOT NULL,
       node TEXT NOT NULL,
-      salvaged INTEGER NOT NULL DEFAULT 0)
+      salvaged INTEGER NOT NULL DEFAULT 0,
+      last_id INTEGER)
     """,
     "CREATE TABLE dropped(reason TEXT PRIMARY KEY, n INTEGER NOT NULL) WITHOUT ROWID",
     # first, last: message ids, or microseconds for dropped readings.

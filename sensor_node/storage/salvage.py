@@ -14,9 +14,7 @@ from sensor_node.storage import events, runs, streams, tiles
 
 # What a stream's rows cover, in its own numbers.
 NUMBERS = """
-SELECT wire_first, wire_first - first_id
-  + coalesce((SELECT min(later.first_id) FROM stream AS later
-              WHERE later.first_id > stream.first_id) - 1, :captured)
+SELECT wire_first, wire_first - first_id + coalesce(last_id, :captured)
 FROM stream WHERE name = :name
 """
 INSERT_MESSAGE = """

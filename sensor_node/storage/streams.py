@@ -16,8 +16,12 @@ PUT = """
 INSERT OR REPLACE INTO stream(first_id, name, wire_first, node, salvaged)
 VALUES (:first_id, :name, :wire_first, :node, :salvaged)
 """
+END = """
+UPDATE stream SET last_id = :first_id - 1
+WHERE first_id = (SELECT max(first_id) FROM stream) AND first_id < :first_id
+"""
 OF_NAME = """
-SELECT first_id, wire_first FROM stream
+SELECT first_id, wire_first, coalesce(last_id, :captured) FROM stream
 WHERE name = :name AND wire_first <= :number ORDER BY wire_first DESC LIMIT 1
 """
 # What salvage brought is remembered, so that the same file brings nothing a second time.
@@ -49,6 +53,7 @@ def begin(connection: sqlite3.Connection, node: str) -> Stream:
 
 def put(connection: sqlite3.Connection, stream: Stream, *, salvaged: bool = False) -> Stream:
     """From its first id on, which no message has yet, ids are this stream's."""
+    connection.execute(END, {"first_id": stream.first_id})
     connection.execute(
         PUT,
         {
@@ -64,8 +69,9 @@ def put(connection: sqlite3.Connection, stream: Stream, *, salvaged: bool = Fals
 
 def forget(connection: sqlite3.Connection, first_id: int, last_id: int) -> None:
     """The streams of which no message is left, now that these messages have gone."""
-    begun = tiles.stream_of(connection, first_id).first_id
-    connection.execute(FORGET, {"first": begun, "last": last_id})
+    row = connection.execute(tiles.STREAM_OF, {"id": first_id}).fetchone()
+    # Where rows are missing, as in a damaged file, a stream may be forgotten already.
+    connection.execute(FORGET, {"first": row[0] if row else first_id, "last": last_id})
 
 
 def parse(text: str) -> tuple[str, int] | None:
@@ -82,11 +88,13 @@ def local_id(connection: sqlite3.Connection, text: str) -> int | None:
     None if no message ever had it, or its stream is forgotten.
     """
     name, number = parse(text) or ("", 0)
+    captured = tiles.captured(connection)
     if not name:
-        return number if 1 <= number <= tiles.captured(connection) else None
-    row = connection.execute(OF_NAME, {"name": name, "number": number}).fetchone()
-    found = number - row[1] + row[0] if row else 0
-    if not 1 <= found <= tiles.captured(connection):
+        return number if 1 <= number <= captured else None
+    query = {"name": name, "number": number, "captured": captured}
+    row = connection.execute(OF_NAME, query).fetchone()
+    if row is None:
         return None
-    # A stream's numbers end where the next one begins.
-    return found if tiles.stream_of(connection, found).wire_id(found) == text else None
+    first, wire_first, last = row
+    found = int(number - wire_first + first)
+    return found if found <= last and text == f"{name}-{number}" else None

@@ -281,13 +281,17 @@ class Supervisor:
         seconds += self._config.process.stop_timeout
         self._notifier.send("STOPPING=1", f"EXTEND_TIMEOUT_USEC={int(seconds * 1e6)}")
         LOGGER.info("stopping")
+        in_order = True
         for roles in (("generator",), ("sender", "retrier"), ("housekeeper",)):
             group = [child for child in self._children if child.role in roles and child.pid]
             now = time.monotonic()
             for child in group:
-                child.slot.make_final()
+                if in_order:
+                    child.slot.make_final()
                 child.ask_to_stop(now, _stop_seconds(child, self._config))
             self._await_end(group)
+            # What a killed generator had in memory is gone: that is not a stop in good order.
+            in_order &= not any(child.killed for child in group if child.role == "generator")
 
     def _await_end(self, group: list[Child]) -> None:
         while left := [child for child in group if child.pid is not None]:

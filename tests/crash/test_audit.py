@@ -9,7 +9,8 @@ from crash.node import Node, running
 
 TAMPERING = {
     "a row is gone": "DELETE FROM message WHERE id = 7",
-    "a row too many": "INSERT INTO message SELECT 1000000, status, name, value, 0 FROM message"
+    "a row too many": "INSERT INTO message(id, status, name, value, timestamp_us)"
+    " SELECT 1000000, status, name, value, 0 FROM message"
     " WHERE id = 7",
     "a status is flipped": "UPDATE message SET status = 'FAILED' WHERE id = 7",
     "a tally is bumped": "UPDATE tally SET n = n + 1 WHERE status = 'SENT'",

@@ -42,7 +42,8 @@ PLANTED = {
     "drops that no event tells of": ("node", "INSERT INTO dropped VALUES ('late', 3)"),
     "two readings with one id": (
         "node",
-        "INSERT INTO stream SELECT 3, name, wire_first, node FROM stream",
+        "INSERT INTO stream(first_id, name, wire_first, node)"
+        " SELECT 3, name, wire_first, node FROM stream",
     ),
 }
 

@@ -41,6 +41,7 @@ def sound(tmp_path_factory):
     path = tmp_path_factory.mktemp("sound") / "telemetry.db"
     with contextlib.closing(SensorDataSQLRepository(path)) as repository:
         repository.begin_run(WHO, NOW, "run")
+        repository.watch_sensors({"temperature": 10.0}, 0.0)
         fill(repository, 1000)
         for _ in range(4):
             claim_and_deliver(repository, "sender", NOW)
@@ -86,6 +87,7 @@ def live(path, doubtful):
         if doubtful:
             repository.check()
         repository.begin_run(WHO, now, "run")
+        repository.watch_sensors({"temperature": 10.0}, 1.0)
         fill(repository, 10)
         repository.sample(1.0)
         repository.space(ROOM)

@@ -170,7 +170,7 @@ def test_a_hard_link_to_a_database_whose_log_is_elsewhere_is_refused_before_it_i
         before = node.database.read_bytes()
         with Node(tmp_path / "two", storage={"path": path}, sink={"url": sink.url}) as two:
             assert HARD_LINK in told(two)
-            for command in (("history",), ("requeue", "--dead"), ("new-stream",)):
+            for command in (("history",), ("requeue", "--dead")):
                 assert HARD_LINK in two.run(*command, status=78).stderr
             [problem] = two.status()["problems"]
             assert HARD_LINK in problem["what"]

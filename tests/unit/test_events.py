@@ -8,7 +8,7 @@ import pytest
 from storage_fixtures import rows
 
 import sensor_node
-from sensor_node.storage import events
+from sensor_node.storage import events, log_hold
 from sensor_node.storage.connection import open_reader
 
 NOW = 1000.0
@@ -17,8 +17,8 @@ TREES = [
 ]
 # Where the kind stands in the calls that tell of an event.
 PLACES = {"record": 2, "record_event": 1, "remember": 0}
-# Told by a part of the program that is not there yet.
-TO_COME = {"log held", "log free"}
+# Told by these names and not by a text.
+NAMED = {log_hold.HELD, log_hold.FREE}
 
 
 def record(repository, now, kind="dropped", detail="late", **span):
@@ -170,10 +170,18 @@ def test_of_a_kind_only_its_share_is_kept_the_newest(repository):
 def test_there_are_never_more_than_ten_thousand_events(repository):
     """Every kind has its share, and there is no other kind."""
     assert events.MOST_OF_A_KIND * len(events.KINDS) <= events.MOST_EVENTS
-    told = set(kinds_in_the_code())
-    assert told <= set(events.KINDS)
-    assert set(events.KINDS) - told <= TO_COME
+    told = {*kinds_in_the_code(), *NAMED}
+    assert told == set(events.KINDS)
     assert len(set(events.KINDS)) == len(events.KINDS)
+
+
+def test_what_holds_the_log_now_is_told_however_often_it_was_held_before(repository):
+    for number in range(60):
+        record(repository, NOW + 10 * number, log_hold.HELD, f"number {number}")
+        record(repository, NOW + 10 * number + 5, log_hold.FREE)
+    assert repository.log_hold() is None
+    record(repository, NOW + 600, log_hold.HELD, "the last")
+    assert repository.log_hold() == (NOW + 600, "the last")
 
 
 def test_history_begins_with_what_was_still_going_on_then(repository):

@@ -93,6 +93,16 @@ def test_a_name_is_made_visible_and_may_be_unknown(proc) -> None:
     assert [holder.name for holder in found] == ["\\x1b[31mred", "a program"]
 
 
+def test_a_process_that_shows_nothing_of_itself_is_another_program(proc, monkeypatch) -> None:
+    """As with hidepid: of other users' processes there is no more than their locks."""
+
+    def hidden(pid, proc):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("sensor_node.storage.holders.stat_fields", hidden)
+    assert [holder.pid for holder in proc(lock(4242, 124))] == [4242]
+
+
 def test_where_proc_tells_nothing_there_is_nobody(tmp_path) -> None:
     assert find(tmp_path / "x.db", 99, tmp_path) == []
 

@@ -170,6 +170,18 @@ class TestWhatComesBack:
             continue
         assert len(wire(repository)) == 25 + 2
 
+    def test_is_not_taken_for_what_a_forgotten_stream_had(self, repository, old):
+        """The next row of the table is then another's: each stream knows where it ended."""
+        with contextlib.closing(Wreck(old.path, "")) as wreck:
+            [bite] = wreck.undelivered(at_most_once=False)
+        assert repository.salvage(bite[:10], "old.db", POLICY, NOW) == 10
+        fill(repository, 15)
+        new_stream(repository)
+        deliver(repository, 15)
+        repository.purge(0, None, NOW)
+        assert repository.salvage(bite, "old.db", POLICY, NOW) == 15
+        assert {f"{one.stream}-{one.number} edge-00" for one in bite} <= wire(repository).keys()
+
     def test_makes_way_in_transactions_that_are_not_long(self, repository, old, monkeypatch):
         monkeypatch.setattr("sensor_node.storage.repository.MAKE_WAY_BITE", 4)
         fill(repository, 10)

@@ -390,10 +390,19 @@ class TestASourceThatHangs:
 
     def test_and_is_left_behind_at_the_end_has_its_tick_counted_once(self) -> None:
         node = real(rate=1)
-        node.source.meanwhile = node.sensor.abandon
+        node.source.meanwhile = lambda: node.sensor.abandon(node.clock.now())
         node.turn()
         assert node.taken() == []
         assert node.dropped() == [("sensor room late", 1, 0, 0)]
+
+    def test_and_is_closed_has_not_failed(self) -> None:
+        """At a stop or a reload its command is killed by us, and says that it was."""
+        node = real(rate=1)
+        node.source.values = [SourceError("was killed by signal 9; try it by hand")]
+        node.source.meanwhile = node.sensor.close
+        node.turn()
+        assert node.dropped() == [("sensor room late", 1, 0, 0)]
+        assert not node.watch().failing
 
     def test_does_not_hide_that_the_machine_slept(self) -> None:
         node = real(rate=1)
@@ -559,3 +568,13 @@ def test_a_drop_says_when_in_microseconds() -> None:
     node.clock.advance(1)
     node.turn()
     assert node.buffer.dropped() == [Dropped("sensor room late", 1, WALL_US, WALL_US)]
+
+
+def test_what_is_still_due_at_the_end_and_cannot_be_taken_any_more_is_counted() -> None:
+    """Of a simulated sensor whose thread is not over, or for whose ticks there is no room."""
+    node = Node(rate=100.0)
+    node.clock.advance(5)
+    node.sensor.abandon(node.clock.now())
+    assert [drop[:2] for drop in node.dropped()] == [("sensor room late", 501)]
+    node.turn()
+    assert node.taken() == []

@@ -416,6 +416,14 @@ class TestTheSensors:
         self.capture(sensing, {"failing": False})
         assert self.said(sensing) == []
 
+    def test_are_listed_also_if_another_ones_readings_bear_the_name_of_a_new_one(
+        self, sensing
+    ) -> None:
+        sensing.file.write_text(sensing.file.read_text() + "[sensor:new]\n")
+        sensing.config = load_config(sensing.file)
+        self.capture(sensing, name="new")
+        assert "new: no reading yet" in sensing.text()
+
     def test_that_are_silent_are_one_problem(self, sensing) -> None:
         self.capture(sensing, {"silent": True}, name="load", count=0)
         self.capture(sensing, {"silent": True})
