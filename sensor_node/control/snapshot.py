@@ -194,7 +194,7 @@ def _holders(config: Config, report: Report | None, found: dict[str, Any]) -> li
     is_locked = LOCKED in troubles or found["database_error"].startswith(LOCKED)
     if report is None or not (is_locked or (found["storage"] and found["storage"]["log_held"])):
         return []
-    others = holders.find(config.storage.path.resolve(), report.pid)
+    others = holders.find(real(config.storage.path), report.pid)
     return [holder._asdict() for holder in others]
 
 

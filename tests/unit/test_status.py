@@ -102,17 +102,7 @@ class Node:
         """As if this process were the supervisor."""
         self.config.state_directory.mkdir(exist_ok=True)
         write_pid_file(self.config)
-        child = ChildReport(
-            name="generator",
-            role="generator",
-            pid=os.getpid(),
-            owner=owner.own_identity("generator"),
-            state="RUNNING",
-            since=WALL - 60,
-            restarts=1,
-            trouble="",
-            trouble_since=0.0,
-        )
+        child = replace(generator(), restarts=1)
         idle = replace(child, name="sender-1", role="sender", pid=None, state="BACKOFF")
         report = Report(
             pid=os.getpid(),
