@@ -39,16 +39,22 @@ def test_one_message_that_is_never_accepted_stops_no_other_and_is_shown(tmp_path
         problem = wait_until(lambda: any_problem(node, reason), what="status tells of it")
         assert problem["what"].startswith("1 message failed while the sink takes others"), problem
         assert "messages --status FAILED" in problem["mend"]
-        shown = node.run("messages", "--status", "FAILED").stdout
-        assert node.wire_ids(f"id = {bad}").pop() in shown
+        # Each time that it is tried it is SENDING for a moment.
+        [bad_id] = node.wire_ids(f"id = {bad}")
+        shown = wait_until(lambda: failed_line(node, bad_id), what="it is among the FAILED")
         assert reason in shown
         # It is tried again and again, but with the schedule's patience.
         sent, tried = node.captured(), tries(node)
         node.await_captured(sent + 50)
         assert tries(node) - tried < 50 + 2 / 0.05
-        assert node.one("SELECT status FROM message WHERE id = ?", bad) == "FAILED"
+        await_messages(node, "FAILED", 1, sink.summary)
         sink.behave(ok())
         verdict_of(node, sink)
+
+
+def failed_line(node, wire_id):
+    lines = node.run("messages", "--status", "FAILED").stdout.splitlines()
+    return next((line for line in lines if wire_id in line), None)
 
 
 def any_problem(node, reason):
