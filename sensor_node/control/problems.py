@@ -94,7 +94,7 @@ def _of_processes(found: dict[str, Any]) -> list[Problem]:
         problems.append(Problem(found["config_problem"], mend))
     for process in found["processes"]:
         name = process["name"]
-        if process["state"] == "BACKOFF":
+        if process["state"] == "BACKOFF" or process["keeps_dying"]:
             mend = "it is started again by itself; the log says why it ends"
             problems.append(Problem(f"{name} has died {process['restarts']} times", mend))
     troubled: dict[str, list[dict[str, Any]]] = {}

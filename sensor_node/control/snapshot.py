@@ -29,6 +29,8 @@ from sensor_node.supervision.states import ChildReport, Report, read_report
 LEAST_RATE_SECONDS = 1.0
 # What was dropped so lately is being dropped.
 DROPPING_SECONDS = 30.0
+# Who has died twice so lately keeps dying.
+DYING_SECONDS = 600.0
 NO_RATES: dict[str, float | None] = {"captured": None, "delivered": None, "seconds": None}
 
 
@@ -68,7 +70,7 @@ def buffered(config: Config) -> str:
     """One phrase about what is still to be delivered."""
     try:
         with reading(config.storage.path) as connection:
-            counts = ledger.counts(connection)
+            counts, in_order = ledger.counts(connection), runs.ended_in_order(connection)
     except SensorNodeError as error:
         return f"what is buffered is unknown: {error}"
     # Who was killed in a request may have sent it.
@@ -82,7 +84,9 @@ def buffered(config: Config) -> str:
         said = f"{waiting} readings are buffered and go out after the next start"
     else:
         said = "everything captured is delivered"
-    return f"{said}, but for {apart}" if apart else said
+    if apart:
+        said += f", but for {apart}"
+    return said if in_order else f"{said}; what was in memory may be lost: it ended by force"
 
 
 def _state(config: Config, pid: int | None, report: Report | None) -> str:
@@ -103,6 +107,7 @@ def _process(child: ChildReport, now: Moment) -> dict[str, Any]:
         "state": child.state,
         "since": utc(child.since),
         "restarts": child.restarts,
+        "keeps_dying": now.wall - child.died_before < DYING_SECONDS,
         "rss_bytes": rss,
         "trouble": child.trouble,
         "trouble_seconds": max(0.0, now.wall - child.trouble_since) if child.trouble else None,

@@ -71,8 +71,7 @@ def begin(
     resumed = memo.get(connection, "run") == run
     if not resumed and last_us is not None:
         _note_gap(connection, last_us, now)
-    last = connection.execute(LAST_RUN_EVENT).fetchone()
-    if not resumed and last and last[0] == "started":
+    if not resumed and not ended_in_order(connection):
         events.record(connection, now, "unclean stop", "the last run did not stop by itself")
     is_fresh = streams.last(connection) is None
     if is_fresh and before:
@@ -93,6 +92,12 @@ def begin(
 def end(connection: sqlite3.Connection, now: float) -> None:
     """Called by the last process of an orderly stop."""
     events.record(connection, now, "stopped", "in good order")
+
+
+def ended_in_order(connection: sqlite3.Connection) -> bool:
+    """Whether the last run has noted its end, if there was one."""
+    last = connection.execute(LAST_RUN_EVENT).fetchone()
+    return last is None or last[0] == "stopped"
 
 
 def keep_account(connection: sqlite3.Connection, now: float) -> None:

@@ -56,6 +56,8 @@ class Child:
         self._process: BaseProcess | None = None
         self._short_lives = 0
         self._died = False
+        # Wall seconds of the last death and of the one before; 0 if there was none.
+        self._deaths = (0.0, 0.0)
         self._started = 0.0
         self._since = 0.0
         self._owner = ""
@@ -131,6 +133,7 @@ class Child:
         self.restart_at = now + restart_delay(self._short_lives)
         self.restarts += 1
         self._died = True
+        self._deaths = (time.time(), self._deaths[0])
         self.state = ChildState.BACKOFF
         self.remember("process died", f"{self.name} {death.how}")
 
@@ -184,6 +187,7 @@ class Child:
             state=self.state.value,
             since=self._since,
             restarts=self.restarts,
+            died_before=self._deaths[1],
             trouble=signs.trouble if self.pid else "",
             trouble_since=signs.trouble_since if self.pid else 0.0,
         )

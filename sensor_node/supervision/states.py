@@ -26,7 +26,8 @@ class ChildState(enum.StrEnum):
 class ChildReport:
     """One child. `since` wall seconds; `owner` as in a claim; `trouble` with the database.
 
-    `trouble_since` wall seconds; 0 if there is none.
+    `died_before`: when it died for the last time but one, `trouble_since`: both wall seconds, 0 for
+    never.
     """
 
     name: str
@@ -36,6 +37,7 @@ class ChildReport:
     state: str
     since: float
     restarts: int
+    died_before: float
     trouble: str
     trouble_since: float
 
@@ -100,5 +102,5 @@ def _is_sound(record: Any) -> bool:
         if not isinstance(getattr(record, name), list if get_origin(kind) is list else kind):
             return False
     pid = getattr(record, "pid", None)
-    times = (getattr(record, name, 0) for name in ("since", "trouble_since"))
+    times = (getattr(record, name, 0) for name in ("since", "died_before", "trouble_since"))
     return (pid is None or 0 < pid <= MOST_PID) and all(0 <= at < END_OF_TIME for at in times)

@@ -85,7 +85,9 @@ def test_a_supervisor_that_hangs_is_stopped_by_force_and_leaves_no_pid_file(tmp_
     with running(tmp_path, process={"stop_timeout": "1s"}) as (node, sink):
         node.await_delivered(5)
         os.kill(node.pids()["supervisor"], signal.SIGSTOP)
-        assert node.run("stop").stdout.startswith("stopped; ")
+        told = node.run("stop").stdout
+        assert told.startswith("stopped; ")
+        assert told.endswith("what was in memory may be lost: it ended by force\n")
         wait_until(lambda: node.processes() == [], what="all are gone")
         node.run("status", status=3)
         node.start()

@@ -219,6 +219,14 @@ class TestStartingAgain:
         assert waits == [1, 2, 4, 8, 16, 30, 30, 30, 30]
         assert child.restarts == 9
 
+    def test_tells_of_the_death_before_the_last_one(self, child, monkeypatch) -> None:
+        told = []
+        for at in (100.0, 200.0, 300.0):
+            monkeypatch.setattr(time, "time", lambda at=at: at)
+            child.plan_restart(self.DEATH, at)
+            told.append(child.report().died_before)
+        assert told == [0.0, 100.0, 200.0]
+
     def test_is_at_once_again_after_one_sound_life(self, child) -> None:
         for lived in (1.0, 1.0, SOUND_LIFE_SECONDS, 1.0):
             child._started = 1000.0

@@ -19,7 +19,13 @@ COUNTS = {
     "dropped": 0,
     "purged": 0,
 }
-PROCESS = {"name": "sender-1", "state": "RUNNING", "restarts": 0, "trouble": ""}
+PROCESS = {
+    "name": "sender-1",
+    "state": "RUNNING",
+    "restarts": 0,
+    "keeps_dying": False,
+    "trouble": "",
+}
 PROCESS |= {"trouble_seconds": 65.0}
 SINK = {"state": "UP", "reason": "", "mend": "", "next_probe_seconds": None}
 DOWN = {"state": "DOWN", "reason": "connection refused", "mend": "", "next_probe_seconds": 130.0}
@@ -144,6 +150,11 @@ def test_readings_that_are_on_their_way_or_were_given_up_are_none() -> None:
         (
             process(state="BACKOFF", restarts=4),
             "sender-1 has died 4 times",
+            "it is started again by itself; the log says why it ends",
+        ),
+        (
+            process(keeps_dying=True, restarts=9),
+            "sender-1 has died 9 times",
             "it is started again by itself; the log says why it ends",
         ),
         (

@@ -23,6 +23,7 @@ CHILD = ChildReport(
     state=ChildState.RUNNING.value,
     since=1_795_419_878.5,
     restarts=3,
+    died_before=1.5,
     trouble="disk full",
     trouble_since=1.5,
 )

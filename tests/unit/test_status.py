@@ -75,7 +75,7 @@ SENSOR_KEYS = {
     *("name", "source", "rate", "last_at", "last_value", "age_seconds"),
     *("readings", "failures", "error", "error_at", "failing", "silent"),
 }
-PROCESS_KEYS = {"role", "pid", "state", "since", "restarts", "rss_bytes"}
+PROCESS_KEYS = {"role", "pid", "state", "since", "restarts", "keeps_dying", "rss_bytes"}
 
 
 class Node:
@@ -492,9 +492,19 @@ def generator():
         state="RUNNING",
         since=WALL - 60,
         restarts=0,
+        died_before=0.0,
         trouble="",
         trouble_since=0.0,
     )
+
+
+@pytest.mark.parametrize(("ago", "is_told"), [(599, True), (601, False)])
+def test_who_died_twice_in_ten_minutes_is_a_problem_while_it_runs(node, ago, is_told) -> None:
+    node.run(processes=[replace(generator(), restarts=2, died_before=WALL - ago)])
+    [process] = node.status()["processes"]
+    assert process["keeps_dying"] == is_told
+    told = [problem["what"] for problem in node.status()["problems"]]
+    assert ("generator has died 2 times" in told) == is_told
 
 
 class TestTheState:
@@ -693,21 +703,28 @@ def unprivileged(node, *words):
 
 class TestWhatStopSays:
     def test_is_how_much_waits_for_the_next_start_and_for_a_person(self, busy) -> None:
+        busy.repository.end_run(WALL)
         said = "12 readings are buffered and go out after the next start"
         assert buffered(busy.config) == f"{said}, but for 2 DEAD and 1 IN_DOUBT"
 
     def test_is_that_nothing_does(self, node) -> None:
-        node.make_database()
+        node.make_database().end_run(WALL)
         assert buffered(node.config) == "everything captured is delivered"
 
     def test_is_not_that_a_claim_goes_out_again_with_at_most_once(self, node) -> None:
         node.make_database()
         fill(node.repository, 3)
         node.repository.claim_fresh("sender", POLICY, 0.0, 2)
+        node.repository.end_run(WALL)
         sink = replace(node.config.sink, delivery="at-most-once")
         once = replace(node.config, sink=sink)
         said = "1 reading is buffered and goes out after the next start"
         assert buffered(once) == f"{said}, but for 2 IN_DOUBT"
+
+    def test_is_that_it_was_no_stop_in_good_order(self, node) -> None:
+        node.make_database()
+        force = "what was in memory may be lost: it ended by force"
+        assert buffered(node.config) == f"everything captured is delivered; {force}"
 
     def test_is_that_nobody_knows(self, node) -> None:
         assert buffered(node.config).startswith("what is buffered is unknown: cannot be opened")
