@@ -12,6 +12,7 @@ from sensor_node.config import Config
 from sensor_node.control import sensors
 from sensor_node.control.times import amount, several, span
 from sensor_node.errors import LOCKED
+from sensor_node.storage.room import LOG_HELD, NO_ROOM
 
 NEARLY_FULL = 0.9
 # May have a key in its query.
@@ -152,7 +153,7 @@ def _of_database(found: dict[str, Any]) -> list[Problem]:
         problems.append(_of_log(found, log))
     # A held log takes what the disk has.
     if not trouble and not (log and storage["limited_by"] == "min_free"):
-        problems += _of_room(storage, counts)
+        problems += _of_room(storage, counts, found["dropping"])
     if trouble and all(process["trouble"] != trouble for process in found["processes"]):
         what = f"{trouble}, where the database is: {storage['path']}"
         problems.append(Problem(what, _STORAGE_MENDS[trouble]))
@@ -171,18 +172,22 @@ def _of_log(found: dict[str, Any], log: dict[str, Any]) -> Problem:
     return Problem(what, f"{mend}, before the disk has no more room for the log")
 
 
-def _of_room(storage: dict[str, Any], counts: dict[str, int]) -> list[Problem]:
+def _of_room(
+    storage: dict[str, Any], counts: dict[str, int], dropping: list[dict[str, Any]]
+) -> list[Problem]:
     at_stake, brim = _at_stake(storage["used_bytes"], counts), storage["limit_bytes"]
     drops_oldest = storage["when_full"] == "drop-oldest"
     if drops_oldest:
         brim -= storage["spare_bytes"]
-    if at_stake < NEARLY_FULL * brim:
+    # Too many at once are dropped even where the oldest, or delivered ones, give way.
+    is_dropping = any(drop["reason"] == NO_ROOM for drop in dropping)
+    if at_stake < NEARLY_FULL * brim and not is_dropping:
         return []
     what = "nearly full"
-    if drops_oldest and at_stake >= FULL * brim:
-        what = "full, the oldest readings give way"
-    elif at_stake >= brim:
+    if is_dropping or (at_stake >= brim and not drops_oldest):
         what = "full, new readings are not stored"
+    elif drops_oldest and at_stake >= FULL * brim:
+        what = "full, the oldest readings give way"
     sizes = f"{amount(storage['used_bytes'])} of {amount(storage['limit_bytes'])}"
     mend = "free disk space, or lower [storage] min_free"
     if storage["limited_by"] == "max_size":
@@ -222,14 +227,13 @@ def _of_sensors(found: dict[str, Any]) -> list[Problem]:
         reason = drop["reason"]
         lost = f"{several(drop['readings'], 'reading')} lost in {span(drop['seconds'])}"
         mends = [mend for ending, mend in _LOSSES if reason.endswith(ending)]
-        if mends and reason not in told and not (is_log_told and reason.endswith(_LOG_HELD)):
+        if mends and reason not in told and not (is_log_told and reason == LOG_HELD):
             problems.append(Problem(f"{reason}: {lost}", mends[0]))
     return problems
 
 
 # By what the reason for a loss ends with, after the sensor's name.
 _BY_HAND = "the log says why; try it by hand, as the user that the node runs as"
-_LOG_HELD = "another program holds the log"
 _LOSSES = (
     (
         " late",
@@ -239,7 +243,7 @@ _LOSSES = (
     (" failed", _BY_HAND),
     (" gave nan or infinity", _BY_HAND),
     ("buffer full", "the disk cannot keep up; lower the rates of the sensors"),
-    (_LOG_HELD, "end that program, or its transaction; a backup or a sqlite3 shell, perhaps"),
+    (LOG_HELD, "end that program, or its transaction; a backup or a sqlite3 shell, perhaps"),
 )
 
 

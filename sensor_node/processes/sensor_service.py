@@ -18,7 +18,7 @@ from sensor_node.processes.watch import Watch
 from sensor_node.sensors import open_source, prepare
 from sensor_node.storage.checkpoint import WAL_EMERGENCY_BYTES
 from sensor_node.storage.repository import SensorDataSQLRepository
-from sensor_node.storage.room import Room
+from sensor_node.storage.room import LOG_HELD, NO_ROOM, Room
 from sensor_node.storage.runs import Identity
 
 # Up to this many readings a second each is its own commit.
@@ -30,8 +30,6 @@ GROUP_COMMIT_SECONDS = 0.03
 READINGS_A_COMMIT = 5000
 STOP_SAMPLING_SECONDS = 2.0
 IDLE_SECONDS = 1.0
-NO_ROOM = "no room"
-LOG_HELD = "no room: another program holds the log"
 # A process of ours, too, may be reading at the moment when the log is to be emptied.
 HELD_SECONDS = 2.0
 ASK_SECONDS = 1.0

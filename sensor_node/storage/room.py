@@ -15,6 +15,9 @@ MOST_SPARE_SHARE = 0.25
 # Kept free of readings however small `min_free` is: nothing can be deleted, and the WAL cannot be
 # emptied, on a disk without room for the WAL to grow and then to be moved. See docs/adr/0008.
 RESERVE_BYTES = 4 * 1024 * 1024
+# Why readings are dropped.
+NO_ROOM = "no room"
+LOG_HELD = "no room: another program holds the log"
 # The most that a reading takes, beside its name.
 READING_BYTES = 48
 

@@ -239,9 +239,15 @@ def test_a_node_that_cannot_keep_up_is_one(reason) -> None:
     assert "lower the rates" in mend
 
 
-@pytest.mark.parametrize("reason", ["not running", "asleep", "no room", "disk full"])
+@pytest.mark.parametrize("reason", ["not running", "asleep", "disk full"])
 def test_a_gap_that_is_over_or_is_said_elsewhere_is_none(reason) -> None:
     assert dropping(reason) == []
+
+
+@pytest.mark.parametrize("when_full", ["drop-oldest", "drop-newest"])
+def test_readings_without_room_are_one_however_full_it_seems(when_full) -> None:
+    [(what, _)] = dropping("no room", storage={**STORAGE, "when_full": when_full})
+    assert what.startswith("the database is full, new readings are not stored: ")
 
 
 def test_a_node_that_is_stopped_loses_nothing_now() -> None:

@@ -19,7 +19,6 @@ from sensor_node.processes.sensor_service import (
     GROUP_COMMIT_SECONDS,
     HELD_SECONDS,
     IDLE_SECONDS,
-    LOG_HELD,
     READINGS_A_COMMIT,
     SensorService,
     Start,
@@ -28,7 +27,7 @@ from sensor_node.processes.sensor_service import (
 from sensor_node.storage import aside, room
 from sensor_node.storage.checkpoint import WAL_EMERGENCY_BYTES
 from sensor_node.storage.repository import SensorDataSQLRepository
-from sensor_node.storage.room import READING_BYTES, Room
+from sensor_node.storage.room import LOG_HELD, READING_BYTES, Room
 
 MOCK = "[sensor:room]\nrate = {}\n"
 HOST = "[sensor:load]\nsource = host\nrate = {}\n"
