@@ -59,6 +59,9 @@ def file_system_of(path: Path, mounts: str) -> tuple[str, str]:
 
 
 def _mountinfo() -> str:
+    """Empty where there is no /proc, as in a rescue shell's chroot: its commands only look."""
+    if not MOUNTS.exists():
+        return ""
     return MOUNTS.read_text(encoding="utf-8", errors="surrogateescape")
 
 

@@ -79,6 +79,14 @@ def test_a_database_that_is_mounted_by_itself_is_refused(mounts, place, use):
         assert str(caught.value) == f"{path}: is mounted by itself; mount its directory instead"
 
 
+def test_without_proc_the_commands_that_look_still_read_a_database(monkeypatch, tmp_path, place):
+    path = place / "telemetry.db"
+    SensorDataSQLRepository(path).close()
+    monkeypatch.setattr(filesystem, "MOUNTS", tmp_path / "none")
+    open_reader(path).close()
+    assert (complaint(path), is_read_only(path)) == (("", False), False)
+
+
 def test_a_link_to_itself_is_refused(place):
     path = place / "telemetry.db"
     path.symlink_to(path)

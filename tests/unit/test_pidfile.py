@@ -21,7 +21,6 @@ from sensor_node.supervision.pidfile import (
     running_pid,
     write_pid_file,
 )
-from sensor_node.supervision.states import ChildReport
 
 
 @pytest.fixture
@@ -136,7 +135,7 @@ class TestASignal:
         with subprocess.Popen(["sleep", "1000"]) as stranger, subprocess.Popen(["true"]) as last:
             last.wait()
             children = [
-                ChildReport("a", "a", pid, owner.identity_of("a", pid), "RUNNING", 0.0, 0, "", 0.0)
+                SimpleNamespace(pid=pid, owner=owner.identity_of("a", pid))
                 for pid in (stranger.pid, os.getpid())
             ]
             report = SimpleNamespace(processes=children)
