@@ -82,20 +82,27 @@ def naming(cable: Network, told: Path):
             process.kill()
 
 
+def say(told: Path, address: str) -> None:
+    """Whole or not at all: the name server reads it at any moment."""
+    new = told.with_suffix(".new")
+    new.write_text(address)
+    new.replace(told)
+
+
 def test_names_that_fail_block_and_change_are_borne_and_followed(cable, tmp_path):
     """A resolver would wait a minute for a name server that is silent; no request does."""
     told, resolv_conf = tmp_path / "address", tmp_path / "resolv.conf"
     resolv_conf.write_text(f"nameserver {FAR}\noptions timeout:2 attempts:30\n")
-    told.write_text("unknown")
+    say(told, "unknown")
     prefix = cable.resolving(resolv_conf)
     with naming(cable, told), across(cable, tmp_path, FAR_TOO, prefix, HOST) as (node, sink):
         assert_borne(node, f"name not found: {HOST}")
-        told.write_text("silent")
+        say(told, "silent")
         assert_borne(node, LATE)
         # Nothing is at that address.
-        told.write_text(FAR)
+        say(told, FAR)
         assert_borne(node, "connection refused")
-        told.write_text(FAR_TOO)
+        say(told, FAR_TOO)
         assert_mended(node)
         wait_until(lambda: sink.count() > 20, what="it is the sink of that name")
         verdict_of(node, sink)

@@ -132,7 +132,7 @@ class TestASignal:
         self, config, lock, monkeypatch
     ) -> None:
         lock()
-        with subprocess.Popen(["sleep", "1000"]) as stranger, subprocess.Popen(["true"]) as last:
+        with subprocess.Popen(["sleep", "60"]) as stranger, subprocess.Popen(["true"]) as last:
             last.wait()
             children = [
                 SimpleNamespace(pid=pid, owner=owner.identity_of("a", pid))
