@@ -7,6 +7,9 @@ from sensor_node.clock import Clock, Moment
 from sensor_node.processes.sensor import Account, Sensor
 
 START_AGAIN_SECONDS = 10.0
+# What becomes due meanwhile is taken together: a turn for each tick of a fast sensor would take all
+# of a core, and leave nothing to the writer's thread.
+LEAST_WAIT_SECONDS = 0.0002
 NO_THREAD = "raise the limit on processes (TasksMax, ulimit -u)"
 
 
@@ -84,9 +87,10 @@ class Sampler:
         try:
             while not self._stop.is_set():
                 now = self._clock.now()
-                delay = self.turn(now) - (self._clock.now().monotonic - now.monotonic)
+                delay = self.turn(now)
                 if delay > 0:
-                    self._stop.wait(delay)
+                    taken = self._clock.now().monotonic - now.monotonic
+                    self._stop.wait(max(delay - taken, LEAST_WAIT_SECONDS))
         except BaseException as error:
             # The writer sees that this thread has ended, and ends the process.
             self.failure = error

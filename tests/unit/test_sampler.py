@@ -14,7 +14,7 @@ from sensor_node.config_schema import options_of
 from sensor_node.errors import SourceError
 from sensor_node.model import Dropped, Reading
 from sensor_node.processes.buffer import Buffer
-from sensor_node.processes.sampler import Sampler
+from sensor_node.processes.sampler import LEAST_WAIT_SECONDS, Sampler
 from sensor_node.processes.sensor import FULL_WAIT_SECONDS, TICKS_A_TURN, Sensor
 from sensor_node.sensors.mock import MockSource
 
@@ -551,6 +551,20 @@ class TestTheThread:
         assert not sampler._thread.is_alive()
         assert node.source.closed
         assert len(node.taken()) == 1
+
+    def test_leaves_the_machine_to_others_after_each_turn_of_a_fast_sensor(self) -> None:
+        """A turn takes longer than a period: without a wait it would never end taking turns."""
+        node, waits = Node(rate=50_000), []
+
+        class Stop(threading.Event):
+            def wait(self, timeout=None):
+                waits.append(timeout)
+                self.set()
+
+        sampler = Sampler([node.sensor], node.clock, lambda: node.clock.advance(0.0001))
+        sampler._stop = Stop()
+        sampler._run()
+        assert waits == [LEAST_WAIT_SECONDS]
 
     def test_need_not_have_been_started_to_be_waited_for(self) -> None:
         node = real()
