@@ -29,7 +29,7 @@ from sensor_node.supervision.states import ChildReport, Report, read_report
 LEAST_RATE_SECONDS = 1.0
 # What was dropped so lately is being dropped.
 DROPPING_SECONDS = 30.0
-# Who has died twice so lately keeps dying.
+# Who has died twice so lately keeps dying; after a clock was set back nobody knows.
 DYING_SECONDS = 600.0
 NO_RATES: dict[str, float | None] = {"captured": None, "delivered": None, "seconds": None}
 
@@ -107,7 +107,7 @@ def _process(child: ChildReport, now: Moment) -> dict[str, Any]:
         "state": child.state,
         "since": utc(child.since),
         "restarts": child.restarts,
-        "keeps_dying": now.wall - child.died_before < DYING_SECONDS,
+        "keeps_dying": abs(now.wall - child.died_before) < DYING_SECONDS,
         "rss_bytes": rss,
         "trouble": child.trouble,
         "trouble_seconds": max(0.0, now.wall - child.trouble_since) if child.trouble else None,

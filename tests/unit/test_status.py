@@ -498,7 +498,7 @@ def generator():
     )
 
 
-@pytest.mark.parametrize(("ago", "is_told"), [(599, True), (601, False)])
+@pytest.mark.parametrize(("ago", "is_told"), [(599, True), (601, False), (-86_400, False)])
 def test_who_died_twice_in_ten_minutes_is_a_problem_while_it_runs(node, ago, is_told) -> None:
     node.run(processes=[replace(generator(), restarts=2, died_before=WALL - ago)])
     [process] = node.status()["processes"]
