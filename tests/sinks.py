@@ -358,6 +358,11 @@ class Orderable:
         """How many requests were read to their end; cheaper than len(requests())."""
         return int(self._rows("SELECT count(method) FROM request")[0][0])
 
+    def behaved(self, behaviour: Behaviour) -> bool:
+        """Whether a request that was read to its end met this behaviour."""
+        query = "SELECT 1 FROM request WHERE behaviour = ? AND method IS NOT NULL LIMIT 1"
+        return bool(self._rows(query, json.dumps(asdict(behaviour))))
+
     def summary(self) -> str:
         """A few lines for a test that fails."""
         lines = [f"sink at {self.url}: {self.count()} messages, {len(self.messages())} copies"]

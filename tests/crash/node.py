@@ -181,6 +181,20 @@ class Node:
         wait_until(lambda: not proc.is_alive(pid), what=f"{name} is dead")
         return pid
 
+    def kill_all(self) -> None:
+        """SIGKILL whatever runs, and wait until no thread of it is left."""
+        killed: set[int] = set()
+
+        def gone() -> bool:
+            left = self.processes()
+            for pid in left:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+            killed.update(left)
+            return not any(proc.is_alive(pid) for pid in killed)
+
+        wait_until(gone, what=f"{self.file}: everything is killed")
+
     def stop_idle(self, name: str) -> int:
         """SIGSTOP, but not on the way to the write lock or with it. Returns the pid."""
         pid = self.pids()[name]
@@ -279,18 +293,6 @@ class Node:
             lines += ["--- last tiles", *map(str, self.rows(LAST_TILES))]
         return "\n".join(lines)
 
-    def clear_up(self) -> None:
-        """Kill whatever is left of it."""
-
-        def killed() -> bool:
-            left = self.processes()
-            for pid in left:
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGKILL)
-            return not left
-
-        wait_until(killed, what=f"{self.file}: everything is killed")
-
     def __enter__(self) -> Self:
         return self
 
@@ -302,7 +304,7 @@ class Node:
     ) -> None:
         if error is not None:
             print(self.story())
-        self.clear_up()
+        self.kill_all()
 
 
 @contextlib.contextmanager

@@ -1,8 +1,5 @@
 """P4: with at-most-once no message is ever sent twice, unless a person says so."""
 
-import os
-import signal
-
 from crash.node import assert_nothing_lost, await_hanging, running
 from sinks import hang
 from waiting import wait_until
@@ -36,9 +33,7 @@ def test_killing_everything_in_the_middle_of_requests_repeats_none_of_them(tmp_p
         node.await_delivered(20)
         sink.script(hang(store="before"), hang(store="no"))
         await_hanging(sink, 2)
-        for pid in node.processes():
-            os.kill(pid, signal.SIGKILL)
-        wait_until(lambda: not node.processes(), what="all are dead")
+        node.kill_all()
         sending = "SELECT coalesce(sum(last_id - first_id + 1), 0) FROM batch WHERE status = ?"
         in_hand = node.one(sending, "SENDING")
         node.start()

@@ -102,9 +102,7 @@ def test_everything_killed_at_once_again_and_again_loses_nothing(tmp_path):
         for _ in range(2):
             node.await_captured(node.captured() + 50)
             committed = node.captured()
-            for pid in node.processes():
-                os.kill(pid, signal.SIGKILL)
-            wait_until(lambda: not node.processes(), what="all are dead")
+            node.kill_all()
             assert node.captured() >= committed
             node.start()
         assert_nothing_lost(node, sink)

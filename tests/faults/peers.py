@@ -72,8 +72,11 @@ def spell(
         node.await_captured(int(rate * before))
         requests = sink.request_count()
         sink.behave(bad)
-        # Only now: telling the sink takes long on a busy machine.
-        captured = node.await_captured(node.captured() + int(rate * lasts))
+        # Only now: telling the sink takes long on a busy machine. After a stall capture catches up
+        # before anything is sent.
+        captured = node.captured() + int(rate * lasts)
+        wait_until(lambda: sink.behaved(bad), what="the sink has shown its bad side")
+        captured = node.await_captured(captured)
         requests = sink.request_count() - requests
         sink.behave(ok())
         ended = time.monotonic()

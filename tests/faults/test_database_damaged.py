@@ -35,9 +35,7 @@ def node_and_sink(tmp_path):
 
 def kill_everything(node):
     """All at once, as a power switch does it but for the page cache. What the files then hold."""
-    for pid in node.processes():
-        os.kill(pid, signal.SIGKILL)
-    wait_until(lambda: not node.processes(), what="all are dead")
+    node.kill_all()
     return node.database.read_bytes(), wal(node).read_bytes()
 
 

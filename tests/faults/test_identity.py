@@ -3,13 +3,11 @@
 import contextlib
 import os
 import shutil
-import signal
 import sqlite3
 
 from checker import judge
 from crash.node import Node
 from sinks import SinkProcess, answer, ok
-from waiting import wait_until
 
 STREAMS = "SELECT name FROM stream ORDER BY first_id"
 
@@ -109,9 +107,7 @@ def test_after_its_log_was_cut_short_no_reading_has_an_id_that_the_sink_knows(tm
         node.start()
         node.await_captured(200)
         node.await_delivered()
-        for pid in node.processes():
-            os.kill(pid, signal.SIGKILL)
-        wait_until(lambda: not node.processes(), what="all are dead")
+        node.kill_all()
         wal = node.database.with_name(node.database.name + "-wal")
         os.truncate(wal, wal.stat().st_size // 2)
         known = sink.stored_ids()

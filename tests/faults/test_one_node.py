@@ -151,12 +151,6 @@ def test_a_node_in_another_container_is_refused_without_a_pid(tmp_path):
         assert_nothing_lost(node, sink)
 
 
-def kill_all(node: Node) -> None:
-    for pid in node.processes():
-        os.kill(pid, 9)
-    wait_until(lambda: node.processes() == [], what="all are dead")
-
-
 @pytest.mark.parametrize("way", [hard, beside], ids=lambda way: way.__name__)
 def test_a_hard_link_to_a_database_whose_log_is_elsewhere_is_refused_before_it_is_written(
     tmp_path, way
@@ -165,7 +159,7 @@ def test_a_hard_link_to_a_database_whose_log_is_elsewhere_is_refused_before_it_i
         node.await_delivered(20)
         sink.behave(hang(store="no"))
         captured = node.await_captured(node.captured() + 100)
-        kill_all(node)
+        node.kill_all()
         path = way(node.database, tmp_path / "another")
         before = node.database.read_bytes()
         with Node(tmp_path / "two", storage={"path": path}, sink={"url": sink.url}) as two:

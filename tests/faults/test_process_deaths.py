@@ -15,9 +15,7 @@ RATE = 50
 def test_a_run_whose_first_generator_died_before_it_could_begin_still_tells_of_the_gap(tmp_path):
     with running(tmp_path, sensor={"rate": RATE}) as (node, sink):
         node.await_captured(RATE)
-        for pid in node.processes():
-            os.kill(pid, signal.SIGKILL)
-        wait_until(lambda: not node.processes(), what="all are dead")
+        node.kill_all()
         last_us = node.times_us()[-1]
         with node.locked(), node.background("start"):
             generator = node.await_running("generator")

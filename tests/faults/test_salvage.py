@@ -32,12 +32,6 @@ def move_aside(node: Node) -> Path:
     return aside
 
 
-def kill_all(node: Node) -> None:
-    for pid in node.processes():
-        os.kill(pid, signal.SIGKILL)
-    wait_until(lambda: not node.processes(), what="all are dead")
-
-
 def damage(database: Path, share: float) -> None:
     """Overwrite the first page, and one of readings, so far into the file."""
     content = bytearray(database.read_bytes())
@@ -70,7 +64,7 @@ def test_undelivered_readings_of_an_old_database_reach_the_sink_with_their_ids(t
         sink.script(hang(store="before"), hang(store="no"))  # the fate of two batches is unknown
         await_hanging(sink, 2)
         node.await_captured(node.captured() + 600)
-        kill_all(node)
+        node.kill_all()
         before = {row[0]: row[1:] for row in node.rows("SELECT id, value FROM message")}
         old = node.one(STREAM)
         if under_way := fault.startswith("damaged"):
@@ -125,7 +119,7 @@ def test_nothing_may_be_sent_twice_so_what_comes_back_is_in_doubt(tmp_path):
         sink.behave(hang(store="before"))
         await_hanging(sink, 2)
         node.await_captured(node.captured() + 100)
-        kill_all(node)
+        node.kill_all()
         old = node.one(STREAM)
         aside = move_aside(node)
         sink.restart()

@@ -5,7 +5,6 @@ There is one schema so far, so the new version is made up: this one with a step 
 
 import os
 import random
-import signal
 import time
 
 from checker import judge
@@ -59,9 +58,7 @@ def kill_in_the_middle(node: Node, after: float) -> None:
         wait_until(lambda: proc.holders(node.writer), what="the migration has begun")
         wait_until(lambda: written(node) > MUCH, what="much of it is written")
         time.sleep(after)
-        for pid in node.processes():
-            os.kill(pid, signal.SIGKILL)
-        wait_until(lambda: not node.processes(), what="all are dead")
+        node.kill_all()
 
 
 def test_a_migration_killed_again_and_again_leaves_the_old_version_or_the_new_one_whole(tmp_path):

@@ -240,7 +240,7 @@ def victim(name: str, directory: Path) -> Iterator[Victim]:
         one = Victim(name, directory, sink)
         if not why_no_disk():
             one.disk = stack.enter_context(small_disk(directory / "disk.img", one.node.state))
-        stack.callback(one.node.clear_up)
+        stack.callback(one.node.kill_all)
         yield one
 
 
