@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 from collections.abc import Iterator
+from io import FileIO
 from pathlib import Path
 
 import pytest
@@ -73,12 +74,23 @@ class Disk:
         return found.f_bavail * found.f_frsize
 
     def fill(self) -> None:
-        """Others take all that is left, to the last byte."""
+        """Others take all that is left, to the last byte.
+
+        ext4 reserves more than it needs until what was written is on the disk: so once more then.
+        """
         with self._others.open("ab", buffering=0) as file:
-            for size in (256 * 1024, 1024, 1):
-                with contextlib.suppress(OSError):
-                    while file.write(b"x" * size):
-                        continue
+            while self._fill(file):
+                os.fsync(file)
+
+    @staticmethod
+    def _fill(file: FileIO) -> bool:
+        """Whether there was room for a byte at least."""
+        before = file.tell()
+        for size in (256 * 1024, 1024, 1):
+            with contextlib.suppress(OSError):
+                while file.write(b"x" * size):
+                    continue
+        return file.tell() > before
 
     def leave(self) -> None:
         """The others are gone."""
