@@ -74,19 +74,22 @@ class Disk:
         return found.f_bavail * found.f_frsize
 
     def fill(self) -> None:
-        """Others take all that is left, to the last byte.
+        """Others take all that is left, to the last byte, at once.
 
         ext4 reserves more than it needs until what was written is on the disk: so once more then.
         """
         with self._others.open("ab", buffering=0) as file:
-            while self._fill(file):
+            with contextlib.suppress(OSError):
+                while True:
+                    os.posix_fallocate(file.fileno(), os.fstat(file.fileno()).st_size, MIB)
+            while self._write(file):
                 os.fsync(file)
 
     @staticmethod
-    def _fill(file: FileIO) -> bool:
+    def _write(file: FileIO) -> bool:
         """Whether there was room for a byte at least."""
         before = file.tell()
-        for size in (256 * 1024, 1024, 1):
+        for size in (1024, 1):
             with contextlib.suppress(OSError):
                 while file.write(b"x" * size):
                     continue

@@ -9,7 +9,7 @@ import pytest
 from storage_fixtures import fill
 
 from sensor_node.storage import holders
-from sensor_node.storage.holders import Holder, find
+from sensor_node.storage.holders import Holder, find, is_open
 
 INODE, OTHER_INODE = 4711, 4712
 PROGRAM = """
@@ -86,6 +86,14 @@ def test_the_inode_alone_counts_where_no_device_matches(proc) -> None:
     elsewhere = lock(8, 124, device="00:2f")
     assert [holder.pid for holder in proc(elsewhere)] == [8]
     assert [holder.pid for holder in proc(elsewhere, lock(9, 124))] == [9]
+
+
+def test_open_is_only_what_is_so_beyond_doubt(proc, tmp_path) -> None:
+    """Whoever is connected counts; of another device's file with this number, nobody."""
+    for line, known in ((lock(8, 128), True), (lock(8, 128, device="08:03"), False), ("", False)):
+        proc(line)
+        assert is_open(tmp_path / "x.db", tmp_path) is known
+    assert not is_open(tmp_path / "absent.db", tmp_path)
 
 
 def test_a_name_is_made_visible_and_may_be_unknown(proc) -> None:
