@@ -10,7 +10,7 @@ from pathlib import Path
 
 from sensor_node.errors import DatabaseDamaged, DatabaseUnusable, StorageUnavailable
 from sensor_node.log import LOGGER
-from sensor_node.storage import aside, filesystem, holders, home, shm, write_lock
+from sensor_node.storage import aside, filesystem, home, shm, write_lock
 from sensor_node.storage.checkpoint import WAL_CHECKPOINT_BYTES, wal_bytes
 from sensor_node.storage.migrations import APPLICATION_ID, FOREIGN, migrate, schema_version
 from sensor_node.storage.write_lock import LockWatch, WriteLock
@@ -254,7 +254,7 @@ def open_reader(path: Path) -> sqlite3.Connection:
     """
     path = filesystem.resolved(path)
     home.insist_on(path)
-    if path.is_file() and not holders.is_open(path):
+    if path.is_file():
         shm.insist_on_room(path, PAGE_SIZE)
     with translated(path):
         try:

@@ -10,9 +10,11 @@ from typing import NamedTuple
 from sensor_node import locks
 from sensor_node.locks import Lock
 from sensor_node.proc import PARENT, PROC, stat_fields
+from sensor_node.storage.aside import shm_of
 from sensor_node.text import visible
 
 WRITE_BYTE, LAST_READ_BYTE = 120, 127
+OPEN_BYTE = 128
 
 
 class Holder(NamedTuple):
@@ -31,7 +33,7 @@ def find(database: Path, supervisor: int | None, proc: Path = PROC) -> list[Hold
 
     None of a process that proc does not show: one in another pid namespace.
     """
-    held = _locks(shm(database), proc)
+    held = _locks(shm_of(database), proc)
     writing = {lock.pid for lock in held if _touches(lock, WRITE_BYTE, WRITE_BYTE)}
     reading = {lock.pid for lock in held if _touches(lock, WRITE_BYTE + 1, LAST_READ_BYTE)}
     writing |= {lock.pid for lock in _locks(database, proc) if lock.mode == "WRITE"}
@@ -45,15 +47,15 @@ def find(database: Path, supervisor: int | None, proc: Path = PROC) -> list[Hold
 def is_open(database: Path, proc: Path = PROC) -> bool:
     """Whether it is certain that a program has it open, in a transaction or not."""
     try:
-        file = shm(database).stat()
+        file = shm_of(database).stat()
     except OSError:
         return False
     # Not by the inode alone: small disks give the same numbers.
-    return any(lock.device == file.st_dev for lock in locks.on(file, proc))
-
-
-def shm(database: Path) -> Path:
-    return database.with_name(database.name + "-shm")
+    held = [lock for lock in locks.on(file, proc) if lock.device == file.st_dev]
+    return any(
+        lock.kind == "POSIX" and lock.mode == "READ" and _touches(lock, OPEN_BYTE, OPEN_BYTE)
+        for lock in held
+    )
 
 
 def _locks(file: Path, proc: Path) -> list[Lock]:

@@ -1,7 +1,7 @@
 """Room for the -shm file, which SQLite maps: to write where the disk has none ends the process.
 
-SQLite writes a byte of each page before, so as to be told in time. Where a block is less than a
-page, as on small ext4 disks, that byte has room and the rest of its page has not: SIGBUS.
+SQLite writes a byte each 4096 before, so as to be told in time. Where a block is less than that, as
+on small ext4 disks, the byte has room and what is around it has not: SIGBUS.
 """
 
 import os
@@ -9,33 +9,37 @@ from pathlib import Path
 
 from sensor_node.errors import StorageUnavailable
 from sensor_node.storage import holders
+from sensor_node.storage.aside import shm_of
 from sensor_node.storage.checkpoint import wal_bytes
 
+STEP_BYTES = 4096
 # https://www.sqlite.org/walformat.html#the_wal_index_file_format
 REGION_BYTES = 32 * 1024
 REGION_FRAMES = 4096
+HEADER_FRAMES = 34  # that the first region holds less, because of its header
 FRAME_HEADER_BYTES = 24
+# For what is written between opening the database and the first use of all of a region: the first
+# commit, and what the file system needs to find the blocks.
+SLACK_BYTES = 32 * 1024
 
 
 def insist_on_room(path: Path, page_size: int) -> None:
     """Before the database is opened. Raises StorageUnavailable("disk full").
 
-    Whoever opens the database first makes the index of all that is in the WAL.
+    Whoever opens the database first makes the index anew, of all that is in the WAL.
     """
+    if holders.is_open(path):
+        return
+    file = shm_of(path)
+    if not os.access(file if file.exists() else path.parent, os.W_OK):
+        return  # who may not write it is not ended by it
     try:
-        disk = os.statvfs(path.parent)
+        disk, wal = os.statvfs(path.parent), wal_bytes(path)
     except OSError:
         return  # opening it will say why
-    if not disk.f_blocks or disk.f_flag & os.ST_RDONLY:
-        return  # one that does not count; where nothing is written
-    free = disk.f_bavail * disk.f_frsize
-    regions = 1 + wal_bytes(path) // (page_size + FRAME_HEADER_BYTES) // REGION_FRAMES
-    if free < regions * REGION_BYTES - _allocated(holders.shm(path)):
+    if disk.f_frsize >= STEP_BYTES or not disk.f_blocks:
+        return
+    frames = wal // (page_size + FRAME_HEADER_BYTES)
+    regions = 1 + (frames + HEADER_FRAMES - 1) // REGION_FRAMES
+    if disk.f_bavail * disk.f_frsize < regions * REGION_BYTES + SLACK_BYTES:
         raise StorageUnavailable("disk full", f"{path}: the disk has no room for its -shm file")
-
-
-def _allocated(file: Path) -> int:
-    try:
-        return file.stat().st_blocks * 512
-    except OSError:
-        return 0

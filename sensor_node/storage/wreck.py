@@ -15,8 +15,10 @@ from pathlib import Path
 
 from sensor_node.errors import SensorNodeError
 from sensor_node.model import DatedReading, Reading, Stream
-from sensor_node.storage import graft, home, tiles
+from sensor_node.storage import graft, home, shm, tiles
+from sensor_node.storage.aside import shm_of
 from sensor_node.storage.checkpoint import wal_bytes
+from sensor_node.storage.connection import PAGE_SIZE
 from sensor_node.storage.migrations import APPLICATION_ID, STEPS
 from sensor_node.storage.salvage import Salvaged
 
@@ -47,7 +49,8 @@ class Unreadable(SensorNodeError):
 class Wreck:
     """`node`: whose readings they are, where the file does not say any more.
 
-    Raises Unreadable, or SensorNodeError where it is another program's or newer than this one.
+    Raises Unreadable, or SensorNodeError where it is another program's or newer than this one, or
+    the disk has no room for the index of its WAL.
     """
 
     def __init__(self, path: Path, node: str) -> None:
@@ -56,9 +59,12 @@ class Wreck:
         self.found = self.delivered = 0
         self._failed_ids = self._failures = 0
         self._not_whole = _ids_on_a_cut_page(path)
-        self._shm = path.with_name(path.name + "-shm")
+        self._shm = shm_of(path)
         self._shm_was_there = self._shm.exists()
-        how = "mode=ro" if wal_bytes(path) else "mode=ro&immutable=1"
+        how = "mode=ro&immutable=1"
+        if wal_bytes(path):
+            how = "mode=ro"
+            shm.insist_on_room(path, PAGE_SIZE)
         self._connection = sqlite3.connect(f"{path.as_uri()}?{how}", uri=True, isolation_level=None)
         try:
             self._connection.text_factory = bytes

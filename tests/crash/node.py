@@ -191,7 +191,7 @@ class Node:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
             killed.update(left)
-            return not any(proc.is_alive(pid) for pid in killed)
+            return not left and not any(proc.is_alive(pid) for pid in killed)
 
         wait_until(gone, what=f"{self.file}: everything is killed")
 

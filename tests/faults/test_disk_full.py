@@ -206,19 +206,21 @@ def assert_only_that_was_dropped(one: Station, first: int, stored: float, mended
 
 
 def test_a_node_that_is_started_on_a_full_disk_begins_when_there_is_room(tmp_path) -> None:
-    """One has its database there already, the other has none yet."""
+    """One has its database there already, one has left a WAL in it, one has none yet."""
     with disk(tmp_path / "disk", 10) as small, contextlib.ExitStack() as stack:
         nodes, sinks = [], []
-        for name in ("old", "new"):
+        for name in ("stopped", "killed", "new"):
             (tmp_path / name).mkdir()
             sinks.append(stack.enter_context(SinkProcess(tmp_path / name)))
             storage: dict[str, object] = {"path": small.path / f"{name}.db", "min_free": 0}
             sections = {"storage": storage, "sink": {"url": sinks[-1].url}}
             nodes.append(stack.enter_context(Node(tmp_path / name, **sections)))
-        nodes[0].start()
-        nodes[0].await_captured(1)
+        for node in nodes[:2]:
+            node.start()
+            node.await_captured(1)
         nodes[0].stop()
-        before = [nodes[0].captured(), 0]
+        nodes[1].kill_all()
+        before = [nodes[0].captured(), nodes[1].captured(), 0]
         small.fill()
         began = time.time()
         for node in nodes:

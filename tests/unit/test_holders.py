@@ -89,10 +89,19 @@ def test_the_inode_alone_counts_where_no_device_matches(proc) -> None:
 
 
 def test_open_is_only_what_is_so_beyond_doubt(proc, tmp_path) -> None:
-    """Whoever is connected counts; of another device's file with this number, nobody."""
-    for line, known in ((lock(8, 128), True), (lock(8, 128, device="08:03"), False), ("", False)):
-        proc(line)
-        assert is_open(tmp_path / "x.db", tmp_path) is known
+    """Whoever is connected counts; none of another device's file with this number."""
+    program = lock(8, 128)
+    assert proc(program) == [] and is_open(tmp_path / "x.db", tmp_path)
+    for other in (
+        "",
+        lock(8, 128, device="08:03"),
+        lock(8, 128, mode="WRITE"),
+        lock(8, 124),
+        "1: FLOCK  ADVISORY  READ  8 08:02:4711 0 EOF",
+        "1: OFDLCK ADVISORY  READ  -1 08:02:4711 128 128",
+    ):
+        proc(other)
+        assert not is_open(tmp_path / "x.db", tmp_path), other
     assert not is_open(tmp_path / "absent.db", tmp_path)
 
 

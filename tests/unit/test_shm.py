@@ -5,7 +5,7 @@ import os
 from types import SimpleNamespace
 
 import pytest
-from storage_fixtures import fill
+from storage_fixtures import ROOM, WHO, fill, readings
 
 from sensor_node.errors import StorageUnavailable
 from sensor_node.storage import holders, shm
@@ -19,8 +19,8 @@ REGION = 32 * 1024
 def disk(monkeypatch):
     """Says how many bytes are free, and what else statvfs tells."""
 
-    def say(free, *, blocks=1000, flags=0):
-        found = SimpleNamespace(f_blocks=blocks, f_flag=flags, f_bavail=free // 512, f_frsize=512)
+    def say(free, *, block=1024, blocks=1000):
+        found = SimpleNamespace(f_blocks=blocks, f_bavail=free // block, f_frsize=block)
         monkeypatch.setattr(os, "statvfs", lambda path: found)
 
     return say
@@ -35,42 +35,59 @@ def has_room(path) -> bool:
     return True
 
 
-def test_all_of_the_index_must_have_room(tmp_path, disk) -> None:
-    disk(REGION)
+def test_all_of_the_index_must_have_room_and_what_comes_before_its_use(tmp_path, disk) -> None:
+    disk(REGION + shm.SLACK_BYTES)
     assert has_room(tmp_path / "x.db")
-    disk(REGION - 512)
+    disk(REGION + shm.SLACK_BYTES - 1024)
     assert not has_room(tmp_path / "x.db")
 
 
-@pytest.mark.parametrize(("frames", "regions"), [(4095, 1), (4096, 2), (8192, 3)])
-def test_a_long_wal_has_a_long_index(tmp_path, disk, frames, regions) -> None:
+def test_as_many_regions_are_reckoned_as_sqlite_makes(tmp_path, disk) -> None:
+    path = tmp_path / "x.db"
+    repository = SensorDataSQLRepository(path)
+    repository.begin_run(WHO, 0.0, "a run")
+    seen = set()
+    for _ in range(60):
+        repository.capture(readings(2000), [], 0.0, ROOM)
+        made = path.with_name("x.db-shm").stat().st_size
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(holders, "is_open", lambda database: False)
+            disk(made + shm.SLACK_BYTES)
+            assert has_room(path)
+            disk(made + shm.SLACK_BYTES - 1024)
+            assert not has_room(path)
+        disk(1 << 30)
+        seen.add(made)
+    repository.close()
+    assert len(seen) >= 2, "some had more than one region"
+
+
+@pytest.mark.parametrize(("frames", "regions"), [(4062, 1), (4063, 2), (8158, 2), (8159, 3)])
+def test_the_first_region_holds_less(tmp_path, disk, frames, regions) -> None:
+    """What SQLite's documentation says of the header."""
     with (tmp_path / "x.db-wal").open("wb") as wal:
-        wal.truncate(frames * (PAGE_SIZE + shm.FRAME_HEADER_BYTES))
-    disk(regions * REGION)
+        wal.truncate(32 + frames * (PAGE_SIZE + shm.FRAME_HEADER_BYTES))
+    disk(regions * REGION + shm.SLACK_BYTES)
     assert has_room(tmp_path / "x.db")
-    disk(regions * REGION - 512)
+    disk(regions * REGION + shm.SLACK_BYTES - 1024)
     assert not has_room(tmp_path / "x.db")
 
 
-def test_what_the_file_has_already_needs_no_room(tmp_path, disk) -> None:
-    disk(0)
-    with (tmp_path / "x.db-shm").open("wb") as file:
-        file.write(bytes(REGION // 2))
-        file.flush()
-        os.fsync(file.fileno())
-        file.truncate(REGION)  # the rest is a hole
-        assert not has_room(tmp_path / "x.db")
-        file.write(bytes(REGION // 2))
-        file.flush()
-        os.fsync(file.fileno())
-        assert has_room(tmp_path / "x.db")
-
-
-def test_where_nothing_is_counted_or_written_it_is_not_asked_for(tmp_path, disk) -> None:
+def test_where_sqlite_makes_sure_itself_or_nothing_is_counted_it_is_not_asked_for(
+    tmp_path, disk
+) -> None:
+    disk(0, block=4096)
+    assert has_room(tmp_path / "x.db")
     disk(0, blocks=0)
     assert has_room(tmp_path / "x.db")
-    disk(0, flags=os.ST_RDONLY)
+
+
+def test_who_may_not_write_the_index_needs_no_room_for_it(tmp_path, disk, monkeypatch) -> None:
+    disk(0)
+    monkeypatch.setattr(os, "access", lambda path, mode: path != tmp_path)
     assert has_room(tmp_path / "x.db")
+    (tmp_path / "x.db-shm").touch()
+    assert not has_room(tmp_path / "x.db")
 
 
 def test_a_directory_that_is_not_there_is_told_of_by_who_opens(tmp_path) -> None:
@@ -78,9 +95,7 @@ def test_a_directory_that_is_not_there_is_told_of_by_who_opens(tmp_path) -> None
 
 
 @pytest.mark.parametrize("is_open", [True, False])
-def test_a_reader_asks_for_room_only_where_it_may_have_to_make_the_index(
-    tmp_path, disk, monkeypatch, is_open
-) -> None:
+def test_who_reads_what_is_open_needs_no_room(tmp_path, disk, monkeypatch, is_open) -> None:
     path = tmp_path / "x.db"
     repository = SensorDataSQLRepository(path)
     fill(repository, 3)
