@@ -261,9 +261,7 @@ def open_reader(path: Path) -> sqlite3.Connection:
             return _read_only(path, "mode=ro")
         except sqlite3.OperationalError as error:
             # A read-only place has no room for -shm. Without a WAL the file itself is all there is.
-            wal = path.with_name(path.name + "-wal")
-            has_wal = wal.exists() and wal.stat().st_size
-            if _code(error) not in NO_SHM or not path.is_file() or has_wal:
+            if _code(error) not in NO_SHM or not path.is_file() or wal_bytes(path):
                 raise
         return _read_only(path, "mode=ro&immutable=1")
 

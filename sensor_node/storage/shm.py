@@ -28,17 +28,15 @@ def insist_on_room(path: Path, page_size: int) -> None:
 
     Whoever opens the database first makes the index anew, of all that is in the WAL.
     """
-    if holders.is_open(path):
-        return
-    file = shm_of(path)
-    if not os.access(file if file.exists() else path.parent, os.W_OK):
-        return  # who may not write it is not ended by it
     try:
         disk, wal = os.statvfs(path.parent), wal_bytes(path)
     except OSError:
         return  # opening it will say why
-    if disk.f_frsize >= STEP_BYTES or not disk.f_blocks:
+    if disk.f_frsize >= STEP_BYTES or holders.is_open(path) or not disk.f_blocks:
         return
+    file = shm_of(path)
+    if not os.access(file if file.exists() else path.parent, os.W_OK):
+        return  # who may not write it is not ended by it
     frames = wal // (page_size + FRAME_HEADER_BYTES)
     regions = 1 + (frames + HEADER_FRAMES - 1) // REGION_FRAMES
     if disk.f_bavail * disk.f_frsize < regions * REGION_BYTES + SLACK_BYTES:

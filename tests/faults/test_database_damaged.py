@@ -5,7 +5,6 @@ import json
 import os
 import random
 import re
-import signal
 import sqlite3
 import time
 
@@ -147,13 +146,9 @@ def test_after_a_crash_its_wal_goes_with_it_whenever_the_next_crash_comes(node_a
     garble(node.database)
     damaged, log = node.database.read_bytes(), wal(node).read_bytes()
     assert log
-    with node.background("run") as supervisor:
+    with node.background("run"):
         wait_until(lambda: list(node.state.glob("*.damaged-*Z")), what="it is moved aside")
-        supervisor.kill()
-        kill = [pid for pid in node.processes() if pid != supervisor.pid]
-        for pid in kill:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
+        node.kill_all()
     node.start()
     [moved] = node.state.glob("telemetry.db.damaged-*Z")
     assert moved.read_bytes() == damaged
