@@ -160,9 +160,8 @@ def ticks(one: Victim) -> tuple[float, int]:
 
 def times(one: Victim) -> dict[str, set[int]]:
     """Of each sensor's readings, in microseconds; the sink has what a full disk has purged."""
-    found: dict[str, set[int]] = {name: set() for name in RATES}
-    for name, us in one.node.rows("SELECT name, timestamp_us FROM message"):
-        found[name].add(us)
+    one.remember()
+    found = {name: set(seen) for name, seen in one.readings.items()}
     with closing(sqlite3.connect(one.sink.database)) as connection:
         for name, text in connection.execute("SELECT DISTINCT name, timestamp FROM received"):
             since = datetime.fromisoformat(text) - EPOCH

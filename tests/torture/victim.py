@@ -4,6 +4,7 @@ import contextlib
 import os
 import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
@@ -77,6 +78,9 @@ class Victim:
         self.reloads = 0
         self.complaints: list[str] = []
         self.disk: Path | None = None
+        # By sensor: times of readings in microseconds, also of those that are evicted since.
+        self.readings: dict[str, set[int]] = {name: set() for name in RATES}
+        self._remembered = 0
         self._faults: list[Fault] = []
         self._jobs: list[Job] = []
         self._outputs = 0
@@ -141,6 +145,15 @@ class Victim:
         self._spawn(command, what, ours=False)
         self.fault(what, seconds, lambda: None)
 
+    # Readings
+
+    def remember(self) -> None:
+        """Note what was captured since the last time, before a full disk may cost it."""
+        query = "SELECT id, name, timestamp_us FROM message WHERE id > ? ORDER BY id"
+        for number, name, us in self.node.rows(query, self._remembered):
+            self.readings[name].add(us)
+            self._remembered = number
+
     # Faults
 
     def fault(self, what: str, seconds: float, mend: Callable[[], object]) -> None:
@@ -170,6 +183,9 @@ class Victim:
             self.end_faults()
             self._end_jobs()
             self._keep_running()
+            if self.suffers("disk full"):
+                with contextlib.suppress(sqlite3.OperationalError):
+                    self.remember()
             left = end - time.monotonic()
             if left <= 0:
                 return
