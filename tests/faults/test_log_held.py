@@ -128,7 +128,7 @@ def test_a_log_that_has_had_all_of_the_disk_costs_only_counted_readings(
             first = first_us(node)
             with transaction(node, READ) as pid:
                 least_free = await_drops(node, small, 2 * FAST)
-                said = problem_of(node, "new readings are not stored")
+                said = problem_of(node, "the disk has no more, and new readings are not stored")
                 assert f" (pid {pid}) has held a read transaction" in said["what"]
                 captured = node.captured()
                 generator = node.kill("generator")
