@@ -6,7 +6,7 @@ from typing import Any
 
 from checker import Verdict, judge
 from crash.node import Node
-from sinks import Behaviour, SinkProcess, ok
+from sinks import Behaviour, SinkProcess, answer, ok
 from waiting import wait_until
 
 # Wide enough apart that a node which spins is told from one that keeps to its schedule.
@@ -46,6 +46,17 @@ def await_down(node: Node, reason: str) -> None:
 
 def await_up(node: Node) -> None:
     wait_until(lambda: not is_down(node), 60, "the sink is UP again")
+
+
+def kill_between_requests(node: Node, sink: SinkProcess) -> None:
+    """The sink has answered for all that it has stored; whoever starts it again finds it well."""
+    if not is_down(node):
+        sink.behave(answer(503, stored=False))
+        await_down(node, "503")
+        in_flight = "SELECT n FROM tally WHERE status = 'SENDING'"
+        wait_until(lambda: not node.one(in_flight), what="no request waits for its answer")
+    sink.kill()
+    sink.behave(ok())
 
 
 def problem_of(node: Node, what: str) -> dict[str, str]:

@@ -9,6 +9,7 @@ from faults.outages import (
     assert_mended,
     await_down,
     is_down,
+    kill_between_requests,
     verdict_of,
 )
 from sinks import (
@@ -73,7 +74,7 @@ def test_whatever_the_sink_does_is_borne_named_and_waited_for(tmp_path, faults):
 def test_a_sink_that_refuses_connections_is_waited_for(tmp_path):
     with running(tmp_path, **QUICK) as (node, sink):
         node.await_delivered(5)
-        sink.kill()
+        kill_between_requests(node, sink)
         assert_borne(node, "connection refused")
         sink.start()
         assert_mended(node)

@@ -5,7 +5,13 @@ import shutil
 import pytest
 from crash.node import Node
 from faults.certificates import self_signed, signed
-from faults.outages import QUICK, assert_borne, assert_mended, verdict_of
+from faults.outages import (
+    QUICK,
+    assert_borne,
+    assert_mended,
+    kill_between_requests,
+    verdict_of,
+)
 from sinks import SinkProcess
 
 MEND = "check [sink] ca_file and url, and the clock"
@@ -27,9 +33,9 @@ def pems(tmp_path_factory):
     return made
 
 
-def show(sink, pem):
+def show(node, sink, pem):
     """The sink comes back with another certificate."""
-    sink.kill()
+    kill_between_requests(node, sink)
     sink.pem = pem
     sink.start()
 
@@ -48,14 +54,14 @@ def test_bad_certificates_are_named_and_good_ones_followed_without_a_restart(tmp
                 # "mismatch" or "doesn't match": it is Python or urllib3 that says so.
                 ("other-host", "match"),
             ):
-                show(sink, pems[pem])
+                show(node, sink, pems[pem])
                 met = sink.request_count()
                 assert_borne(node, reason, MEND)
                 assert sink.request_count() == met
             # Rotated by whoever runs the sink; first within what is trusted, then beyond it.
-            show(sink, pems["renewed"])
+            show(node, sink, pems["renewed"])
             assert_mended(node)
-            show(sink, pems["of-new-ca"])
+            show(node, sink, pems["of-new-ca"])
             assert_borne(node, "certificate not trusted: unable to get local issuer", MEND)
             replacement = tmp_path / "new"
             shutil.copy(pems["new-ca"], replacement)
