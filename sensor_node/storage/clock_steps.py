@@ -19,16 +19,27 @@ LEAST_STEP_SECONDS = 1.0
 MOST_STEPS = 100
 # No more readings come before a step is noticed: it is not looked for among the older ones.
 MOST_AFTER = 1_000_000
+# Nor do more wait in memory to be stored when it is noticed.
+MOST_LATE = 150_000
 # A step is noticed a little late: the newest readings may be of after it. Those of before are
-# nearer to what the clock said then or, if it was set back, in its future.
+# nearer to what the clock said then or, if it was set back, in its future; but not by so little as
+# what is stored while whoever has noticed waits for the write lock.
+LATE_US = 10_000_000
 LAST_BEFORE_FORWARD = """
 SELECT id FROM message
 WHERE id > :above AND coalesce(captured_us, timestamp_us) < :now_us - :step_us / 2
 ORDER BY id DESC LIMIT 1
 """
 LAST_BEFORE_BACK = """
-SELECT id FROM message WHERE id > :above AND coalesce(captured_us, timestamp_us) > :now_us
+SELECT id FROM message WHERE id > :above
+  AND coalesce(captured_us, timestamp_us) > :now_us + min(-:step_us / 2, :late_us)
 ORDER BY id DESC LIMIT 1
+"""
+# The clock was set back: what comes after is earlier.
+FIRST_AFTER_BACK = """
+SELECT id FROM message
+WHERE id > :id AND id <= :most AND coalesce(captured_us, timestamp_us) < :at_us + :step_us / 2
+ORDER BY id LIMIT 1
 """
 
 
@@ -66,7 +77,8 @@ def note(
     else:
         oldest_after = tiles.captured(connection) - MOST_AFTER
         above = max(first_undelivered - 1, oldest_after, steps[-1].last_id if steps else 0)
-        row = {"above": above, "now_us": now.wall_us, "step_us": int(seconds * 1e6)}
+        step_us = int(seconds * 1e6)
+        row = {"above": above, "now_us": now.wall_us, "step_us": step_us, "late_us": LATE_US}
         query = LAST_BEFORE_FORWARD if seconds > 0 else LAST_BEFORE_BACK
         last = connection.execute(query, row).fetchone()
         steps.append(Step(last[0] if last else above, seconds, now.wall))
@@ -87,12 +99,21 @@ def since(
     noted = _read(connection)
     steps = noted.steps if noted else []
     later = [step for step in steps if step.last_id >= message_id]
-    earlier = steps[: len(steps) - len(later)]
     seconds = sum(step.seconds for step in later)
-    if earlier and captured_us / 1e6 < earlier[-1].wall - earlier[-1].seconds / 2:
-        # Captured before that step, and stored after it.
-        seconds += max(0.0, earlier[-1].seconds)
-    return seconds, later[0].last_id if later else None
+    last_alike = later[0].last_id if later else None
+    if len(later) == len(steps):
+        return seconds, last_alike
+    # It may have been captured before the step before, and stored after it.
+    step = steps[-len(later) - 1]
+    ahead = captured_us / 1e6 - step.wall
+    if step.seconds > 0 and ahead < -step.seconds / 2:
+        return seconds + step.seconds, last_alike
+    if step.seconds < 0 and -step.seconds / 2 < ahead < -step.seconds + LATE_US / 1e6:
+        row = {"id": message_id, "most": step.last_id + MOST_LATE}
+        row |= {"at_us": captured_us, "step_us": int(step.seconds * 1e6)}
+        if after := connection.execute(FIRST_AFTER_BACK, row).fetchone():
+            return seconds + step.seconds, after[0] - 1
+    return seconds, last_alike
 
 
 def _read(connection: sqlite3.Connection) -> Noted | None:

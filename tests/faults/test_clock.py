@@ -116,7 +116,11 @@ def test_a_leap_gives_up_no_reading_as_too_old_and_age_goes_on_after_it(make, cl
     node.configure(storage={"max_age": "1s"})
     node.run("reload")
     gone = node.captured()
-    wait_until(lambda: node.status()["counts"]["evicted"] > gone // 2, what="old ones are given up")
+    wait_until(
+        lambda: node.status()["counts"]["evicted"] > gone // 2,
+        what="old ones are given up",
+        detail=node.story,
+    )
     node.stop()
     assert node.run("audit").returncode == 0
     verdict = judge(node.database, sink.database)
