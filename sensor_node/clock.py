@@ -4,6 +4,10 @@ import time
 from dataclasses import dataclass
 from typing import Protocol
 
+# Clocks that are read within this long tell the same instant.
+AS_ONE_SECONDS = 0.001
+MOST_READS = 10
+
 
 @dataclass(frozen=True, slots=True)
 class Moment:
@@ -33,4 +37,13 @@ class SystemClock:
     """The machine's own clocks."""
 
     def now(self) -> Moment:
-        return Moment(time.monotonic(), time.time(), time.clock_gettime(time.CLOCK_BOOTTIME))
+        """One that is asked anew if the process was interrupted between two of the clocks.
+
+        Else a reading's wall time would be wrong by as long as that took.
+        """
+        for _ in range(MOST_READS):
+            began = time.monotonic()
+            moment = Moment(began, time.time(), time.clock_gettime(time.CLOCK_BOOTTIME))
+            if time.monotonic() - began < AS_ONE_SECONDS:
+                break
+        return moment
