@@ -103,7 +103,7 @@ def since(
     last_alike = later[0].last_id if later else None
     if len(later) == len(steps):
         return seconds, last_alike
-    # It may have been captured before the step before, and stored after it.
+    # It was stored after this step, and may have been captured before.
     step = steps[-len(later) - 1]
     ahead = captured_us / 1e6 - step.wall
     if step.seconds > 0 and ahead < -step.seconds / 2:

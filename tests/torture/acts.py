@@ -1,10 +1,8 @@
 """How each kind of action is done to the victim."""
 
-import contextlib
 import errno
 import os
 import signal
-import sqlite3
 from collections.abc import Callable
 
 from . import fuzz
@@ -105,8 +103,7 @@ def _write_lock_held(victim: Victim, action: Action) -> None:
 def _disk_full(victim: Victim, action: Action) -> None:
     if victim.disk is None or victim.suffers(action.kind):
         return
-    with contextlib.suppress(sqlite3.OperationalError):
-        victim.remember()
+    victim.remember()
     ballast = victim.disk / "ballast"
     with ballast.open("wb") as file:
         size = 1 << 30

@@ -148,11 +148,15 @@ class Victim:
     # Readings
 
     def remember(self) -> None:
-        """Note what was captured since the last time, before a full disk may cost it."""
+        """Note what was captured since the last time, before a full disk may cost it.
+
+        Nothing where the database cannot be read just now; whoever reads more of it is told.
+        """
         query = "SELECT id, name, timestamp_us FROM message WHERE id > ? ORDER BY id"
-        for number, name, us in self.node.rows(query, self._remembered):
-            self.readings[name].add(us)
-            self._remembered = number
+        with contextlib.suppress(sqlite3.OperationalError):
+            for number, name, us in self.node.rows(query, self._remembered):
+                self.readings[name].add(us)
+                self._remembered = number
 
     # Faults
 
@@ -184,8 +188,7 @@ class Victim:
             self._end_jobs()
             self._keep_running()
             if self.suffers("disk full"):
-                with contextlib.suppress(sqlite3.OperationalError):
-                    self.remember()
+                self.remember()
             left = end - time.monotonic()
             if left <= 0:
                 return

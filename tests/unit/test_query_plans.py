@@ -78,7 +78,7 @@ NOT_REPEATED = {
     *("ledger.AUDIT_PENDING", "lookup.PENDING", "lookup.ONE", "events.SINCE", "runs.SAMPLES"),
     *("streams.OF_NAME", "salvage.NUMBERS", "vital_signs.READ", "vital_signs.SET_NOTED_ID"),
     *("clock_steps.LAST_BEFORE_BACK", "clock_steps.LAST_BEFORE_FORWARD", "due.WAIT_NO_LONGER"),
-    *("clock_steps.FIRST_AFTER_BACK",),
+    "clock_steps.FIRST_AFTER_BACK",
     *("sink_row.SINCE_BY_THE_NEW_CLOCK", "sink_row.WAIT_NO_LONGER"),
 }
 # Even the small one has as many events of a kind as there may be.
