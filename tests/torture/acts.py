@@ -103,7 +103,8 @@ def _write_lock_held(victim: Victim, action: Action) -> None:
 def _disk_full(victim: Victim, action: Action) -> None:
     if victim.disk is None or victim.suffers(action.kind):
         return
-    victim.remember()
+    if not victim.remember():
+        return  # what it costs now would be missing from the account
     ballast = victim.disk / "ballast"
     with ballast.open("wb") as file:
         size = 1 << 30

@@ -160,7 +160,7 @@ def ticks(one: Victim) -> tuple[float, int]:
 
 def times(one: Victim) -> dict[str, set[int]]:
     """Of each sensor's readings, in microseconds; the sink has what a full disk has purged."""
-    one.remember()
+    assert one.remember(), "the database cannot be read"
     found = {name: set(seen) for name, seen in one.readings.items()}
     with closing(sqlite3.connect(one.sink.database)) as connection:
         for name, text in connection.execute("SELECT DISTINCT name, timestamp FROM received"):

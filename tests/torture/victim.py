@@ -147,16 +147,20 @@ class Victim:
 
     # Readings
 
-    def remember(self) -> None:
+    def remember(self) -> bool:
         """Note what was captured since the last time, before a full disk may cost it.
 
-        Nothing where the database cannot be read just now; whoever reads more of it is told.
+        False where the database cannot be read just now.
         """
         query = "SELECT id, name, timestamp_us FROM message WHERE id > ? ORDER BY id"
-        with contextlib.suppress(sqlite3.OperationalError):
-            for number, name, us in self.node.rows(query, self._remembered):
-                self.readings[name].add(us)
-                self._remembered = number
+        try:
+            found = self.node.rows(query, self._remembered)
+        except sqlite3.OperationalError:
+            return False
+        for number, name, us in found:
+            self.readings[name].add(us)
+            self._remembered = number
+        return True
 
     # Faults
 
