@@ -54,3 +54,13 @@ class StorageUnavailable(SensorNodeError):
 
 class SourceError(SensorNodeError):
     """A sensor gave no reading for a tick."""
+
+
+# What Python 3.11 says, in a SystemError, where it has no memory for a call and MemoryError is due.
+_UNSET = ("without exception set", "without setting an exception")
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether the process had no memory left for what it was about to do."""
+    unset = isinstance(error, SystemError) and str(error).endswith(_UNSET)
+    return unset or isinstance(error, MemoryError)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from sensor_node import log
 from sensor_node.clock import SystemClock
 from sensor_node.config import Config
-from sensor_node.errors import ConfigError, StorageUnavailable
+from sensor_node.errors import ConfigError, StorageUnavailable, is_out_of_memory
 from sensor_node.processes import owner
 from sensor_node.processes.bell import Bell, NoBell
 from sensor_node.processes.service import (
@@ -106,6 +106,10 @@ def work(birth: Birth) -> None:
         birth.slot.say(str(error))
         sys.exit(EXIT_CONFIG)
     except Exception as error:
+        if is_out_of_memory(error):
+            # What the stack still holds is needed for the line.
+            error.__traceback__ = error.__context__ = None
+            error = MemoryError()
         # A stack says nothing about what the system refuses to whoever asks.
         refused = isinstance(error, MemoryError) or getattr(error, "errno", 0) in REFUSED
         log.LOGGER.error("crashed role=%s %r", birth.role, error, exc_info=not refused)

@@ -3,6 +3,8 @@
 import os
 import resource
 import signal
+import subprocess
+import sys
 
 from checker import judge, unaccounted_ticks
 from crash import proc
@@ -13,6 +15,38 @@ RATE = 20
 FILES, MEMORY = resource.RLIMIT_NOFILE, resource.RLIMIT_DATA
 # What starting a child takes for a moment: the ends of two pipes.
 PIPES = 4
+# A worker that has memory for all but one more call.
+SCARCE = """
+import os, resource, sys, time
+from pathlib import Path
+from sensor_node.config import load_config
+from sensor_node.supervision import worker
+from sensor_node.supervision.slots import make_slots
+
+def call(depth):
+    return call(depth - 1) if depth else None
+
+def step(*_):
+    sys.setrecursionlimit(100_000)
+    [line] = [x for x in Path("/proc/self/status").open() if x.startswith("VmData:")]
+    data = int(line.split()[1]) * 1024
+    resource.setrlimit(resource.RLIMIT_DATA, (data, data))
+    kept = []
+    for size in (100_000, 10_000, 500):
+        try:
+            while True:
+                kept.append(bytearray(size))
+        except MemoryError:
+            pass
+    call(50_000)
+
+worker.run_service = step
+worker.work(worker.Birth(
+    role="housekeeper", config=load_config(sys.argv[1]), slot=make_slots(1)[0],
+    supervisor=os.getppid(), inherited=(), news=(), run_started=time.monotonic(),
+    unclean=False, after_death=False,
+))
+"""
 
 
 def limit(pid: int, which: int, most: int) -> None:
@@ -102,3 +136,12 @@ def test_a_sender_without_memory_dies_in_one_line_and_capture_misses_no_tick(tmp
         node.run("reload")
         assert_nothing_lost(node, sink)
         judge(node.database, sink.database).assert_good()
+
+
+def test_no_memory_for_a_call_is_one_line_too(tmp_path):
+    (tmp_path / "config.ini").write_text("[sensor:room]\n")
+    worker = [sys.executable, "-c", SCARCE, str(tmp_path / "config.ini")]
+    died = subprocess.run(worker, stderr=subprocess.PIPE, text=True, timeout=60)
+    assert died.returncode == 1, died.stderr
+    assert died.stderr.endswith("crashed role=housekeeper MemoryError()\n")
+    assert "Traceback" not in died.stderr
