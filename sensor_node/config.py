@@ -337,8 +337,8 @@ class _Reader:
 def _reason(error: OSError | UnicodeDecodeError) -> str:
     if isinstance(error, UnicodeDecodeError):
         return "it is not UTF-8 text"
-    mend = "; try as root" if isinstance(error, PermissionError) else ""
-    return f"{error.strerror}{mend}"
+    hint = "; try as root" if isinstance(error, PermissionError) else ""
+    return f"{error.strerror}{hint}"
 
 
 def _nearest(name: str, known: list[str]) -> str:

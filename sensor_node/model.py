@@ -141,12 +141,12 @@ class Outcome:
     """What came of sending a batch once.
 
     `answered`: a complete final answer was read. `fate_known`: it is certain whether the sink took
-    the messages. `retry_after`: seconds, as the sink asked. `detail` and `mend` are for people.
+    the messages. `retry_after`: seconds, as the sink asked. `detail` and `hint` are for people.
     """
 
     verdict: Verdict
     detail: str
-    mend: str = ""
+    hint: str = ""
     answered: bool = False
     fate_known: bool = False
     retry_after: float | None = None

@@ -54,7 +54,7 @@ class SinkRecord:
     epoch: int
     since: float
     reason: str
-    mend: str
+    hint: str
     refusing: bool
     next_probe_at: float
     failures: int
@@ -123,7 +123,7 @@ def _accepted(sink: SinkRecord, epoch: int, now: float) -> SinkRecord:
         epoch=sink.epoch + 1,
         since=now,
         reason="",
-        mend="",
+        hint="",
         refusing=False,
         next_probe_at=0.0,
         failures=0,
@@ -143,7 +143,7 @@ def _unwell(
         epoch=sink.epoch + 1 if sink.up else sink.epoch,
         since=now if sink.up else sink.since,
         reason=outcome.detail,
-        mend=outcome.mend,
+        hint=outcome.hint,
         refusing=refusing,
         next_probe_at=now + wait,
         failures=failures,

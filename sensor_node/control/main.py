@@ -66,9 +66,9 @@ def main() -> None:
         if arguments.command == "run":
             raise  # of the supervisor's own, the journal shows more than a line
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # it may be the output that is full
-        mend = "; try as root" if isinstance(error, PermissionError) else ""
-        where = error.filename or (arguments.command if mend else "output")
-        print(f"sensor-node-ctl: {where}: {error.strerror}{mend}", file=sys.stderr)
+        hint = "; try as root" if isinstance(error, PermissionError) else ""
+        where = error.filename or (arguments.command if hint else "output")
+        print(f"sensor-node-ctl: {where}: {error.strerror}{hint}", file=sys.stderr)
         status = exits.UNKNOWN if arguments.command == "status" else exits.FAILED
     except KeyboardInterrupt:
         status = 130

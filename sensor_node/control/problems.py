@@ -24,7 +24,7 @@ FULL = 0.95
 @dataclass(frozen=True, slots=True)
 class Problem:
     what: str
-    mend: str
+    hint: str
 
 
 def find(found: dict[str, Any]) -> list[Problem]:
@@ -91,26 +91,26 @@ def _of_processes(found: dict[str, Any]) -> list[Problem]:
         what = f"the last reload was refused: {found['reload_problem']}"
         problems.append(Problem(what, "correct it; then sensor-node-ctl reload"))
     elif found["config_problem"]:
-        mend = "correct it; until then the node goes by what it read before"
-        problems.append(Problem(found["config_problem"], mend))
+        hint = "correct it; until then the node goes by what it read before"
+        problems.append(Problem(found["config_problem"], hint))
     for process in found["processes"]:
         name = process["name"]
         if process["state"] == "BACKOFF" or process["keeps_dying"]:
-            mend = "it is started again by itself; the log says why it ends"
-            problems.append(Problem(f"{name} has died {process['restarts']} times", mend))
+            hint = "it is started again by itself; the log says why it ends"
+            problems.append(Problem(f"{name} has died {process['restarts']} times", hint))
     troubled: dict[str, list[dict[str, Any]]] = {}
     for process in found["processes"]:
         if process["trouble"] and process["state"] != "BACKOFF":
             troubled.setdefault(process["trouble"], []).append(process)
     for trouble, processes in troubled.items():
-        mend = _STORAGE_MENDS.get(trouble, "the log has the details")
+        hint = _STORAGE_HINTS.get(trouble, "the log has the details")
         names = ", ".join(process["name"] for process in processes)
         lasted = span(max(process["trouble_seconds"] for process in processes))
         what = f"the database cannot be used: {trouble} ({names})"
         if trouble == LOCKED:
             who = _holders(found, writes=True) or "a program that this process cannot see"
             what += f", for {lasted}: by {who}"
-        problems.append(Problem(what, mend))
+        problems.append(Problem(what, hint))
     return problems
 
 
@@ -120,7 +120,7 @@ def _holders(found: dict[str, Any], *, writes: bool) -> str:
     return ", ".join(f"{one['name']} (pid {one['pid']})" for one in others)
 
 
-_STORAGE_MENDS = {
+_STORAGE_HINTS = {
     "disk full": "free some space; readings wait in memory for about a minute",
     "read-only": "remount the file system for writing; the card may be dying",
     "I/O error": "look at the kernel's log; the card may be dying",
@@ -156,7 +156,7 @@ def _of_database(found: dict[str, Any]) -> list[Problem]:
         problems += _of_room(storage, counts, found["dropping"])
     if trouble and all(process["trouble"] != trouble for process in found["processes"]):
         what = f"{trouble}, where the database is: {storage['path']}"
-        problems.append(Problem(what, _STORAGE_MENDS[trouble]))
+        problems.append(Problem(what, _STORAGE_HINTS[trouble]))
     return problems
 
 
@@ -166,10 +166,10 @@ def _of_log(found: dict[str, Any], log: dict[str, Any]) -> Problem:
     size = amount(found["storage"]["wal_bytes"])
     what = f"{who} has held a read transaction since {log['since']} or before "
     what += f"({span(log['seconds'])}): the log has grown to {size}"
-    mend = "end that program, or its transaction"
+    hint = "end that program, or its transaction"
     if log["tight"]:
-        return Problem(f"{what}, the disk has no more, and new readings are not stored", mend)
-    return Problem(what, f"{mend}, before the disk has no more room for the log")
+        return Problem(f"{what}, the disk has no more, and new readings are not stored", hint)
+    return Problem(what, f"{hint}, before the disk has no more room for the log")
 
 
 def _of_room(
@@ -189,10 +189,10 @@ def _of_room(
     elif drops_oldest and at_stake >= FULL * brim:
         what = "full, the oldest readings give way"
     sizes = f"{amount(storage['used_bytes'])} of {amount(storage['limit_bytes'])}"
-    mend = "free disk space, or lower [storage] min_free"
+    hint = "free disk space, or lower [storage] min_free"
     if storage["limited_by"] == "max_size":
-        mend = "mend the sink, or raise [storage] max_size"
-    return [Problem(f"the database is {what}: {sizes}", mend)]
+        hint = "repair the sink, or raise [storage] max_size"
+    return [Problem(f"the database is {what}: {sizes}", hint)]
 
 
 def _at_stake(used: float, counts: dict[str, int]) -> float:
@@ -203,14 +203,14 @@ def _at_stake(used: float, counts: dict[str, int]) -> float:
 
 
 def _unreadable(found: dict[str, Any]) -> Problem:
-    """The error names its mend after a semicolon, or begins with a reason that has one."""
+    """The error names its hint after a semicolon, or begins with a reason that has one."""
     error = found["database_error"]
-    what, semicolon, mend = error.rpartition("; ")
+    what, semicolon, hint = error.rpartition("; ")
     if semicolon:
-        return Problem(what, mend)
+        return Problem(what, hint)
     who = _holders(found, writes=True)
     what = f"{error}: by {who}" if who else error
-    return Problem(what, _STORAGE_MENDS.get(error.partition(":")[0], "see the log"))
+    return Problem(what, _STORAGE_HINTS.get(error.partition(":")[0], "see the log"))
 
 
 def _of_sensors(found: dict[str, Any]) -> list[Problem]:
@@ -226,9 +226,9 @@ def _of_sensors(found: dict[str, Any]) -> list[Problem]:
     for drop in found["dropping"]:
         reason = drop["reason"]
         lost = f"{several(drop['readings'], 'reading')} lost in {span(drop['seconds'])}"
-        mends = [mend for ending, mend in _LOSSES if reason.endswith(ending)]
-        if mends and reason not in told and not (is_log_told and reason == LOG_HELD):
-            problems.append(Problem(f"{reason}: {lost}", mends[0]))
+        hints = [hint for ending, hint in _LOSSES if reason.endswith(ending)]
+        if hints and reason not in told and not (is_log_told and reason == LOG_HELD):
+            problems.append(Problem(f"{reason}: {lost}", hints[0]))
     return problems
 
 
@@ -254,28 +254,28 @@ def _of_sink(found: dict[str, Any]) -> list[Problem]:
     wait = f"it is tried again in {span(sink['next_probe_seconds'])}"
     if found["state"] in ("stopped", "dead"):
         wait = "it is tried again after sensor-node-ctl start"
-    return [Problem(f"the sink is DOWN: {sink['reason']}", sink["mend"] or wait)]
+    return [Problem(f"the sink is DOWN: {sink['reason']}", sink["hint"] or wait)]
 
 
 def _of_stuck(stuck: dict[str, Any] | None) -> list[Problem]:
     if not stuck:
         return []
     what = f"{several(stuck['messages'], 'message')} failed while the sink takes others"
-    mend = "sensor-node-ctl messages --status FAILED; ask who runs the sink or a filter before it"
-    return [Problem(f"{what}: {stuck['reason']}", mend)]
+    hint = "sensor-node-ctl messages --status FAILED; ask who runs the sink or a filter before it"
+    return [Problem(f"{what}: {stuck['reason']}", hint)]
 
 
 def _of_messages(found: dict[str, Any]) -> list[Problem]:
     counts = found["counts"] or {"dead": 0, "in_doubt": 0}
     problems = []
     if counts["dead"]:
-        mend = "sensor-node-ctl messages --status DEAD; then requeue --dead"
+        hint = "sensor-node-ctl messages --status DEAD; then requeue --dead"
         problems.append(
-            Problem(f"the sink refuses {several(counts['dead'], 'message')} (DEAD)", mend)
+            Problem(f"the sink refuses {several(counts['dead'], 'message')} (DEAD)", hint)
         )
     if counts["in_doubt"]:
-        mend = "find out whether the sink has them; if not: sensor-node-ctl requeue --in-doubt"
+        hint = "find out whether the sink has them; if not: sensor-node-ctl requeue --in-doubt"
         problems.append(
-            Problem(f"the fate of {several(counts['in_doubt'], 'message')} is unknown", mend)
+            Problem(f"the fate of {several(counts['in_doubt'], 'message')} is unknown", hint)
         )
     return problems

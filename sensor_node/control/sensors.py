@@ -122,23 +122,23 @@ def _json(
 
 
 def complaints(sensors: list[dict[str, Any]]) -> Iterator[tuple[str, str]]:
-    """What is wrong and its mend: of those that fail, that are silent, and the sum of ticks."""
+    """What is wrong and its hint: of those that fail, that are silent, and the sum of ticks."""
     failing = [one for one in sensors if one["failing"]]
     for one in failing[:MOST_FAILING]:
-        what, _, mend = one["error"].rpartition("; ")
-        yield f"sensor {one['name']} failed: {what or mend}", mend if what else "see the log"
+        what, _, hint = one["error"].rpartition("; ")
+        yield f"sensor {one['name']} failed: {what or hint}", hint if what else "see the log"
     if more := failing[MOST_FAILING:]:
         yield f"{len(more)} more sensors fail: {_names(more)}", "sensor-node-ctl status --json"
     silent = [one for one in sensors if one["silent"] and not one["failing"]]
     if silent:
         seconds = span(min(one["silent_seconds"] for one in silent))
-        mend = "what it reads may not answer; the log says more"
-        yield f"no reading of {_names(silent)} for {seconds}", mend
+        hint = "what it reads may not answer; the log says more"
+        yield f"no reading of {_names(silent)} for {seconds}", hint
     astray = [one for one in sensors if one["unaccounted"]]
     if astray:
         ticks = sum(one["unaccounted"] for one in astray)
-        mend = "this is a fault of the program, see the log"
-        yield f"{ticks} ticks of {_names(astray)} are neither taken nor dropped", mend
+        hint = "this is a fault of the program, see the log"
+        yield f"{ticks} ticks of {_names(astray)} are neither taken nor dropped", hint
 
 
 def reasons_told(sensors: list[dict[str, Any]]) -> set[str]:

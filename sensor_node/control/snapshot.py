@@ -150,7 +150,7 @@ def _read(connection: Connection, config: Config, now: Moment) -> dict[str, Any]
             "state": sink.state.value,
             "since": utc(sink.since or None),
             "reason": sink.reason,
-            "mend": sink.mend,
+            "hint": sink.hint,
             "next_probe_at": None if sink.up else utc(sink.next_probe_at),
             "next_probe_seconds": None if sink.up else max(0.0, sink.next_probe_at - now.wall),
         },

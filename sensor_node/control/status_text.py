@@ -27,7 +27,7 @@ def render(found: dict[str, Any], *, colour: bool) -> str:
     paint = _paint if colour else _plain
     lines = []
     for problem in found["problems"]:
-        lines += [paint(f"! {problem['what']}", RED), f"    {visible(problem['mend'])}"]
+        lines += [paint(f"! {problem['what']}", RED), f"    {visible(problem['hint'])}"]
     if lines:
         lines.append("")
     good = found["state"] == "running"

@@ -7,7 +7,7 @@ from email.utils import parsedate_to_datetime
 from http.client import responses as phrases
 
 from sensor_node.config import SinkConfig
-from sensor_node.delivery import mends
+from sensor_node.delivery import hints
 from sensor_node.model import Outcome, Verdict
 from sensor_node.schedule import RETRY_AFTER_CAP_SECONDS
 
@@ -43,7 +43,7 @@ def interpret(answer: Answer, sink: SinkConfig, wall: float) -> Outcome:
     title = f"{status} {one_line(answer.reason) or phrases.get(status, '')}".rstrip()
     if status < 300 and PORTAL.match(answer.body):
         detail = f"{title}: a web page, not the sink (captive portal?)"
-        return Outcome(Verdict.MISCONFIGURED, detail, mends.PORTAL, True, True)
+        return Outcome(Verdict.MISCONFIGURED, detail, hints.PORTAL, True, True)
     verdict = verdict_of(status, sink)
     delivered = verdict is Verdict.DELIVERED
     excerpt = "" if delivered else one_line(answer.body)
@@ -53,7 +53,7 @@ def interpret(answer: Answer, sink: SinkConfig, wall: float) -> Outcome:
     return Outcome(
         verdict,
         f"{title}: {excerpt}" if excerpt else title,
-        _mend(answer, sink) if verdict is Verdict.MISCONFIGURED else "",
+        _hint(answer, sink) if verdict is Verdict.MISCONFIGURED else "",
         answered=True,
         fate_known=delivered or status in NOT_TAKEN or (status == 503 and wait is not None),
         retry_after=wait,
@@ -87,8 +87,8 @@ def one_line(text: str) -> str:
     return "".join(filter(str.isprintable, " ".join(text.split())))[:SHOWN_CHARACTERS]
 
 
-def _mend(answer: Answer, sink: SinkConfig) -> str:
-    return mends.of_answer(answer.status, one_line(answer.location), sink)
+def _hint(answer: Answer, sink: SinkConfig) -> str:
+    return hints.of_answer(answer.status, one_line(answer.location), sink)
 
 
 def _http_date(text: str) -> float | None:

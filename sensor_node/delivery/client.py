@@ -10,7 +10,7 @@ import urllib3.exceptions
 from sensor_node import __version__
 from sensor_node.clock import Clock
 from sensor_node.config import SinkConfig
-from sensor_node.delivery import failures, mends
+from sensor_node.delivery import failures, hints
 from sensor_node.delivery.answers import Answer, interpret
 from sensor_node.delivery.connection import Line, Progress
 from sensor_node.delivery.credentials import Credentials, tls_context
@@ -51,7 +51,7 @@ class HttpTelemetryClient:
             headers = self._headers(key)
             session = self._current_session()
         except ConfigError as error:
-            return Outcome(Verdict.MISCONFIGURED, str(error), mends.FILE, fate_known=True)
+            return Outcome(Verdict.MISCONFIGURED, str(error), hints.FILE, fate_known=True)
         if self._sink.compression == "gzip":
             body = gzip.compress(body, GZIP_LEVEL, mtime=0)
         if self._clock.now().monotonic - self._last_used >= KEEP_ALIVE_SECONDS:

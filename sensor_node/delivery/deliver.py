@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from sensor_node.clock import Clock
 from sensor_node.config import Config
-from sensor_node.delivery import formats, mends
+from sensor_node.delivery import formats, hints
 from sensor_node.log import LOGGER
 from sensor_node.model import Claim, Outcome, Verdict
 from sensor_node.schedule import BackoffPolicy
@@ -158,11 +158,11 @@ class Courier:
             self._client = self._client or self._connect()
         except OSError as error:  # no file can be opened, no thread started
             number = error.errno or 0
-            detail, mend = os.strerror(number).lower(), mends.BY_ERROR.get(number, "")
-            return Outcome(Verdict.TRY_LATER, detail, mend, fate_known=True)
+            detail, hint = os.strerror(number).lower(), hints.BY_ERROR.get(number, "")
+            return Outcome(Verdict.TRY_LATER, detail, hint, fate_known=True)
         except ImportError as error:  # not there; or, of a shared object, one of those
             detail = f"Python's module {error.name} cannot be loaded"
-            return Outcome(Verdict.TRY_LATER, detail, mends.LIBRARY, fate_known=True)
+            return Outcome(Verdict.TRY_LATER, detail, hints.LIBRARY, fate_known=True)
         return self._client.post(body, key)
 
     def _learn(self, size: int, outcome: Outcome, seconds: float) -> None:

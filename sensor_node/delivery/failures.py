@@ -12,7 +12,7 @@ import urllib3.exceptions
 from urllib3.util.ssl_match_hostname import CertificateError
 
 from sensor_node.config import SinkConfig
-from sensor_node.delivery import mends
+from sensor_node.delivery import hints
 from sensor_node.delivery.answers import TRY_LATER, one_line
 from sensor_node.delivery.connection import Progress
 from sensor_node.model import Outcome, Verdict
@@ -31,14 +31,14 @@ def of_error(error: Exception, progress: Progress, sink: SinkConfig, expired: bo
     """The request ended with an error, or, if `expired`, with its deadline."""
     causes = tuple(_causes(error))
     if progress.connect_status not in (None, 200):
-        verdict, detail, mend = _tunnel_refused(progress.connect_status or 0)
+        verdict, detail, hint = _tunnel_refused(progress.connect_status or 0)
     elif expired or _first(causes, *TIMEOUT):
-        verdict, detail, mend = Verdict.TRY_LATER, f"timed out after {sink.timeout:g}s", ""
+        verdict, detail, hint = Verdict.TRY_LATER, f"timed out after {sink.timeout:g}s", ""
     else:
-        verdict, detail, mend = _explained(causes, sink)
+        verdict, detail, hint = _explained(causes, sink)
     if sink.proxy and not progress.written and progress.connect_status is None:
         detail = f"proxy: {detail}"
-    return Outcome(verdict, detail, mend, fate_known=not progress.written)
+    return Outcome(verdict, detail, hint, fate_known=not progress.written)
 
 
 def is_drop(error: Exception) -> bool:
@@ -48,34 +48,34 @@ def is_drop(error: Exception) -> bool:
 
 def _explained(causes: tuple[BaseException, ...], sink: SinkConfig) -> tuple[Verdict, str, str]:
     if _first(causes, *UNUSABLE_URL):
-        return Verdict.MISCONFIGURED, "[sink] url or proxy cannot be used", mends.URL
+        return Verdict.MISCONFIGURED, "[sink] url or proxy cannot be used", hints.URL
     if cause := _first(causes, *CERTIFICATE):
         text = one_line(getattr(cause, "verify_message", "") or str(cause))
-        return Verdict.MISCONFIGURED, f"certificate not trusted: {text}", mends.CERTIFICATE
+        return Verdict.MISCONFIGURED, f"certificate not trusted: {text}", hints.CERTIFICATE
     if cause := _first(causes, socket.gaierror):
         host = urlsplit(sink.proxy or sink.url).hostname
         return Verdict.TRY_LATER, f"name not found: {host}{_resolver_trouble(cause)}", ""
     if _first(causes, ssl.SSLEOFError):
-        return Verdict.TRY_LATER, "TLS failed: the other side closed the connection", mends.TLS
+        return Verdict.TRY_LATER, "TLS failed: the other side closed the connection", hints.TLS
     if cause := _first(causes, ssl.SSLError):
         reason = str(getattr(cause, "reason", None) or type(cause).__name__)
-        return Verdict.TRY_LATER, f"TLS failed: {reason.replace('_', ' ').lower()}", mends.TLS
+        return Verdict.TRY_LATER, f"TLS failed: {reason.replace('_', ' ').lower()}", hints.TLS
     if _first(causes, *CLOSED):
         return Verdict.TRY_LATER, "connection closed without a whole answer", ""
     for cause in causes:
         if isinstance(cause, OSError) and isinstance(cause.errno, int):
-            mend = mends.BY_ERROR.get(cause.errno, "")
-            return Verdict.TRY_LATER, os.strerror(cause.errno).lower(), mend
+            hint = hints.BY_ERROR.get(cause.errno, "")
+            return Verdict.TRY_LATER, os.strerror(cause.errno).lower(), hint
     if _first(causes, http.client.HTTPException):
-        return Verdict.TRY_LATER, "what came is not an HTTP answer", mends.NOT_HTTP
+        return Verdict.TRY_LATER, "what came is not an HTTP answer", hints.NOT_HTTP
     return Verdict.TRY_LATER, f"request failed: {type(causes[0]).__name__}", ""
 
 
 def _tunnel_refused(status: int) -> tuple[Verdict, str, str]:
     later = status in TRY_LATER
-    mend = "" if later else mends.BY_STATUS[407] if status == 407 else mends.PROXY
+    hint = "" if later else hints.BY_STATUS[407] if status == 407 else hints.PROXY
     verdict = Verdict.TRY_LATER if later else Verdict.MISCONFIGURED
-    return verdict, f"the proxy refused to connect: {status}", mend
+    return verdict, f"the proxy refused to connect: {status}", hint
 
 
 def _resolver_trouble(cause: BaseException) -> str:

@@ -44,8 +44,8 @@ class HostSource:
                 case _:
                     return _temperature()
         except (OSError, psutil.Error) as error:
-            mend = "check path" if self._metric == "disk" else "check that /proc and /sys are there"
-            raise SourceError(f"no {self._metric} reading: {error}; {mend}") from error
+            hint = "check path" if self._metric == "disk" else "check that /proc and /sys are there"
+            raise SourceError(f"no {self._metric} reading: {error}; {hint}") from error
 
 
 class _CpuUsage:

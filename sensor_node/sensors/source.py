@@ -13,7 +13,7 @@ class Source(Protocol):
         """The readings of ticks `first_tick`, `first_tick` + 1, … captured at `timestamps_us`.
 
         Only a simulated one is asked for more than one tick at a time. Raises SourceError, one line
-        with what is wrong and its mend, when there is no reading.
+        with what is wrong and its hint, when there is no reading.
         """
         ...
 

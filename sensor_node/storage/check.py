@@ -22,7 +22,7 @@ STRANGE = {
     "sink": """
         SELECT count(*) <> 1
           OR sum(typeof(epoch) <> 'integer' OR typeof(failures) <> 'integer'
-            OR typeof(refusing) <> 'integer' OR typeof(reason) <> 'text' OR typeof(mend) <> 'text'
+            OR typeof(refusing) <> 'integer' OR typeof(reason) <> 'text' OR typeof(hint) <> 'text'
             OR typeof(since) <> 'real' OR typeof(next_probe_at) <> 'real'
             OR typeof(next_send_at) <> 'real' OR typeof(refused_successes) NOT IN ('integer','null')
             OR state NOT IN ('UP', 'DOWN'))
@@ -80,7 +80,7 @@ STRANGE = {
 }
 # Fetched, so that what is no UTF-8 is found.
 TEXTS = (
-    "SELECT reason, mend FROM sink",
+    "SELECT reason, hint FROM sink",
     "SELECT name, value FROM memo",
     "SELECT node FROM stream",
     "SELECT reason FROM dropped",

@@ -26,8 +26,8 @@ def insist_on(path: Path) -> None:
     if names <= 1 or (home := _of(path)) == os.fsencode(path):
         return
     known = f"its WAL lies beside {os.fsdecode(home)}" if home else "nobody knows which has the WAL"
-    mend = "use that, or a copy" if home else "remove the others, or use a copy"
-    raise DatabaseUnusable(f"{path}: is one of {names} names (hard links), {known}; {mend}")
+    hint = "use that, or a copy" if home else "remove the others, or use a copy"
+    raise DatabaseUnusable(f"{path}: is one of {names} names (hard links), {known}; {hint}")
 
 
 def note(path: Path) -> None:

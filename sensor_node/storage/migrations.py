@@ -87,7 +87,7 @@ VERSION_1 = (
       epoch INTEGER NOT NULL,
       since REAL NOT NULL,
       reason TEXT NOT NULL DEFAULT '',
-      mend TEXT NOT NULL DEFAULT '',
+      hint TEXT NOT NULL DEFAULT '',
       refusing INTEGER NOT NULL DEFAULT 0,
       next_probe_at REAL NOT NULL DEFAULT 0,
       failures INTEGER NOT NULL DEFAULT 0,

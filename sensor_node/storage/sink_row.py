@@ -7,14 +7,14 @@ from sensor_node.settlement import SinkRecord
 from sensor_node.storage import events, ledger
 
 READ = """
-SELECT state, epoch, since, reason, mend, refusing, next_probe_at, failures,
+SELECT state, epoch, since, reason, hint, refusing, next_probe_at, failures,
        (SELECT sum(n) FROM tally WHERE status IN ('SENT', 'PURGED')), refused_successes,
        (SELECT sum(n) FROM tally WHERE status = 'SENDING')
 FROM sink
 """
 WRITE = """
 UPDATE sink
-SET state = :state, epoch = :epoch, since = :since, reason = :reason, mend = :mend,
+SET state = :state, epoch = :epoch, since = :since, reason = :reason, hint = :hint,
     refusing = :refusing, next_probe_at = :next_probe_at, failures = :failures,
     refused_successes = :refused_successes
 """
@@ -32,7 +32,7 @@ def read(connection: sqlite3.Connection) -> SinkRecord:
         epoch=row[1],
         since=row[2],
         reason=row[3],
-        mend=row[4],
+        hint=row[4],
         refusing=bool(row[5]),
         next_probe_at=row[6],
         failures=row[7],
@@ -50,7 +50,7 @@ def write(connection: sqlite3.Connection, sink: SinkRecord) -> None:
             "epoch": sink.epoch,
             "since": sink.since,
             "reason": sink.reason,
-            "mend": sink.mend,
+            "hint": sink.hint,
             "refusing": int(sink.refusing),
             "next_probe_at": sink.next_probe_at,
             "failures": sink.failures,

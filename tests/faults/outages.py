@@ -68,7 +68,7 @@ def problem_of(node: Node, what: str) -> dict[str, str]:
     return found[0]
 
 
-def assert_borne(node: Node, reason: str, mend: str = LATER, probes: int = PROBES) -> None:
+def assert_borne(node: Node, reason: str, hint: str = LATER, probes: int = PROBES) -> None:
     """The fault is there: capture goes on, no process ends, the retrier probes as it should."""
     pids = node.pids()
     await_down(node, reason)
@@ -81,7 +81,7 @@ def assert_borne(node: Node, reason: str, mend: str = LATER, probes: int = PROBE
     node.await_captured(captured + 5)
     problem = problem_of(node, reason)
     assert problem["what"].startswith("the sink is DOWN"), problem
-    assert mend in problem["mend"], problem
+    assert hint in problem["hint"], problem
     assert node.pids() == pids, reason
 
 
@@ -92,7 +92,7 @@ def assert_mended(node: Node) -> None:
 
 
 def assert_endures(node: Node, sink: SinkProcess, faults: dict[str, tuple[Any, ...]]) -> None:
-    """One fault after the other: name -> behaviour, reason, and the mend that `status` names."""
+    """One fault after the other: name -> behaviour, reason, and the hint that `status` names."""
     for name, (behaviour, *said) in faults.items():
         print(f"fault: {name}")
         assert isinstance(behaviour, Behaviour)

@@ -72,7 +72,7 @@ def assert_moved_aside(node):
     [event] = wait_until(lambda: in_history(node, "database damaged"), what="an event")
     assert name in event["detail"]
     [problem] = [one for one in node.status()["problems"] if name in one["what"]]
-    assert problem["mend"].startswith(f"sensor-node-ctl salvage {name}")
+    assert problem["hint"].startswith(f"sensor-node-ctl salvage {name}")
     [moved] = node.state.glob("telemetry.db.damaged-*Z")
     assert re.fullmatch(r"telemetry\.db\.damaged-\d{8}T\d{6}Z", moved.name)
     assert str(moved) == name

@@ -67,12 +67,12 @@ def suffer(node: Node, fault: Fault) -> None:
     with injected(meant, "-e", f"trace={fault.calls}", "-e", inject):
         before = node.captured()
         if fault.stops:
-            assert problem_of(node, fault.said)["mend"] == LOOK
+            assert problem_of(node, fault.said)["hint"] == LOOK
             wait_until(lambda: stands_still(node), 60, "nothing is stored", node.story)
         else:
             node.await_captured(before + RATE)
             if fault.said and "generator" not in fault.roles:
-                assert problem_of(node, fault.said)["mend"] == LOOK
+                assert problem_of(node, fault.said)["hint"] == LOOK
     node.await_captured(before + RATE + 10)
     assert_nobody_died(node, pids)
 
@@ -113,7 +113,7 @@ def test_a_card_that_the_kernel_has_shut_is_borne_until_it_is_mounted_again(tmp_
             node.await_delivered(RATE)
             card.fail()
             problem = problem_of(node, "read-only, where the database is")
-            assert problem["mend"] == REMOUNT
+            assert problem["hint"] == REMOUNT
             wait_until(lambda: stands_still(node), 60, "nothing is stored", node.story)
             assert all(proc.is_alive(pid) for pid in pids.values())
             stored = judge(node.database, sink.database)

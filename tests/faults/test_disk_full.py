@@ -65,7 +65,7 @@ def test_a_node_that_fills_its_disk_stops_short_of_the_end(tmp_path, policy) -> 
                 return int(node.one("SELECT n FROM tally WHERE status = 'EVICTED'"))
 
             wait_until(lambda: given_up() > TOO_FAST / 2, 90, "much was given up", node.story)
-            assert "free disk space" in problem_of(node, "the database is full")["mend"]
+            assert "free disk space" in problem_of(node, "the database is full")["hint"]
             assert_nobody_died(node, pids)
             assert "storage_unavailable" not in node.log()
             assert least_free >= 1 * MIB
@@ -156,7 +156,7 @@ def test_others_who_fill_the_disk_to_the_last_byte_cost_only_what_memory_cannot_
             one.burst.flood.touch()
         cpu = {pid: cpu_seconds(pid) for each in pids for pid in each.values()}
         for one in stations:
-            assert problem_of(one.node, "disk full")["mend"] == FREE_SOME
+            assert problem_of(one.node, "disk full")["hint"] == FREE_SOME
             wait_until(lambda: one.burst.runs().count(Burst.FLOOD) >= 7, 60, "it is full")  # noqa: B023
             one.burst.flood.unlink()
         seconds = time.time() - began
@@ -228,7 +228,7 @@ def test_a_node_that_is_started_on_a_full_disk_begins_when_there_is_room(tmp_pat
         pids = [node.pids() for node in nodes]
         for node in nodes:
             problem = problem_of(node, "the database cannot be used: disk full")
-            assert problem["mend"] == FREE_SOME
+            assert problem["hint"] == FREE_SOME
         mended = time.time()
         small.leave()
         for node, sink, each, captured in zip(nodes, sinks, pids, before, strict=True):

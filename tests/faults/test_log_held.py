@@ -169,7 +169,7 @@ def test_a_writer_that_does_not_end_is_named_and_costs_what_memory_cannot_hold(t
             said = problem_of(node, "locked by another program")
             assert ": by python" in said["what"]
             assert f" (pid {pid})" in said["what"]
-            assert "end that program's transaction" in said["mend"]
+            assert "end that program's transaction" in said["hint"]
             held, end = node.captured(), time.monotonic() + 10
             wait_until(lambda: time.monotonic() > end, what="memory is full")
             assert node.captured() == held

@@ -168,7 +168,7 @@ def test_a_hard_link_to_a_database_whose_log_is_elsewhere_is_refused_before_it_i
                 assert HARD_LINK in two.run(*command, status=78).stderr
             [problem] = two.status()["problems"]
             assert HARD_LINK in problem["what"]
-            assert problem["mend"] == "use that, or a copy"
+            assert problem["hint"] == "use that, or a copy"
         assert node.database.read_bytes() == before
         # At home it is used, however many names it has.
         sink.behave(ok())

@@ -74,7 +74,7 @@ def test_processes_that_reach_their_limit_of_open_files_say_so_and_recover(tmp_p
         for pid in network:
             allow_files(pid, 0)
         sink.restart()  # whoever had a connection needs a new one
-        reason = "SELECT reason || '; ' || mend FROM sink WHERE state = 'DOWN'"
+        reason = "SELECT reason || '; ' || hint FROM sink WHERE state = 'DOWN'"
         wait_until(lambda: "too many open files" in str(node.rows(reason)), what="it says so")
         assert "LimitNOFILE" in node.one(reason)
         for pid in network:

@@ -194,7 +194,7 @@ def test_a_forged_report_ends_no_command_and_nobodys_process(tmp_path):
         assert victim.poll() is None
 
 
-def test_a_secret_that_others_can_read_is_told_with_its_mend(tmp_path):
+def test_a_secret_that_others_can_read_is_told_with_its_hint(tmp_path):
     token, extra = tmp_path / "token", "http://127.0.0.1:9/telemetry?key=value"
     token.write_text("secret\n")
     with Node(tmp_path / "node", sink={"token_file": token}) as node:

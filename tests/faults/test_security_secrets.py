@@ -75,7 +75,7 @@ def test_a_secret_is_in_no_file_no_output_and_no_process_whatever_the_sink_repea
         node.start()
         for status, way in itertools.product((401, 307), range(7)):
             sink.attack(echo(status, way))
-            assert_secret(node.one("SELECT reason || mend FROM sink"), (status, way))
+            assert_secret(node.one("SELECT reason || hint FROM sink"), (status, way))
         for command in COMMANDS if kind == "token" else ("status --json", "messages", "history"):
             done = node.run(*command.split(), status=None)
             assert_secret(done.stdout + done.stderr, command)

@@ -31,7 +31,7 @@ def await_more(node, *names, count=20):
 
 
 def problems(node):
-    return {problem["what"]: problem["mend"] for problem in node.status()["problems"]}
+    return {problem["what"]: problem["hint"] for problem in node.status()["problems"]}
 
 
 def await_problem(node, begin, *, gone=False):
@@ -97,8 +97,8 @@ def test_an_error_that_nobody_foresaw_costs_its_ticks_and_is_told_while_it_lasts
         subprocess.run([*inside, *blank], check=True)
         failed = "sensor memory failed"
         await_problem(node, f"{failed}: KeyError")
-        [mend] = [mend for what, mend in problems(node).items() if what.startswith(failed)]
-        assert mend == "this is a fault of the program, see the log"
+        [hint] = [hint for what, hint in problems(node).items() if what.startswith(failed)]
+        assert hint == "this is a fault of the program, see the log"
         await_more(node, "temperature", "cpu")
         assert node.log().count("sensor_fault memory: KeyError") == 1
         subprocess.run([*inside, "umount", "/proc/meminfo"], check=True)

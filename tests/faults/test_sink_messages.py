@@ -38,7 +38,7 @@ def test_one_message_that_is_never_accepted_stops_no_other_and_is_shown(tmp_path
         assert not is_down(node)
         problem = wait_until(lambda: any_problem(node, reason), what="status tells of it")
         assert problem["what"].startswith("1 message failed while the sink takes others"), problem
-        assert "messages --status FAILED" in problem["mend"]
+        assert "messages --status FAILED" in problem["hint"]
         # Each time that it is tried it is SENDING for a moment.
         [bad_id] = node.wire_ids(f"id = {bad}")
         shown = wait_until(lambda: failed_line(node, bad_id), what="it is among the FAILED")

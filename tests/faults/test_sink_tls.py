@@ -14,7 +14,7 @@ from faults.outages import (
 )
 from sinks import SinkProcess
 
-MEND = "check [sink] ca_file and url, and the clock"
+HINT = "check [sink] ca_file and url, and the clock"
 
 
 @pytest.fixture(scope="module")
@@ -56,13 +56,13 @@ def test_bad_certificates_are_named_and_good_ones_followed_without_a_restart(tmp
             ):
                 show(node, sink, pems[pem])
                 met = sink.request_count()
-                assert_borne(node, reason, MEND)
+                assert_borne(node, reason, HINT)
                 assert sink.request_count() == met
             # Rotated by whoever runs the sink; first within what is trusted, then beyond it.
             show(node, sink, pems["renewed"])
             assert_mended(node)
             show(node, sink, pems["of-new-ca"])
-            assert_borne(node, "certificate not trusted: unable to get local issuer", MEND)
+            assert_borne(node, "certificate not trusted: unable to get local issuer", HINT)
             replacement = tmp_path / "new"
             shutil.copy(pems["new-ca"], replacement)
             replacement.replace(trusted)

@@ -63,7 +63,7 @@ def test_retry_after_is_honoured_in_every_form_and_nonsense_is_not(tmp_path, sta
             sink.behave(ok())
             if asked == HOUR:
                 # Whoever knows better need not wait.
-                assert "it is tried again in" in problem_of(node, str(status))["mend"]
+                assert "it is tried again in" in problem_of(node, str(status))["hint"]
                 assert HOUR - 60 < node.status()["sink"]["next_probe_seconds"] <= HOUR
                 node.run("reload")
             assert_mended(node)
@@ -83,7 +83,7 @@ def test_a_new_token_mends_401_at_once_without_a_restart(tmp_path):
         await_down(node, "401 Unauthorized")
         pids = node.pids()
         assert until_next_probe(node)[0] >= HOUR / 2
-        assert problem_of(node, "401")["mend"] == "check [sink] token_file"
+        assert problem_of(node, "401")["hint"] == "check [sink] token_file"
         # Another that is wrong: one probe, and the hour begins again.
         token.write_text("newer\n")
         wait_until(lambda: node.one("SELECT failures FROM sink") == 2, what="the file is tried")

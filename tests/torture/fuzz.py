@@ -121,7 +121,7 @@ def check_answer(body: bytes) -> Outcome:
             outcome = client.post(b"[]", '"fuzz-1-1-0"')
         finally:
             client.close()
-    for line in (outcome.detail, outcome.mend):
+    for line in (outcome.detail, outcome.hint):
         assert line.isprintable(), line
         assert len(line) < 600, line
     assert outcome.retry_after is None or 0 <= outcome.retry_after <= RETRY_AFTER_CAP_SECONDS

@@ -80,7 +80,7 @@ def test_a_sink_in_trouble_is_tried_later(ask, status, fate_known):
     assert outcome.verdict is TRY_LATER
     assert outcome.answered
     assert outcome.fate_known is fate_known
-    assert outcome.mend == ""
+    assert outcome.hint == ""
     assert outcome.retry_after is None
 
 
@@ -99,7 +99,7 @@ def test_what_only_a_person_can_mend_is_misconfigured_and_says_how(ask, status, 
     assert outcome.verdict is MISCONFIGURED
     assert outcome.answered
     assert outcome.fate_known is fate_known
-    assert outcome.mend
+    assert outcome.hint
 
 
 @pytest.mark.parametrize(
@@ -114,14 +114,14 @@ def test_what_only_a_person_can_mend_is_misconfigured_and_says_how(ask, status, 
         (418, "[sink] refused_statuses"),
     ],
 )
-def test_the_mend_names_the_option(ask, status, option):
-    assert option in ask(status).mend
+def test_the_hint_names_the_option(ask, status, option):
+    assert option in ask(status).hint
 
 
-def test_the_mend_of_401_names_what_this_node_is_configured_with():
+def test_the_hint_of_401_names_what_this_node_is_configured_with():
     answer = Answer(401, "Unauthorized")
-    token = interpret(answer, replace(SINK, token_file="/t"), WALL).mend
-    basic = interpret(answer, replace(SINK, username="u", password_file="/p"), WALL).mend
+    token = interpret(answer, replace(SINK, token_file="/t"), WALL).hint
+    basic = interpret(answer, replace(SINK, username="u", password_file="/p"), WALL).hint
     assert token == "check [sink] token_file"
     assert basic == "check [sink] username and password_file"
 
@@ -146,7 +146,7 @@ def test_success_statuses_and_refused_statuses_change_the_table(ask):
     unexpected = ask(202, sink=sink)
     assert unexpected.verdict is MISCONFIGURED
     assert not unexpected.fate_known
-    assert "success_statuses" in unexpected.mend
+    assert "success_statuses" in unexpected.hint
 
 
 @pytest.mark.parametrize(
@@ -164,7 +164,7 @@ def test_a_captive_portal_is_not_taken_for_the_sink(ask, page):
     assert outcome.verdict is MISCONFIGURED
     assert outcome.fate_known
     assert "captive portal" in outcome.detail
-    assert "log in" in outcome.mend
+    assert "log in" in outcome.hint
 
 
 def test_a_web_page_with_an_error_is_an_error(ask):
@@ -249,10 +249,10 @@ def test_a_body_that_is_no_text_does_no_harm(ask):
     assert ask(500, body=b"\xff\xfe\x00\x80").detail.isprintable()
 
 
-def test_a_redirect_is_not_followed_and_the_mend_says_where_it_leads(ask):
+def test_a_redirect_is_not_followed_and_the_hint_says_where_it_leads(ask):
     outcome = ask(308, headers={"Location": "https://sink.example/v2/telemetry"})
     assert outcome.verdict is MISCONFIGURED
-    assert outcome.mend == (
+    assert outcome.hint == (
         "the sink redirects to https://sink.example/v2/telemetry: put that into [sink] url"
     )
 
@@ -265,9 +265,9 @@ def test_a_redirect_is_not_followed_and_the_mend_says_where_it_leads(ask):
     ],
 )
 def test_a_redirect_is_shown_in_full_but_without_secrets(ask, location, shown):
-    mend = ask(301, headers={"Location": location}).mend
-    assert shown in mend
-    assert "secret" not in mend
+    hint = ask(301, headers={"Location": location}).hint
+    assert shown in hint
+    assert "secret" not in hint
 
 
 @pytest.mark.parametrize("location", ["http://[", "//", "http://\x7f:99999/", "://", "?"])
@@ -279,4 +279,4 @@ def test_no_redirect_can_break_the_client(ask, location):
 @example(301, "a\x1b[2J", "b\x1b[2J", "/c\x1b[2J")
 def test_no_answer_can_break_the_client(status, reason, body, location):
     outcome = interpret(Answer(status, reason, body, location), SINK, WALL)
-    assert (outcome.detail + outcome.mend).isprintable()
+    assert (outcome.detail + outcome.hint).isprintable()

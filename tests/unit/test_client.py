@@ -492,7 +492,7 @@ def test_a_redirect_is_not_followed_and_its_body_not_read_without_limit(connect)
         outcome = connect(sink.url).post(b"[A]", KEY)
         assert time.monotonic() - began < PATIENCE
     assert outcome.verdict is Verdict.MISCONFIGURED
-    assert "/elsewhere: put that into [sink] url" in outcome.mend
+    assert "/elsewhere: put that into [sink] url" in outcome.hint
     assert len(sink.requests) == 1
 
 
@@ -648,7 +648,7 @@ def swallow_connections(stack):
 def test_a_refused_connection_is_surely_not_delivered(connect):
     outcome = connect(f"http://127.0.0.1:{unused_port()}/").post(b"[A]", KEY)
     assert (outcome.verdict, outcome.fate_known) == (Verdict.TRY_LATER, True)
-    assert (outcome.detail, outcome.mend) == ("connection refused", "")
+    assert (outcome.detail, outcome.hint) == ("connection refused", "")
     assert not outcome.answered
 
 
@@ -682,7 +682,7 @@ def test_no_route_is_said_in_words(connect, monkeypatch):
     monkeypatch.setattr("sensor_node.delivery.dialing.Dialer._connect", no_route)
     outcome = connect("http://127.0.0.1/").post(b"[A]", KEY)
     assert (outcome.detail, outcome.fate_known) == ("no route to host", True)
-    assert outcome.mend == ""
+    assert outcome.hint == ""
 
 
 @pytest.mark.parametrize("scheme", ["http", "https"])
@@ -698,17 +698,17 @@ def test_a_reset_while_connecting_is_waited_for(connect, monkeypatch, scheme):
     assert outcome.detail == "connection closed without a whole answer"
 
 
-def test_the_mend_of_too_many_open_files_is_not_the_sinks(connect, monkeypatch):
+def test_the_hint_of_too_many_open_files_is_not_the_sinks(connect, monkeypatch):
     def no_number(*_):
         raise OSError(errno.EMFILE, "untranslated")
 
     monkeypatch.setattr("sensor_node.delivery.dialing.Dialer._connect", no_number)
     outcome = connect("http://127.0.0.1/").post(b"[A]", KEY)
     assert (outcome.verdict, outcome.detail) == (Verdict.TRY_LATER, "too many open files")
-    assert "LimitNOFILE" in outcome.mend
+    assert "LimitNOFILE" in outcome.hint
 
 
-def test_the_mend_of_too_many_threads_is_not_the_sinks(connect, monkeypatch):
+def test_the_hint_of_too_many_threads_is_not_the_sinks(connect, monkeypatch):
     def refuse(*_):
         raise RuntimeError("can't start new thread")
 
@@ -717,7 +717,7 @@ def test_the_mend_of_too_many_threads_is_not_the_sinks(connect, monkeypatch):
     for _ in range(2):
         outcome = client.post(b"[A]", KEY)
         assert (outcome.verdict, outcome.fate_known) == (Verdict.TRY_LATER, True)
-        assert "TasksMax" in outcome.mend
+        assert "TasksMax" in outcome.hint
     with pytest.raises(OSError):
         connect("http://127.0.0.1/")
 
@@ -730,8 +730,8 @@ def test_an_untrusted_certificate_is_misconfigured(connect, pems):
         outcome = connect(sink.url).post(b"[A]", KEY)
     assert (outcome.verdict, outcome.fate_known) == (Verdict.MISCONFIGURED, True)
     assert outcome.detail.startswith("certificate not trusted: self")
-    assert "ca_file" in outcome.mend
-    assert "clock" in outcome.mend
+    assert "ca_file" in outcome.hint
+    assert "clock" in outcome.hint
     assert sink.requests == []
 
 
@@ -794,7 +794,7 @@ def test_a_sink_that_speaks_no_tls_is_tried_later_and_surely_not_delivered(conne
         outcome = connect(url, ca_file=str(pems / "sink.pem")).post(b"[A]", KEY)
     assert (outcome.verdict, outcome.fate_known) == (Verdict.TRY_LATER, True)
     assert outcome.detail.startswith("TLS failed: ")
-    assert "[sink] url" in outcome.mend
+    assert "[sink] url" in outcome.hint
 
 
 @pytest.mark.parametrize("option", ["ca_file", "cert_file", "key_file"])
@@ -810,7 +810,7 @@ def test_a_missing_or_malformed_certificate_file_is_misconfigured(
     outcome = connect("https://127.0.0.1:1/", **options).post(b"[A]", KEY)
     assert (outcome.verdict, outcome.fate_known) == (Verdict.MISCONFIGURED, True)
     assert str(file) in outcome.detail
-    assert outcome.mend
+    assert outcome.hint
 
 
 def test_an_encrypted_key_is_misconfigured_and_nobody_is_asked_for_a_password(
@@ -890,7 +890,7 @@ def test_a_proxy_that_refuses_to_connect_has_surely_not_delivered(connect, pems,
         outcome = client.post(b"[A]", KEY)
     assert (outcome.verdict, outcome.fate_known) == (verdict, True)
     assert str(status) in outcome.detail
-    assert ("proxy" in outcome.mend) is (verdict is Verdict.MISCONFIGURED)
+    assert ("proxy" in outcome.hint) is (verdict is Verdict.MISCONFIGURED)
     assert not outcome.answered
 
 
@@ -998,7 +998,7 @@ def test_a_missing_or_malformed_secret_is_misconfigured_until_it_is_mended(
             outcome = client.post(b"[A]", KEY)
             assert (outcome.verdict, outcome.fate_known) == (Verdict.MISCONFIGURED, True)
             assert outcome.detail.startswith(f"[sink] {option} {file}: ")
-            assert "read again" in outcome.mend
+            assert "read again" in outcome.hint
         replace_file(file, b"good")
         assert client.post(b"[B]", KEY).verdict is Verdict.DELIVERED
 

@@ -622,7 +622,7 @@ def test_a_library_that_cannot_be_loaded_is_waited_for(make, repository, error, 
     sender.step()
     sink = repository.backlog().sink
     assert sink.reason.endswith(reason)
-    assert "LimitNOFILE" in sink.mend
+    assert "LimitNOFILE" in sink.hint
     assert rows(repository, "SELECT status, fate_unknown FROM batch") == [("FAILED", 0)]
 
 

@@ -357,7 +357,7 @@ def test_a_stop_waits_for_no_open_connection(sink: Running) -> None:
         assert sink.end()[0] == 0
 
 
-def test_a_port_in_use_is_one_line_with_its_mend(database: Path) -> None:
+def test_a_port_in_use_is_one_line_with_its_hint(database: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]
         with pytest.raises(SensorNodeError) as raised:
@@ -373,7 +373,7 @@ def test_an_address_that_cannot_be_is_one_line(database: Path, host: str, port: 
         serve(host, port, database)
 
 
-def test_a_file_that_is_no_database_is_one_line_with_its_mend(tmp_path: Path) -> None:
+def test_a_file_that_is_no_database_is_one_line_with_its_hint(tmp_path: Path) -> None:
     text = tmp_path / "text"
     text.write_text("not a database " * 1000)
     for file in (text, tmp_path, tmp_path / "nowhere" / "sink.db"):

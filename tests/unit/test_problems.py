@@ -1,4 +1,4 @@
-"""P7: whatever is wrong is said with its mend, the worst first; all well says nothing."""
+"""P7: whatever is wrong is said with its hint, the worst first; all well says nothing."""
 
 import pytest
 
@@ -27,8 +27,8 @@ PROCESS = {
     "trouble": "",
 }
 PROCESS |= {"trouble_seconds": 65.0}
-SINK = {"state": "UP", "reason": "", "mend": "", "next_probe_seconds": None}
-DOWN = {"state": "DOWN", "reason": "connection refused", "mend": "", "next_probe_seconds": 130.0}
+SINK = {"state": "UP", "reason": "", "hint": "", "next_probe_seconds": None}
+DOWN = {"state": "DOWN", "reason": "connection refused", "hint": "", "next_probe_seconds": 130.0}
 STORAGE = {"warning": "", "used_bytes": 10 * MIB, "limit_bytes": 256 * MIB}
 STORAGE |= {"path": "/var/x.db", "trouble": "", "log_held": None}
 STORAGE |= {"spare_bytes": 0, "when_full": "drop-oldest", "limited_by": "max_size"}
@@ -57,7 +57,7 @@ NOTHING = {
 
 
 def problems(**changes):
-    return [(problem.what, problem.mend) for problem in find({**WELL, **changes})]
+    return [(problem.what, problem.hint) for problem in find({**WELL, **changes})]
 
 
 def process(**changes):
@@ -85,12 +85,12 @@ WRITER = {"pid": 9, "name": "sqlite3", "writes": True}
 
 class TestALogThatIsHeld:
     def test_is_told_with_who_holds_it_since_when_and_its_size(self) -> None:
-        [(what, mend)] = problems(storage=log_held(), holders=[READER])
+        [(what, hint)] = problems(storage=log_held(), holders=[READER])
         assert what == (
             "python3 (pid 8) has held a read transaction since 2026-11-23T12:03:04Z or before (5m):"
             " the log has grown to 120.0 MiB"
         )
-        assert mend.startswith("end that program, or its transaction")
+        assert hint.startswith("end that program, or its transaction")
 
     def test_is_told_by_what_the_housekeeper_saw_if_nobody_is_seen_now(self) -> None:
         [(what, _)] = problems(storage=log_held())
@@ -129,9 +129,9 @@ def test_one_trouble_of_many_processes_is_one_problem() -> None:
 
 
 def test_a_mistake_in_the_files_of_a_running_node_is_one() -> None:
-    [(what, mend)] = problems(config_problem="config.ini: [sink] oops: unknown option")
+    [(what, hint)] = problems(config_problem="config.ini: [sink] oops: unknown option")
     assert what == "config.ini: [sink] oops: unknown option"
-    assert "goes by what it read before" in mend
+    assert "goes by what it read before" in hint
 
 
 def test_readings_that_are_on_their_way_or_were_given_up_are_none() -> None:
@@ -139,7 +139,7 @@ def test_readings_that_are_on_their_way_or_were_given_up_are_none() -> None:
 
 
 @pytest.mark.parametrize(
-    ("changes", "what", "mend"),
+    ("changes", "what", "hint"),
     [
         ({"state": "dead"}, "the supervisor died", "sensor-node-ctl start"),
         (
@@ -168,7 +168,7 @@ def test_readings_that_are_on_their_way_or_were_given_up_are_none() -> None:
             "it is tried again in 2m 10s",
         ),
         (
-            {"sink": {**DOWN, "reason": "401 Unauthorized", "mend": "check [sink] token_file"}},
+            {"sink": {**DOWN, "reason": "401 Unauthorized", "hint": "check [sink] token_file"}},
             "the sink is DOWN: 401 Unauthorized",
             "check [sink] token_file",
         ),
@@ -209,12 +209,12 @@ def test_readings_that_are_on_their_way_or_were_given_up_are_none() -> None:
         ),
     ],
 )
-def test_each_problem_comes_with_its_mend(changes, what, mend) -> None:
-    assert problems(**changes) == [(what, mend)]
+def test_each_problem_comes_with_its_hint(changes, what, hint) -> None:
+    assert problems(**changes) == [(what, hint)]
 
 
 @pytest.mark.parametrize("reason", STORAGE_REASONS)
-def test_every_trouble_with_the_database_has_a_mend_of_its_own(reason) -> None:
+def test_every_trouble_with_the_database_has_a_hint_of_its_own(reason) -> None:
     [(_, while_running)] = problems(**process(trouble=reason))
     [(_, while_looking)] = problems(database_error=f"{reason}: /x.db: what SQLite says")
     assert while_running == while_looking
@@ -227,16 +227,16 @@ def dropping(reason, **changes):
 
 
 def test_a_sensor_that_gives_nothing_is_one() -> None:
-    [(what, mend)] = dropping("sensor boiler failed")
+    [(what, hint)] = dropping("sensor boiler failed")
     assert what == "sensor boiler failed: 15 readings lost in 14s"
-    assert "the log says why" in mend
+    assert "the log says why" in hint
 
 
 @pytest.mark.parametrize("reason", ["sensor boiler late", "buffer full"])
 def test_a_node_that_cannot_keep_up_is_one(reason) -> None:
-    [(what, mend)] = dropping(reason)
+    [(what, hint)] = dropping(reason)
     assert what == f"{reason}: 15 readings lost in 14s"
-    assert "lower the rates" in mend
+    assert "lower the rates" in hint
 
 
 @pytest.mark.parametrize("reason", ["not running", "asleep", "disk full"])
@@ -262,14 +262,14 @@ def named(sensor, count):
     return [{**sensor, "name": f"s{n}"} for n in range(count)]
 
 
-def test_a_sensor_that_fails_is_one_with_its_mend_and_not_two_for_what_gets_lost() -> None:
+def test_a_sensor_that_fails_is_one_with_its_hint_and_not_two_for_what_gets_lost() -> None:
     lost = [{"reason": "sensor boiler failed", "readings": 15, "seconds": 14.2}]
     said = [("sensor boiler failed: no bus", "check the wires")]
     assert problems(sensors=[FAILING], dropping=lost) == said
     assert problems(sensors=[FAILING], dropping=lost, state="stopped") == []
 
 
-def test_an_error_without_a_mend_is_told_whole() -> None:
+def test_an_error_without_a_hint_is_told_whole() -> None:
     said = [("sensor boiler failed: no bus", "see the log")]
     assert problems(sensors=[{**FAILING, "error": "no bus"}]) == said
 
@@ -296,9 +296,9 @@ class TestANearlyFullDatabase:
     def test_is_a_problem_before_it_is_full(self) -> None:
         undelivered = {"captured": 1000, "sent": 0, "pending": 1000}
         assert problems(**full(0.89, **undelivered)) == []
-        [(what, mend)] = problems(**full(0.91, **undelivered))
+        [(what, hint)] = problems(**full(0.91, **undelivered))
         assert what == "the database is nearly full: 233.0 MiB of 256.0 MiB"
-        assert "max_size" in mend
+        assert "max_size" in hint
 
     def test_that_is_full_says_what_is_given_up(self) -> None:
         [(oldest, _)] = problems(**full(0.97, captured=1000, sent=0, pending=1000))
@@ -319,8 +319,8 @@ class TestANearlyFullDatabase:
     def test_for_want_of_free_disk_space_does_not_ask_for_a_larger_file(self) -> None:
         changes = full(0.97, captured=1000, sent=0, pending=1000)
         changes["storage"]["limited_by"] = "min_free"
-        [(_, mend)] = problems(**changes)
-        assert mend == "free disk space, or lower [storage] min_free"
+        [(_, hint)] = problems(**changes)
+        assert hint == "free disk space, or lower [storage] min_free"
 
     @pytest.mark.parametrize("trouble", ["disk full", "read-only"])
     def test_that_only_status_sees_is_said_once(self, trouble) -> None:

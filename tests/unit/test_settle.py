@@ -94,11 +94,11 @@ def test_the_sink_goes_down_and_up_with_the_batches_and_both_are_events(reposito
     assert repository.settle(claim, UNAUTHORIZED, RULES, NOW)
     down = repository.backlog().sink
     assert (down.up, down.since, down.reason) == (False, NOW, UNAUTHORIZED.detail)
-    assert (down.mend, down.epoch, down.failures) == (UNAUTHORIZED.mend, 2, 1)
+    assert (down.hint, down.epoch, down.failures) == (UNAUTHORIZED.hint, 2, 1)
     probe = repository.claim_probe("retrier", POLICY, LATER, 10)
     assert repository.settle(probe, DELIVERED, RULES, NOW + 60)
     up = repository.backlog().sink
-    assert (up.up, up.since, up.reason, up.mend, up.epoch) == (True, NOW + 60, "", "", 3)
+    assert (up.up, up.since, up.reason, up.hint, up.epoch) == (True, NOW + 60, "", "", 3)
     assert events(repository, "sink down") == ["401 Unauthorized"]
     assert events(repository, "sink up") == ["after 60 s, backlog 20: 401 Unauthorized"]
 

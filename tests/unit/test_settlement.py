@@ -26,7 +26,7 @@ NOW = 1_000_000.0
 MANY = BatchRecord(100, 1, 0, None, None, None, False)
 LONE = replace(MANY, size=1)
 UP = SinkRecord(SinkStatus.UP, 3, 500.0, "", "", False, 0.0, 0, 1000, None, 1)
-DOWN = replace(UP, state=SinkStatus.DOWN, epoch=4, reason="503", mend="wait", next_probe_at=NOW)
+DOWN = replace(UP, state=SinkStatus.DOWN, epoch=4, reason="503", hint="wait", next_probe_at=NOW)
 DOWN = replace(DOWN, failures=2)
 REFUSING = replace(DOWN, refusing=True, refused_successes=1000)
 # Failed in an epoch before the sink last came UP, when it had taken 900 messages.
@@ -95,7 +95,7 @@ def test_a_failure_takes_the_sink_down_in_a_new_epoch_and_leaves_the_batch_due(o
     assert decided.next_attempt_at <= NOW
     sink = decided.sink
     assert (sink.state, sink.epoch, sink.since) == (SinkStatus.DOWN, UP.epoch + 1, NOW)
-    assert (sink.reason, sink.mend, sink.failures) == (outcome.detail, outcome.mend, 1)
+    assert (sink.reason, sink.hint, sink.failures) == (outcome.detail, outcome.hint, 1)
     assert not sink.refusing
     assert_waits(sink.next_probe_at, 1, outcome)
 
@@ -404,7 +404,7 @@ sinks = st.builds(
     st.integers(4, 9),
 )  # fmt: skip
 outcomes = st.builds(
-    Outcome, st.sampled_from(Verdict), st.just("because"), st.just("mend"), st.booleans(),
+    Outcome, st.sampled_from(Verdict), st.just("because"), st.just("hint"), st.booleans(),
     st.booleans(), st.none() | st.floats(0, 3600),
 )  # fmt: skip
 rules = st.builds(replace, st.sampled_from([RULES, RULES_ONCE]), max_attempts=numbers)

@@ -202,7 +202,7 @@ class TestTheJson:
         for process in found["processes"]:
             assert set(process) >= PROCESS_KEYS
         for problem in found["problems"]:
-            assert set(problem) == {"what", "mend"}
+            assert set(problem) == {"what", "hint"}
 
     def test_is_json(self, busy) -> None:
         found = busy.status()
@@ -363,7 +363,7 @@ class TestTheSensors:
 
     def said(self, node):
         """The problems with sensors; there is no sink that could be one."""
-        return [(problem["what"], problem["mend"]) for problem in node.status()["problems"]]
+        return [(problem["what"], problem["hint"]) for problem in node.status()["problems"]]
 
     def test_are_told_with_their_keys_also_where_nothing_is_known(self, node) -> None:
         [found] = node.status()["sensors"]
@@ -473,9 +473,9 @@ class TestTheSensors:
 
     def test_whose_ticks_do_not_add_up_are_a_problem(self, sensing) -> None:
         self.capture(sensing, {"unaccounted": 7})
-        [(what, mend)] = self.said(sensing)
+        [(what, hint)] = self.said(sensing)
         assert what == "7 ticks of room are neither taken nor dropped"
-        assert "fault of the program" in mend
+        assert "fault of the program" in hint
 
     def test_by_name_are_steered_by_nobody(self, sensing) -> None:
         self.capture(sensing, {"failing": True, "error": "\x1b[2J; \x1b]0;x\x07"})
@@ -529,7 +529,7 @@ class TestTheState:
 
 
 class TestTheText:
-    def test_begins_with_what_is_wrong_and_its_mend(self, busy) -> None:
+    def test_begins_with_what_is_wrong_and_its_hint(self, busy) -> None:
         lines = busy.text().splitlines()
         assert lines[0] == "! sender-1 has died 1 times"
         assert lines[1].startswith("    it is started again")
@@ -620,7 +620,7 @@ class TestOnABadDay:
         assert code == 4
         [problem] = found["problems"]
         assert str(node.config.storage.path) in problem["what"]
-        assert problem["mend"]
+        assert problem["hint"]
         assert set(found) >= KEYS[""]
 
     def test_it_is_another_programs(self, node) -> None:
@@ -653,7 +653,7 @@ class TestOnABadDay:
         node.config.storage.path.mkdir(parents=True)
         code, found = self.asked(node)
         assert code == 4
-        assert found["problems"][0]["mend"]
+        assert found["problems"][0]["hint"]
 
     def test_its_directory_is_read_only(self, node) -> None:
         fill(node.make_database(), 7)

@@ -1,4 +1,4 @@
-"""What a person should do where time alone mends nothing."""
+"""Hints: what a person should do where time alone repairs nothing."""
 
 import errno
 from urllib.parse import urljoin, urlsplit
@@ -7,7 +7,7 @@ from sensor_node.config import SinkConfig
 
 URL = "check [sink] url"
 PROXY = "check [sink] proxy"
-FILE = "mend that file or option; the file is read again when it changes"
+FILE = "correct that file or option; the file is read again when it changes"
 PORTAL = f"log in to the network, or {URL}: a web page answers there"
 CERTIFICATE = (
     "check [sink] ca_file and url, and the clock: a wrong clock makes certificates invalid"
