@@ -7,7 +7,7 @@ from email.utils import parsedate_to_datetime
 from http.client import responses as phrases
 
 from sensor_node.config import SinkConfig
-from sensor_node.delivery import hints
+from sensor_node.delivery import hints, strangers
 from sensor_node.model import Outcome, Verdict
 from sensor_node.schedule import RETRY_AFTER_CAP_SECONDS
 
@@ -19,16 +19,20 @@ NOT_TAKEN = frozenset(
 )
 MAY_SAY_WHEN = frozenset({*range(300, 400), 429, 503})
 SHOWN_CHARACTERS = 200
-PORTAL = re.compile(r"[\s\ufeff]*<(!doctype\s+html|html)", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """A final status line and what came after it, free of secrets. `body` is its beginning."""
+    """A final status line and what came after it, free of secrets. `body` is its beginning.
+
+    `engine`: which database answers so, if its headers tell.
+    """
 
     status: int
     reason: str
     body: str = ""
+    content_type: str = ""
+    engine: str = ""
     location: str = ""
     retry_after: str = ""
     date: str = ""
@@ -41,10 +45,11 @@ def interpret(answer: Answer, sink: SinkConfig, wall: float) -> Outcome:
         # An interim answer, whose final one may still come, or none that HTTP knows.
         return Outcome(Verdict.TRY_LATER, f"odd status {status}")
     title = f"{status} {one_line(answer.reason) or phrases.get(status, '')}".rstrip()
-    if status < 300 and PORTAL.match(answer.body):
-        detail = f"{title}: a web page, not the sink (captive portal?)"
-        return Outcome(Verdict.MISCONFIGURED, detail, hints.PORTAL, True, True)
     verdict = verdict_of(status, sink)
+    if found := strangers.recognize(answer, verdict):
+        detail = f"{title}: {found.what}"
+        known = status in NOT_TAKEN
+        return Outcome(Verdict.MISCONFIGURED, detail, found.hint, answered=True, fate_known=known)
     delivered = verdict is Verdict.DELIVERED
     excerpt = "" if delivered else one_line(answer.body)
     wait = None

@@ -18,6 +18,7 @@ from sensor_node.delivery.deadline import DeadlineGuard
 from sensor_node.delivery.formats import CONTENT_TYPE
 from sensor_node.delivery.session import Session, read_beginning
 from sensor_node.delivery.signature import signature
+from sensor_node.delivery.strangers import ENGINES
 from sensor_node.errors import ConfigError
 from sensor_node.model import Outcome, Verdict
 
@@ -25,6 +26,8 @@ from sensor_node.model import Outcome, Verdict
 KEEP_ALIVE_SECONDS = 20.0
 # The guard ends a request at its deadline; sockets time out only if the guard could not.
 BACKSTOP_SECONDS = 1.0
+# The status line is the verdict. What does not come of the body by then is given up.
+BODY_SECONDS = 1.0
 GZIP_LEVEL = 6  # 9 takes twice as long for a percent less
 
 
@@ -54,13 +57,14 @@ class HttpTelemetryClient:
             return Outcome(Verdict.MISCONFIGURED, str(error), hints.FILE, fate_known=True)
         if self._sink.compression == "gzip":
             body = gzip.compress(body, GZIP_LEVEL, mtime=0)
-        if self._clock.now().monotonic - self._last_used >= KEEP_ALIVE_SECONDS:
+        idle = self._clock.now().monotonic - self._last_used
+        if idle >= KEEP_ALIVE_SECONDS or self._line.is_spoilt():
             self._line.hang_up()
         self._guard.arm(self._sink.timeout)
         try:
             return self._deliver(session, body, headers)
         finally:
-            if self._guard.disarm() or self._sink.at_most_once:
+            if self._guard.disarm() or self._sink.at_most_once or not self._line.trusted:
                 self._line.hang_up()
             self._last_used = self._clock.now().monotonic
 
@@ -122,14 +126,19 @@ class HttpTelemetryClient:
     def _read(self, response: requests.Response) -> Answer:
         """The answer. The connection is kept only if that is final and was read to its end."""
         body = bytearray()
+        self._guard.hurry(BODY_SECONDS)
         final = 200 <= response.status_code <= 599
-        if not (final and read_beginning(response, body)):
+        if final and read_beginning(response, body):
+            self._line.end_answer()
+        else:
             self._line.hang_up()
         headers, mask = response.headers, self._credentials.mask
         return Answer(
             response.status_code,
             mask(response.reason or ""),
             mask(body.decode(errors="replace")),
+            headers.get("Content-Type", ""),
+            next((engine for header, engine in ENGINES.items() if header in headers), ""),
             mask(headers.get("Location", "")),
             headers.get("Retry-After", ""),
             headers.get("Date", ""),

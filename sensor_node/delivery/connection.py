@@ -3,6 +3,7 @@
 import http.client
 import io
 import socket
+import ssl
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -12,6 +13,13 @@ from urllib3.exceptions import ProtocolError
 
 from sensor_node.delivery.deadline import DeadlineGuard
 from sensor_node.delivery.dialing import Dialer
+from sensor_node.log import LOGGER
+
+# Interim answers may come before the final one; more of them, or of their bytes, is no answer.
+MAX_INTERIM_ANSWERS = 100
+MAX_INTERIM_BYTES = 65_536
+# What some proxies say as they close a connection that was not used for a while.
+IDLE = b"HTTP/1.1 408"
 
 
 @dataclass(slots=True)
@@ -25,14 +33,49 @@ class Progress:
 
 
 class Line:
-    """The one connection of a client, and the progress of the request in hand."""
+    """The one connection of a client, and the progress of the request in hand.
+
+    `trusted`: the sink has never sent more than it was asked for. A surplus answer that arrives
+    while a request is on its way is taken for that one's, so one is reason enough to give each
+    request its own connection.
+    """
 
     def __init__(self, guard: DeadlineGuard) -> None:
         self.guard = guard
         self.dialer = Dialer(guard)
         self.progress = Progress()
         self.connection: HTTPConnection | None = None
-        self.answer: http.client.HTTPResponse | None = None
+        self.answer: Answer | None = None
+        self.trusted = True
+
+    def is_spoilt(self) -> bool:
+        """Whether anything has come on the kept connection since its last answer, or its end."""
+        kept = self.connection.sock if self.connection else None
+        if kept is None:
+            return False
+        timeout = kept.gettimeout()
+        kept.settimeout(0)
+        try:
+            # TLS has messages of its own, which make a socket readable and are no surplus.
+            self._note_surplus(kept.recv(len(IDLE)))
+        except (BlockingIOError, ssl.SSLWantReadError):
+            return False
+        except OSError:
+            pass
+        finally:
+            kept.settimeout(timeout)
+        return True
+
+    def end_answer(self) -> None:
+        """The answer was read to its end."""
+        if self.answer is not None:
+            self._note_surplus(self.answer.lines.left)
+
+    def _note_surplus(self, came: bytes) -> None:
+        """What came after an answer; nothing if the other side has closed the connection."""
+        if came and self.trusted and not came.startswith(IDLE):
+            self.trusted = False
+            LOGGER.warning("sink_surplus the sink sends more than one answer to a request")
 
     def hang_up(self) -> None:
         """Close the connection; the next request opens another and finds nothing stray in it."""
@@ -44,14 +87,48 @@ class Line:
             self.connection.close()
 
 
+class Wanted(io.RawIOBase):
+    """A socket's bytes, for as long as they are wanted: then there are none."""
+
+    def __init__(self, raw: io.RawIOBase) -> None:
+        self._raw = raw
+        self.over = False
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int | None:
+        return None if self.over else self._raw.readinto(buffer)
+
+    def close(self) -> None:
+        self._raw.close()
+        super().close()
+
+
 class WholeLines(io.BufferedReader):
-    """http.client takes a closed connection for the end of the headers; here it is an error."""
+    """http.client takes a closed connection for the end of the headers; here it is an error.
+
+    `left`: what had been read, when this was closed, and nobody has asked for. `in_lines`: bytes.
+    """
+
+    def __init__(self, raw: io.RawIOBase) -> None:
+        self._wanted = Wanted(raw)
+        super().__init__(self._wanted)
+        self.left = b""
+        self.in_lines = 0
 
     def readline(self, size: int | None = -1) -> bytes:
         line = super().readline(size)
         if not line.endswith(b"\n") and len(line) != size:
             raise http.client.RemoteDisconnected("in the middle of a line")
+        self.in_lines += len(line)
         return line
+
+    def close(self) -> None:
+        if not self.closed:
+            self._wanted.over = True
+            self.left = self.peek()
+        super().close()
 
 
 class Answer(http.client.HTTPResponse):
@@ -59,7 +136,7 @@ class Answer(http.client.HTTPResponse):
 
     def __init__(self, line: Line, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.fp = WholeLines(self.fp.detach())
+        self.fp = self.lines = WholeLines(self.fp.detach())
         self._line = line
         line.answer = self
 
@@ -67,7 +144,15 @@ class Answer(http.client.HTTPResponse):
         # Private, but the only step that answers to requests and to CONNECT have in common.
         progress = self._line.progress
         progress.answered = bool(self.fp.peek(1))
-        version, status, reason = super()._read_status()  # type: ignore[misc]
+        for _ in range(MAX_INTERIM_ANSWERS + 1):
+            version, status, reason = super()._read_status()  # type: ignore[misc]
+            if not 100 <= status <= 199:
+                break
+            while self.lines.readline(MAX_INTERIM_BYTES).strip():
+                if self.lines.in_lines > MAX_INTERIM_BYTES:
+                    raise http.client.HTTPException("endless interim answer")
+        else:
+            raise http.client.HTTPException("no end of interim answers")
         if not progress.written:
             progress.connect_status = status
         return version, status, reason
@@ -101,9 +186,15 @@ class PlainConnection(HTTPConnection):
             self._connecting = False
 
     def send(self, data: Any) -> None:
+        progress = self._line.progress
+        kept = not self._connecting and not progress.dialed
+        if kept and self._line.is_spoilt():
+            if progress.written:
+                raise ConnectionResetError("this cannot be the answer: the request is not out yet")
+            self.sock.close()
+            self.sock = None
         if self.sock is None and self.auto_open:
             self.connect()  # http.client would, but after the request had counted as written
-        progress = self._line.progress
         if not self._connecting and not progress.written:
             if not progress.dialed:
                 self._line.guard.watch(self.sock)

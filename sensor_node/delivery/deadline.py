@@ -41,10 +41,13 @@ class DeadlineGuard:
         """A request begins that must be over in so many seconds."""
         with self._condition:
             self._expired = False
-            self._deadline = time.monotonic() + seconds
-            # The thread is woken only if it would come too late: not for every request.
-            if self._wakes_at is None or self._wakes_at > self._deadline:
-                self._condition.notify()
+            self._set(time.monotonic() + seconds)
+
+    def hurry(self, seconds: float) -> None:
+        """The rest of the request must be over in so many seconds, or by its deadline."""
+        with self._condition:
+            if self._deadline is not None:
+                self._set(min(self._deadline, time.monotonic() + seconds))
 
     def watch(self, connected: socket.socket) -> None:
         """Shut this socket down at the deadline. Raises TimeoutError if that has passed.
@@ -85,6 +88,12 @@ class DeadlineGuard:
         with self._condition:
             self._closed = True
             self._release()
+            self._condition.notify()
+
+    def _set(self, deadline: float) -> None:
+        self._deadline = deadline
+        # The thread is woken only if it would come too late: not for every request.
+        if self._wakes_at is None or self._wakes_at > deadline:
             self._condition.notify()
 
     def _run(self) -> None:

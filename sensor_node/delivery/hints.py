@@ -8,7 +8,8 @@ from sensor_node.config import SinkConfig
 URL = "check [sink] url"
 PROXY = "check [sink] proxy"
 FILE = "correct that file or option; the file is read again when it changes"
-PORTAL = f"log in to the network, or {URL}: a web page answers there"
+PORTAL = f"log in to the network, or {URL}: a sink must not answer in HTML or XML"
+ENGINE = f"{URL}: it must lead to a sink that knows [sink] format"
 CERTIFICATE = (
     "check [sink] ca_file and url, and the clock: a wrong clock makes certificates invalid"
 )

@@ -12,6 +12,7 @@ from sensor_node.config import SinkConfig
 from sensor_node.config_schema import options_of
 from sensor_node.delivery.answers import Answer, interpret, seconds_until
 from sensor_node.delivery.client import HttpTelemetryClient
+from sensor_node.delivery.strangers import ENGINES
 from sensor_node.model import Verdict
 
 URL = "http://sink.example/telemetry"
@@ -37,11 +38,13 @@ def ask():
     """Post once to a sink that gives the answer described."""
     clients = []
 
-    def post(status, *, body="", headers=None, sink=SINK):
+    def post(status, *, body="", headers=None, content_type="text/plain", sink=SINK):
         client = HttpTelemetryClient(sink, StoppedClock())
         clients.append(client)
         with responses.RequestsMock() as mock:
-            mock.add("POST", URL, status=status, body=body, headers=headers)
+            mock.add(
+                "POST", URL, status=status, body=body, headers=headers, content_type=content_type
+            )
             return client.post(b"[]", '"key"')
 
     yield post
@@ -153,18 +156,93 @@ def test_success_statuses_and_refused_statuses_change_the_table(ask):
     "page",
     [
         "<!doctype html><title>Log in</title>",
-        "<!DOCTYPE HTML PUBLIC",
-        "<html>",
         "<HTML lang=en>",
         "\ufeff \r\n\t<!Doctype Html>",
+        "<!-- a portal's own mark --><p>",
+        '<?xml version="1.0"?>\n<!DOCTYPE html>',
+        "<script>location='/login'</script>",
+        "<head><meta http-equiv=refresh>",
+        "\n\n<WISPAccessGatewayParam>",
+        "<html>".encode("utf-16"),
     ],
 )
 def test_a_captive_portal_is_not_taken_for_the_sink(ask, page):
     outcome = ask(200, body=page)
     assert outcome.verdict is MISCONFIGURED
-    assert outcome.fate_known
     assert "captive portal" in outcome.detail
     assert "log in" in outcome.hint
+
+
+@pytest.mark.parametrize(
+    "content_type",
+    [
+        *["text/html", "Text/HTML; charset=utf-8", "application/xhtml+xml", "text/xml"],
+        *["application/xml;charset=utf-8", "application/problem+xml", " text/html"],
+    ],
+)
+def test_a_2xx_of_a_markup_type_is_no_delivery_whatever_its_body(ask, content_type):
+    for status in (200, 202, 204):
+        outcome = ask(status, body="" if status == 204 else "ok", content_type=content_type)
+        assert outcome.verdict is MISCONFIGURED
+        assert "must not answer in HTML or XML" in outcome.hint
+
+
+@pytest.mark.parametrize(
+    "content_type", ["application/json", "text/plain", "", "text/htmlx", "a/xmlb"]
+)
+def test_a_2xx_of_any_other_type_is_a_delivery(ask, content_type):
+    assert ask(200, body="ok", content_type=content_type).verdict is DELIVERED
+
+
+def test_nobody_knows_whether_who_answers_2xx_with_a_page_has_stored_the_batch(ask):
+    """A sink may store, and then answer with a page."""
+    assert not ask(200, body="<html>stored</html>").fate_known
+
+
+@pytest.mark.parametrize(
+    ("header", "engine"),
+    [("X-Influxdb-Version", "InfluxDB"), ("x-server-hostname", "VictoriaMetrics")],
+)
+@pytest.mark.parametrize(("status", "fate_known"), [(204, False), (200, False), (400, True)])
+def test_a_database_that_does_not_know_the_format_is_not_the_sink(
+    ask, header, engine, status, fate_known
+):
+    outcome = ask(status, headers={header: "1"})
+    assert (outcome.verdict, outcome.fate_known) == (MISCONFIGURED, fate_known)
+    assert engine in outcome.detail
+    assert "[sink] format" in outcome.hint
+    assert ask(503, headers={header: "1"}).verdict is TRY_LATER
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        '{"took":3,"errors":true,"items":[]}',
+        '\ufeff {"errors" : true}',
+        '{"items": [{"a": 1}], "errors": true}',
+        '{"took": 3, "errors": true, "items": [' + '{"index": {"status": 400}},' * 9000,
+    ],
+)
+def test_errors_within_a_2xx_are_no_delivery(ask, body):
+    outcome = ask(200, body=body, content_type="application/json")
+    assert (outcome.verdict, outcome.fate_known) == (MISCONFIGURED, False)
+    assert '"errors": true' in outcome.detail
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        '{"errors": false}',
+        '{"errors": 0, "a": true}',
+        '{"item": {"errors": true}}',
+        '[{"errors": true}]',
+        '"errors": true',
+        '{"text": "\\"errors\\": true"}',
+        "[" * 60_000,
+    ],
+)
+def test_other_mentions_of_errors_are_none(ask, body):
+    assert ask(200, body=body).verdict is DELIVERED
 
 
 def test_a_web_page_with_an_error_is_an_error(ask):
@@ -172,7 +250,7 @@ def test_a_web_page_with_an_error_is_an_error(ask):
     assert ask(404, body="<html>Not found").detail == "404 Not Found: <html>Not found"
 
 
-@pytest.mark.parametrize("body", ["", '{"ok": true}', "thanks for the <html>", "<hr>", "<!doctype"])
+@pytest.mark.parametrize("body", ["", '{"ok": true}', "thanks for the <html>", "1 < 2"])
 def test_any_other_body_of_a_2xx_is_delivered(ask, body):
     assert ask(200, body=body).verdict is DELIVERED
 
@@ -275,8 +353,11 @@ def test_no_redirect_can_break_the_client(ask, location):
     assert ask(301, headers={"Location": location}).verdict is MISCONFIGURED
 
 
-@given(st.integers(), st.text(), st.text(), st.text())
-@example(301, "a\x1b[2J", "b\x1b[2J", "/c\x1b[2J")
-def test_no_answer_can_break_the_client(status, reason, body, location):
-    outcome = interpret(Answer(status, reason, body, location), SINK, WALL)
+ENGINE = st.sampled_from(["", *ENGINES.values()])
+
+
+@given(st.integers(), st.text(), st.text(), st.text(), ENGINE, st.text())
+@example(301, "a\x1b[2J", "b\x1b[2J", "", "", "/c\x1b[2J")
+def test_no_answer_can_break_the_client(status, reason, body, content_type, engine, location):
+    outcome = interpret(Answer(status, reason, body, content_type, engine, location), SINK, WALL)
     assert (outcome.detail + outcome.hint).isprintable()

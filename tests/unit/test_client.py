@@ -22,6 +22,7 @@ from sensor_node.clock import Moment
 from sensor_node.config import SinkConfig
 from sensor_node.config_schema import options_of
 from sensor_node.delivery.client import HttpTelemetryClient
+from sensor_node.delivery.connection import Line
 from sensor_node.delivery.credentials import Credentials
 from sensor_node.delivery.signature import signature
 from sensor_node.model import Verdict
@@ -300,24 +301,112 @@ def test_connection_close_is_heeded(connect):
     assert sink.connections == 2
 
 
-def test_a_stray_interim_answer_does_not_credit_one_batch_with_the_answer_of_another(connect):
-    def stray(conversation):
-        conversation.answer(b"HTTP/1.1 102 Processing\r\n\r\n" + OK)
-        conversation.answer(BUSY)
-
-    with RawSink(stray, keep_answering(BUSY)) as sink:
-        client = connect(sink.url)
-        first, second = client.post(b"[A]", KEY), client.post(b"[B]", KEY)
-    assert (first.verdict, first.answered, first.fate_known) == (Verdict.TRY_LATER, False, False)
-    assert second.detail == "503 Busy: later"
-    assert sink.connections == 2
-
-
-def test_100_continue_is_passed_over(connect):
-    with RawSink(keep_answering(b"HTTP/1.1 100 Continue\r\n\r\n" + OK, BUSY)) as sink:
+@pytest.mark.parametrize("status", [100, 101, 102, 103, 199])
+def test_interim_answers_are_passed_over_and_the_connection_is_kept(connect, status):
+    interim = b"HTTP/1.1 %d Wait\r\nLink: </style.css>\r\n\r\n" % status
+    with RawSink(keep_answering(interim * 3 + OK, interim + BUSY)) as sink:
         client = connect(sink.url)
         assert client.post(b"[A]", KEY).verdict is Verdict.DELIVERED
         assert client.post(b"[B]", KEY).detail == "503 Busy: later"
+    assert sink.connections == 1
+
+
+@pytest.mark.parametrize(
+    "endless",
+    [b"HTTP/1.1 102 Wait\r\n\r\n" * 10_000, b"HTTP/1.1 103 Wait\r\n" + b"A: b\r\n" * 100_000],
+)
+def test_interim_answers_without_end_are_no_answer(connect, endless):
+    with RawSink(keep_answering(endless), keep_answering(OK)) as sink:
+        client = connect(sink.url)
+        outcome = client.post(b"[A]", KEY)
+        assert (outcome.verdict, outcome.fate_known) == (Verdict.TRY_LATER, False)
+        assert outcome.detail == "what came is not an HTTP answer"
+        assert client.post(b"[B]", KEY).verdict is Verdict.DELIVERED
+
+
+@pytest.mark.parametrize("head", [b"", b"Not a header\r\nContent-Length: 0\r\n"])
+def test_a_body_that_does_not_come_is_given_up_and_its_connection_too(connect, head):
+    """The status line is the verdict."""
+
+    def no_end(conversation):
+        conversation.request()
+        conversation.connection.sendall(b"HTTP/1.1 200 OK\r\n" + head + b"\r\n")
+        conversation.wait_for_close()
+
+    with RawSink(no_end, keep_answering(OK)) as sink:
+        client = connect(sink.url, timeout=60.0)
+        began = time.monotonic()
+        assert client.post(b"[A]", KEY).verdict is Verdict.DELIVERED
+        assert time.monotonic() - began < PATIENCE
+        assert client.post(b"[B]", KEY).verdict is Verdict.DELIVERED
+    assert sink.connections == 2
+
+
+# Whose answer is it?
+
+
+def surplus(seconds):
+    """One more answer than was asked for, a moment later; then nothing is taken any more."""
+
+    def play(conversation):
+        if seconds is None:
+            conversation.answer(OK + OK)
+        else:
+            conversation.answer(OK)
+            time.sleep(seconds)
+            conversation.connection.sendall(OK)
+        conversation.answer(BUSY, BUSY)
+
+    return play
+
+
+@pytest.mark.parametrize("seconds", [None, 0.0, 0.05])
+def test_a_surplus_answer_is_not_credited_to_the_next_batch(connect, seconds):
+    with RawSink(surplus(seconds), keep_answering(BUSY), keep_answering(BUSY)) as sink:
+        client = connect(sink.url)
+        assert client.post(b"[A]", KEY).verdict is Verdict.DELIVERED
+        time.sleep((seconds or 0.0) + 0.1)
+        assert client.post(b"[B]", KEY).detail == "503 Busy: later"
+        # Who sends more than it is asked for is not trusted with a kept connection any more.
+        assert client.post(b"[C]", KEY).detail == "503 Busy: later"
+    assert sink.connections == 3
+
+
+def test_what_arrives_before_the_request_is_out_is_no_answer_to_it(connect, monkeypatch):
+    """Between the looks: as the request begins, and after its head."""
+    real = Line.is_spoilt
+    for looks_that_miss in (1, 2):
+        missed = []
+
+        def look(line, missed=missed, most=looks_that_miss):
+            missed.append(line)
+            return len(missed) > most and real(line)
+
+        with RawSink(surplus(0.0), keep_answering(BUSY)) as sink:
+            client = connect(sink.url)
+            assert client.post(b"[A]", KEY).verdict is Verdict.DELIVERED
+            time.sleep(0.1)
+            monkeypatch.setattr(Line, "is_spoilt", look)
+            monkeypatch.setattr("urllib3.connectionpool.is_connection_dropped", lambda _: False)
+            assert client.post(b"[B]", KEY).detail == "503 Busy: later"
+            monkeypatch.undo()
+        assert sink.connections == 2
+
+
+def test_a_proxy_that_says_why_it_closes_an_idle_connection_is_trusted(connect):
+    def idle(conversation):
+        conversation.answer(OK)
+        conversation.connection.sendall(
+            b"HTTP/1.1 408 Request Timeout\r\nConnection: close\r\n\r\n"
+        )
+
+    with RawSink(idle, keep_answering(OK, OK)) as sink:
+        client = connect(sink.url)
+        client.post(b"[A]", KEY)
+        time.sleep(0.1)
+        assert client.post(b"[B]", KEY).verdict is Verdict.DELIVERED
+        assert client.post(b"[C]", KEY).verdict is Verdict.DELIVERED
+    assert sink.connections == 2
 
 
 def test_bytes_after_an_answer_are_not_read_as_the_next_one(connect):
