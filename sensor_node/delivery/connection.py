@@ -9,7 +9,6 @@ from functools import partial
 from typing import Any
 
 from urllib3.connection import HTTPConnection, HTTPSConnection
-from urllib3.exceptions import ProtocolError
 
 from sensor_node.delivery.deadline import DeadlineGuard
 from sensor_node.delivery.dialing import Dialer
@@ -168,11 +167,7 @@ class PlainConnection(HTTPConnection):
         self.response_class = partial(Answer, line)  # type: ignore[assignment]
 
     def _new_conn(self) -> socket.socket:
-        try:
-            connected = self._line.dialer.dial(self._dns_host, self.port)
-        except (ConnectionResetError, BrokenPipeError) as error:
-            # urllib3 passes over these, as errors of a request whose answer may have come already.
-            raise ProtocolError("while connecting", error) from error
+        connected = self._line.dialer.dial(self._dns_host, self.port)
         connected.settimeout(self.timeout)
         return connected
 

@@ -2,12 +2,10 @@
 
 import socket
 from concurrent.futures import Future
-from typing import Any
+from contextlib import closing
 
 from sensor_node.delivery.deadline import DeadlineGuard, start_thread
-
-# What getaddrinfo gives: family, type, protocol, canonical name, address.
-Address = tuple[socket.AddressFamily, socket.SocketKind, int, str, Any]
+from sensor_node.delivery.race import HEAD_START_SECONDS, Address, NoAddressAnswers, Race, in_turn
 
 
 class Dialer:
@@ -16,35 +14,38 @@ class Dialer:
     def __init__(self, guard: DeadlineGuard) -> None:
         self._guard = guard
         self._lookup: Future[list[Address]] | None = None
+        self._last_good: Address | None = None
 
     def dial(self, host: str, port: int) -> socket.socket:
-        """A connected socket that the guard watches. Raises OSError, that is also gaierror.
+        """A connected socket that the guard watches.
 
-        The time is shared fairly among the addresses, so that a network which swallows IPv6
-        packets cannot use up what IPv4 needs.
+        Raises OSError, that is also gaierror, and NoAddressAnswers if there are several.
         """
-        addresses = self._resolve(host.strip("[]"), port)  # urllib3 may leave them on IPv6
-        failure: OSError | None = None
-        for position, address in enumerate(addresses):
-            share = self._guard.left() / (len(addresses) - position)
-            try:
-                return self._connect(address, share)
-            except OSError as error:
-                failure = failure or error  # the first address is the preferred one
-        raise failure or socket.gaierror(socket.EAI_NONAME, "no address")
-
-    def _connect(self, address: Address, seconds: float) -> socket.socket:
-        family, kind, protocol, _, name = address
-        connection = socket.socket(family, kind, protocol)
+        # urllib3 may leave the brackets on IPv6, and the escape before its zone.
+        addresses = self._resolve(host.strip("[]").replace("%25", "%"), port)
+        connected, self._last_good = self._race(in_turn(addresses, self._last_good))
         try:
-            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            connection.settimeout(seconds)
-            connection.connect(name)
-            self._guard.watch(connection)
+            connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            self._guard.watch(connected)
         except OSError:
-            connection.close()
+            connected.close()
             raise
-        return connection
+        return connected
+
+    def _race(self, addresses: list[Address]) -> tuple[socket.socket, Address]:
+        with closing(Race()) as race:
+            try:
+                for address in addresses:
+                    race.enter(address)
+                    if won := race.wait(min(HEAD_START_SECONDS, self._guard.left())):
+                        return won
+                while race.is_on:
+                    if won := race.wait(self._guard.left()):
+                        return won
+            except TimeoutError:
+                if not any(race.answers.values()):
+                    raise
+        raise NoAddressAnswers(race.answers)
 
     def _resolve(self, host: str, port: int) -> list[Address]:
         """getaddrinfo cannot be interrupted and may take minutes when name servers are silent.

@@ -5,6 +5,7 @@ import os
 import socket
 import ssl
 from collections.abc import Iterable, Iterator
+from typing import TypeVar
 from urllib.parse import urlsplit
 
 import requests
@@ -15,6 +16,7 @@ from sensor_node.config import SinkConfig
 from sensor_node.delivery import hints
 from sensor_node.delivery.answers import TRY_LATER, one_line
 from sensor_node.delivery.connection import Progress
+from sensor_node.delivery.race import NoAddressAnswers
 from sensor_node.model import Outcome, Verdict
 
 CERTIFICATE = (ssl.SSLCertVerificationError, CertificateError)
@@ -24,6 +26,7 @@ TIMEOUT = (TimeoutError, urllib3.exceptions.TimeoutError)
 CLOSED = (ConnectionResetError, ConnectionAbortedError, BrokenPipeError)
 DROPPED = (ConnectionError, ssl.SSLEOFError, ssl.SSLZeroReturnError)
 UNUSABLE_URL = (requests.exceptions.InvalidURL, urllib3.exceptions.LocationValueError)
+Kind = TypeVar("Kind", bound=BaseException)
 UNKNOWN_NAME = (socket.EAI_NONAME, socket.EAI_NODATA)
 
 
@@ -32,6 +35,8 @@ def of_error(error: Exception, progress: Progress, sink: SinkConfig, expired: bo
     causes = tuple(_causes(error))
     if progress.connect_status not in (None, 200):
         verdict, detail, hint = _tunnel_refused(progress.connect_status or 0)
+    elif cause := _first(causes, NoAddressAnswers):
+        verdict, detail, hint = _unreachable(cause)
     elif expired or _first(causes, *TIMEOUT):
         verdict, detail, hint = Verdict.TRY_LATER, f"timed out after {sink.timeout:g}s", ""
     else:
@@ -49,16 +54,16 @@ def is_drop(error: Exception) -> bool:
 def _explained(causes: tuple[BaseException, ...], sink: SinkConfig) -> tuple[Verdict, str, str]:
     if _first(causes, *UNUSABLE_URL):
         return Verdict.MISCONFIGURED, "[sink] url or proxy cannot be used", hints.URL
-    if cause := _first(causes, *CERTIFICATE):
-        text = one_line(getattr(cause, "verify_message", "") or str(cause))
+    if untrusted := _first(causes, *CERTIFICATE):
+        text = one_line(getattr(untrusted, "verify_message", "") or str(untrusted))
         return Verdict.MISCONFIGURED, f"certificate not trusted: {text}", hints.CERTIFICATE
-    if cause := _first(causes, socket.gaierror):
+    if unknown := _first(causes, socket.gaierror):
         host = urlsplit(sink.proxy or sink.url).hostname
-        return Verdict.TRY_LATER, f"name not found: {host}{_resolver_trouble(cause)}", ""
+        return Verdict.TRY_LATER, f"name not found: {host}{_resolver_trouble(unknown)}", ""
     if _first(causes, ssl.SSLEOFError):
         return Verdict.TRY_LATER, "TLS failed: the other side closed the connection", hints.TLS
-    if cause := _first(causes, ssl.SSLError):
-        reason = str(getattr(cause, "reason", None) or type(cause).__name__)
+    if failed := _first(causes, ssl.SSLError):
+        reason = str(getattr(failed, "reason", None) or type(failed).__name__)
         return Verdict.TRY_LATER, f"TLS failed: {reason.replace('_', ' ').lower()}", hints.TLS
     if _first(causes, *CLOSED):
         return Verdict.TRY_LATER, "connection closed without a whole answer", ""
@@ -71,6 +76,19 @@ def _explained(causes: tuple[BaseException, ...], sink: SinkConfig) -> tuple[Ver
     return Verdict.TRY_LATER, f"request failed: {type(causes[0]).__name__}", ""
 
 
+def _unreachable(found: NoAddressAnswers) -> tuple[Verdict, str, str]:
+    said = {address: _said(error) for address, error in found.answers.items()}
+    alike = len(set(said.values())) == 1
+    each = "; ".join(f"{address}: {text}" for address, text in said.items())
+    numbers = [error.errno or 0 for error in found.answers.values() if error]
+    hint = next((hints.BY_ERROR[number] for number in numbers if number in hints.BY_ERROR), "")
+    return Verdict.TRY_LATER, next(iter(said.values())) if alike else each, hint
+
+
+def _said(error: OSError | None) -> str:
+    return os.strerror(error.errno or 0).lower() if error else "no answer"
+
+
 def _tunnel_refused(status: int) -> tuple[Verdict, str, str]:
     later = status in TRY_LATER
     hint = "" if later else hints.BY_STATUS[407] if status == 407 else hints.PROXY
@@ -78,13 +96,12 @@ def _tunnel_refused(status: int) -> tuple[Verdict, str, str]:
     return verdict, f"the proxy refused to connect: {status}", hint
 
 
-def _resolver_trouble(cause: BaseException) -> str:
+def _resolver_trouble(error: socket.gaierror) -> str:
     """Nothing if the name is known not to exist, else why nobody could say."""
-    errno = cause.errno if isinstance(cause, OSError) else None
-    return "" if errno in UNKNOWN_NAME else f" ({one_line(str(getattr(cause, 'strerror', '')))})"
+    return "" if error.errno in UNKNOWN_NAME else f" ({one_line(str(error.strerror))})"
 
 
-def _first(causes: Iterable[BaseException], *types: type[BaseException]) -> BaseException | None:
+def _first(causes: Iterable[BaseException], *types: type[Kind]) -> Kind | None:
     return next((cause for cause in causes if isinstance(cause, types)), None)
 
 

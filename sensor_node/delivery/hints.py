@@ -18,7 +18,13 @@ NOT_HTTP = f"if it lasts: {URL} (http or https? the port?)"
 OPEN_FILES = "raise the limit on open files: LimitNOFILE= of the service, or ulimit -n"
 THREADS = "raise the limit on threads: TasksMax= of the service, or ulimit -u"
 LIBRARY = f"install what is missing, or {OPEN_FILES}"
-BY_ERROR = {errno.EMFILE: OPEN_FILES, errno.ENFILE: OPEN_FILES, errno.EAGAIN: THREADS}
+ZONE = f"{URL}: an address fe80:… needs its interface, as in [fe80::1%25eth0]"
+BY_ERROR = {
+    errno.EMFILE: OPEN_FILES,
+    errno.ENFILE: OPEN_FILES,
+    errno.EAGAIN: THREADS,
+    errno.EINVAL: ZONE,
+}
 BY_STATUS = {
     404: URL,
     405: URL,

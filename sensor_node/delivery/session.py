@@ -2,10 +2,12 @@
 
 import http.client
 import logging
+import re
 import ssl
 from collections.abc import Mapping
 from functools import partial
 from typing import Any
+from urllib.parse import urlsplit
 
 import requests
 from requests.adapters import HTTPAdapter
@@ -16,6 +18,7 @@ from sensor_node.config import SinkConfig
 from sensor_node.delivery.connection import Line, PlainConnection, SecureConnection
 
 MAX_ANSWER_BYTES = 65_536
+ZONE = re.compile("%[^]]*")
 CHUNK_BYTES = 1024
 
 
@@ -38,6 +41,9 @@ class Session:
         """The answer, its body still unread. Raises what requests and urllib3 raise."""
         if self._request is None:
             self._request = requests.Request("POST", self._url).prepare()
+            # A zone means something to this machine alone: RFC 6874, section 4.
+            host = urlsplit(self._url).netloc
+            self._request.headers["Host"] = ZONE.sub("", host)
         request = self._request
         request.body = body
         request.headers.update(headers)

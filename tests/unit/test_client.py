@@ -24,6 +24,7 @@ from sensor_node.config_schema import options_of
 from sensor_node.delivery.client import HttpTelemetryClient
 from sensor_node.delivery.connection import Line
 from sensor_node.delivery.credentials import Credentials
+from sensor_node.delivery.race import Race, in_turn
 from sensor_node.delivery.signature import signature
 from sensor_node.model import Verdict
 
@@ -32,6 +33,7 @@ DEFAULTS = {
 }
 SINK = SinkConfig(**{**DEFAULTS, "timeout": 10.0})
 AT_MOST_ONCE = {"delivery": "at-most-once"}
+TCP = (socket.AF_INET, socket.SOCK_STREAM, 6, "")
 SHORT = 0.3  # a deadline that is meant to be hit
 PATIENCE = 5.0  # a request that was cut at SHORT is over long before this
 KEY = '"key"'
@@ -711,19 +713,68 @@ def test_silent_name_servers_do_not_hold_a_request_beyond_the_deadline(connect, 
 def test_an_address_that_swallows_packets_does_not_use_up_the_time_of_the_next(
     connect, monkeypatch
 ):
+    """And once it is known which of them works, not even its head start."""
+    begun = []
+    enter = Race.enter
+    monkeypatch.setattr(
+        Race, "enter", lambda race, address: (begun.append(address), enter(race, address))
+    )
     with contextlib.ExitStack() as stack:
-        sink = stack.enter_context(RawSink(keep_answering(OK)))
-        full = swallow_connections(stack)
-        kind = (socket.AF_INET, socket.SOCK_STREAM, 6, "")
-        addresses = [(*kind, full), (*kind, ("127.0.0.1", sink.port))]
+        sink = stack.enter_context(RawSink(*3 * [keep_answering(OK)]))
+        full, good = (*TCP, swallow_connections(stack)), (*TCP, ("127.0.0.1", sink.port))
+        monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: [full, good])
+        client = connect(f"http://sink.example:{sink.port}/", timeout=60.0, **AT_MOST_ONCE)
+        began = time.monotonic()
+        for _ in range(3):
+            assert client.post(b"[A]", KEY).verdict is Verdict.DELIVERED
+        assert time.monotonic() - began < PATIENCE
+    assert begun == [full, good, good, good]
+
+
+def test_what_each_address_answered_is_said(connect, monkeypatch):
+    with contextlib.ExitStack() as stack:
+        full, closed = swallow_connections(stack), ("127.0.0.1", unused_port())
+        addresses = [(*TCP, full), (*TCP, closed)]
         monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: addresses)
-        client = connect(f"http://sink.example:{sink.port}/", timeout=1.0)
+        client = connect("http://sink.example/", timeout=1.0)
+        outcome = client.post(b"[A]", KEY)
+        assert (outcome.verdict, outcome.fate_known) == (Verdict.TRY_LATER, True)
+        assert outcome.detail == "127.0.0.2: no answer; 127.0.0.1: connection refused"
+        # Where all say the same, that is it.
+        addresses[0] = (*TCP, ("127.0.0.3", closed[1]))
+        assert client.post(b"[A]", KEY).detail == "connection refused"
+        addresses[:] = [(*TCP, full), (*TCP, full)]
+        assert client.post(b"[A]", KEY).detail == "timed out after 1s"
+
+
+def test_families_take_turns_and_the_address_that_worked_comes_first():
+    v6 = [(socket.AF_INET6, *TCP[1:], (f"fe80::{number}", 80, 0, 1)) for number in (1, 2, 3)]
+    v4 = [(*TCP, (f"192.0.2.{number}", 80)) for number in (1, 2)]
+    assert in_turn([*v6, *v4], None) == [v6[0], v4[0], v6[1], v4[1], v6[2]]
+    assert in_turn([*v6, *v4], v4[1]) == [v4[1], v6[0], v4[0], v6[1], v6[2]]
+    assert in_turn([*v6, *v4], (*TCP, ("192.0.2.9", 80))) == in_turn([*v6, *v4], None)
+
+
+@pytest.mark.parametrize("zone", ["%25lo", "%lo"])
+def test_the_zone_of_a_link_local_address_is_for_this_machine_alone(connect, monkeypatch, zone):
+    asked = []
+    real = socket.getaddrinfo
+
+    def getaddrinfo(host, *_, **__):
+        asked.append(host)
+        return real("127.0.0.1", sink.port, type=socket.SOCK_STREAM)
+
+    with RawSink(keep_answering(OK)) as sink:
+        monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
+        client = connect(f"http://[fe80::1{zone}]:{sink.port}/telemetry")
         assert client.post(b"[A]", KEY).verdict is Verdict.DELIVERED
+        assert asked == ["fe80::1%lo"]
+        assert f"Host: [fe80::1]:{sink.port}\r\n" in sink.requests[0][0]
 
 
 def swallow_connections(stack):
     """An address whose backlog is full: attempts to connect are not even refused."""
-    listener = stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=0))
+    listener = stack.enter_context(socket.create_server(("127.0.0.2", 0), backlog=0))
     for _ in range(4):
         waiting = stack.enter_context(socket.socket())
         waiting.setblocking(False)
@@ -764,37 +815,25 @@ def test_a_name_with_an_overlong_part_is_not_found(connect):
     assert "x" * 64 in outcome.detail
 
 
-def test_no_route_is_said_in_words(connect, monkeypatch):
-    def no_route(*_):
-        raise OSError(113, "untranslated")
-
-    monkeypatch.setattr("sensor_node.delivery.dialing.Dialer._connect", no_route)
-    outcome = connect("http://127.0.0.1/").post(b"[A]", KEY)
-    assert (outcome.detail, outcome.fate_known) == ("no route to host", True)
-    assert outcome.hint == ""
-
-
+@pytest.mark.parametrize(
+    ("number", "detail", "hint"),
+    [
+        (errno.EHOSTUNREACH, "no route to host", ""),
+        # As by a balancer that has nobody to give the connection to.
+        (errno.ECONNRESET, "connection reset by peer", ""),
+        (errno.EMFILE, "too many open files", "LimitNOFILE"),
+        (errno.EINVAL, "invalid argument", "[fe80::1%25eth0]"),
+    ],
+)
 @pytest.mark.parametrize("scheme", ["http", "https"])
-def test_a_reset_while_connecting_is_waited_for(connect, monkeypatch, scheme):
-    """As by a balancer that has nobody to give the connection to."""
-
-    def reset(*_):
-        raise ConnectionResetError(errno.ECONNRESET, "untranslated")
-
-    monkeypatch.setattr("sensor_node.delivery.dialing.Dialer._connect", reset)
+def test_why_nobody_can_be_connected_is_said_in_words(
+    connect, monkeypatch, scheme, number, detail, hint
+):
+    monkeypatch.setattr(socket.socket, "connect_ex", lambda *_: number)
     outcome = connect(f"{scheme}://127.0.0.1/").post(b"[A]", KEY)
     assert (outcome.verdict, outcome.fate_known) == (Verdict.TRY_LATER, True)
-    assert outcome.detail == "connection closed without a whole answer"
-
-
-def test_the_hint_of_too_many_open_files_is_not_the_sinks(connect, monkeypatch):
-    def no_number(*_):
-        raise OSError(errno.EMFILE, "untranslated")
-
-    monkeypatch.setattr("sensor_node.delivery.dialing.Dialer._connect", no_number)
-    outcome = connect("http://127.0.0.1/").post(b"[A]", KEY)
-    assert (outcome.verdict, outcome.detail) == (Verdict.TRY_LATER, "too many open files")
-    assert "LimitNOFILE" in outcome.hint
+    assert outcome.detail == detail
+    assert hint in outcome.hint
 
 
 def test_the_hint_of_too_many_threads_is_not_the_sinks(connect, monkeypatch):
