@@ -87,7 +87,7 @@ class SinkConfig:
 
     @property
     def secret_files(self) -> tuple[str, ...]:
-        """The files that a change of may mend the sink."""
+        """The files that a change of may repair the sink."""
         names = (self.token_file, self.password_file, self.ca_file, self.cert_file, self.key_file)
         return tuple(filter(None, names))
 

@@ -1,11 +1,9 @@
 """POSTs one batch and says what came of it; whatever goes wrong is an Outcome, never an error."""
 
 import gzip
-import http.client
 from dataclasses import replace
 
 import requests
-import urllib3.exceptions
 
 from sensor_node import __version__
 from sensor_node.clock import Clock
@@ -13,12 +11,13 @@ from sensor_node.config import SinkConfig
 from sensor_node.delivery import failures, hints
 from sensor_node.delivery.answers import Answer, interpret
 from sensor_node.delivery.connection import Line, Progress
-from sensor_node.delivery.credentials import Credentials, tls_context
+from sensor_node.delivery.credentials import Credentials, tls_context, tls_files
 from sensor_node.delivery.deadline import DeadlineGuard
 from sensor_node.delivery.formats import CONTENT_TYPE
 from sensor_node.delivery.session import Session, read_beginning
-from sensor_node.delivery.signature import signature
+from sensor_node.delivery.signature import signatures
 from sensor_node.delivery.strangers import ENGINES
+from sensor_node.delivery.unforeseen import Unforeseen
 from sensor_node.errors import ConfigError
 from sensor_node.model import Outcome, Verdict
 
@@ -38,12 +37,18 @@ class HttpTelemetryClient:
         self._sink = sink
         self._clock = clock
         self._credentials = Credentials(sink)
+        self._unforeseen = Unforeseen(self._credentials.mask)
         self._guard = DeadlineGuard()
         self._line = Line(self._guard)
         self._session: Session | None = None
-        self._tls_files = tuple(filter(None, (sink.ca_file, sink.cert_file, sink.key_file)))
-        self._tls_seen = signature(())
+        self._tls_files = tls_files(sink)
+        self._tls_seen = signatures(())
         self._last_used = float("-inf")
+
+    @property
+    def files(self) -> frozenset[str]:
+        """The files that a change of may repair the sink."""
+        return frozenset((*self._tls_files, *self._sink.secret_files))
 
     def post(self, body: bytes, key: str) -> Outcome:
         """Send an encoded batch under its idempotency key, within [sink] timeout.
@@ -54,7 +59,9 @@ class HttpTelemetryClient:
             headers = self._headers(key)
             session = self._current_session()
         except ConfigError as error:
-            return Outcome(Verdict.MISCONFIGURED, str(error), hints.FILE, fate_known=True)
+            return Outcome(Verdict.MISCONFIGURED, str(error), hints.of_file(error), fate_known=True)
+        except Exception as error:
+            return self._unforeseen.outcome(error, fate_known=True)
         if self._sink.compression == "gzip":
             body = gzip.compress(body, GZIP_LEVEL, mtime=0)
         idle = self._clock.now().monotonic - self._last_used
@@ -91,7 +98,7 @@ class HttpTelemetryClient:
 
     def _current_session(self) -> Session:
         """The session, a new one if a certificate file has changed. Raises ConfigError."""
-        seen = signature(self._tls_files)
+        seen = signatures(self._tls_files)
         if self._session is None or seen != self._tls_seen:
             self._line.hang_up()
             self._session = None  # also if the new files are no good
@@ -110,18 +117,12 @@ class HttpTelemetryClient:
     def _try(self, session: Session, body: bytes, headers: dict[str, str]) -> Answer | Exception:
         self._line.progress = Progress()
         try:
-            response = session.post(body, headers, self._guard.left() + BACKSTOP_SECONDS)
-        except (
-            requests.RequestException,
-            urllib3.exceptions.HTTPError,
-            http.client.HTTPException,
-            OSError,
-            ValueError,
-        ) as error:
+            timeout = self._guard.left() + BACKSTOP_SECONDS
+            with session.post(body, headers, timeout) as response:
+                return self._read(response)
+        except Exception as error:
             self._line.hang_up()
             return error
-        with response:
-            return self._read(response)
 
     def _read(self, response: requests.Response) -> Answer:
         """The answer. The connection is kept only if that is final and was read to its end."""
@@ -152,6 +153,9 @@ class HttpTelemetryClient:
         return failures.is_drop(error)
 
     def _judge(self, result: Answer | Exception) -> Outcome:
+        progress = self._line.progress
         if isinstance(result, Answer):
             return interpret(result, self._sink, self._clock.now().wall)
-        return failures.of_error(result, self._line.progress, self._sink, self._guard.expired)
+        if isinstance(result, failures.FORESEEN):
+            return failures.of_error(result, progress, self._sink, self._guard.expired)
+        return self._unforeseen.outcome(result, fate_known=not progress.written)

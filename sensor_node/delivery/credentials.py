@@ -3,6 +3,7 @@
 import base64
 import html
 import json
+import os
 import ssl
 import stat
 from pathlib import Path
@@ -12,7 +13,7 @@ from requests.utils import DEFAULT_CA_BUNDLE_PATH
 from urllib3.util.ssl_ import create_urllib3_context
 
 from sensor_node.config import SinkConfig
-from sensor_node.delivery.signature import FileSignature, signature
+from sensor_node.delivery.signature import FileSignature, signatures
 from sensor_node.errors import ConfigError
 
 # No server takes a longer header; a longer file is not a secret.
@@ -26,13 +27,13 @@ class Credentials:
     def __init__(self, sink: SinkConfig) -> None:
         self._sink = sink
         self._files = tuple(filter(None, (sink.token_file, sink.password_file)))
-        self._seen: tuple[FileSignature, ...] | None = None
+        self._seen: dict[str, FileSignature] | None = None
         self._authorization = ""
         self._secrets: tuple[str, ...] = ()
 
     def authorization(self) -> str:
         """The Authorization header, or "". Raises ConfigError that names option and file."""
-        seen = signature(self._files)
+        seen = signatures(self._files)
         if seen != self._seen:
             self._seen = None  # until they have been read
             self._read()
@@ -72,19 +73,31 @@ def _ways_to_write(secret: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys(ways))
 
 
+def tls_files(sink: SinkConfig) -> tuple[str, ...]:
+    """Those that tls_context() reads."""
+    trusted = sink.ca_file or (DEFAULT_CA_BUNDLE_PATH if _is_secure(sink) else "")
+    return tuple(filter(None, (trusted, sink.cert_file, sink.key_file)))
+
+
+def _is_secure(sink: SinkConfig) -> bool:
+    return any(url.lower().startswith("https:") for url in (sink.url, sink.proxy))
+
+
 def tls_context(sink: SinkConfig) -> ssl.SSLContext | None:
     """Trusts ca_file, else the bundle of requests (on Debian: the system's); None for plain HTTP.
 
     Raises ConfigError that names option and file.
     """
     named = {"ca_file": sink.ca_file, "cert_file": sink.cert_file, "key_file": sink.key_file}
-    secure = any(url.lower().startswith("https:") for url in (sink.url, sink.proxy))
-    if not secure and not any(named.values()):
+    if not _is_secure(sink) and not any(named.values()):
         return None
     for option, file in named.items():
         if file:
             _read(option, file)
-    context = create_urllib3_context(cert_reqs=ssl.CERT_REQUIRED)
+    try:
+        context = create_urllib3_context(cert_reqs=ssl.CERT_REQUIRED)
+    except OSError as error:  # it may write keys to a file, which it does not name
+        raise OSError(error.errno, error.strerror, os.environ.get("SSLKEYLOGFILE")) from error
     trusted = sink.ca_file or DEFAULT_CA_BUNDLE_PATH
     try:
         context.load_verify_locations(trusted)

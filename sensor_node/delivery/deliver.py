@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from sensor_node.clock import Clock
 from sensor_node.config import Config
 from sensor_node.delivery import formats, hints
+from sensor_node.delivery.unforeseen import Unforeseen
 from sensor_node.log import LOGGER
 from sensor_node.model import Claim, Outcome, Verdict
 from sensor_node.schedule import BackoffPolicy
@@ -70,6 +71,7 @@ class Courier:
         self._settle: Settle | None = None
         self._then: ClaimPolicy | None = None
         self._next: Claim | None = None
+        self._unforeseen = Unforeseen()
 
     @property
     def limit(self) -> int:
@@ -85,6 +87,11 @@ class Courier:
     def has_sent(self) -> bool:
         """Whether it has a client already."""
         return self._client is not None
+
+    @property
+    def files(self) -> frozenset[str]:
+        """The files that a change of may repair the sink, as far as they are known yet."""
+        return self._client.files if self._client else frozenset(self._sink.secret_files)
 
     def deliver(self, claim: Claim, then: ClaimPolicy | None = None) -> None:
         """Send the batch and settle it. `then` go on with the next one that is whole: see resume().
@@ -163,7 +170,12 @@ class Courier:
         except ImportError as error:  # not there; or, of a shared object, one of those
             detail = f"Python's module {error.name} cannot be loaded"
             return Outcome(Verdict.TRY_LATER, detail, hints.LIBRARY, fate_known=True)
-        return self._client.post(body, key)
+        except Exception as error:
+            return self._unforeseen.outcome(error, fate_known=True)
+        try:
+            return self._client.post(body, key)
+        except Exception as error:
+            return self._unforeseen.outcome(error, fate_known=False)
 
     def _learn(self, size: int, outcome: Outcome, seconds: float) -> None:
         """Less at a time over a link that does not carry as much in the time there is, then more.

@@ -19,6 +19,14 @@ from sensor_node.delivery.connection import Progress
 from sensor_node.delivery.race import NoAddressAnswers
 from sensor_node.model import Outcome, Verdict
 
+# What sockets, TLS, HTTP and the libraries for them raise; ValueError is what a URL makes of them.
+FORESEEN = (
+    requests.RequestException,
+    urllib3.exceptions.HTTPError,
+    http.client.HTTPException,
+    OSError,
+    ValueError,
+)
 CERTIFICATE = (ssl.SSLCertVerificationError, CertificateError)
 TIMEOUT = (TimeoutError, urllib3.exceptions.TimeoutError)
 # A reset is told to one system call, and it is chance whether that one writes the request or waits

@@ -1,15 +1,21 @@
 """Hints: what a person should do where time alone repairs nothing."""
 
 import errno
+import grp
+import os
+from pathlib import Path
 from urllib.parse import urljoin, urlsplit
 
 from sensor_node.config import SinkConfig
+from sensor_node.errors import ConfigError
 
 URL = "check [sink] url"
 PROXY = "check [sink] proxy"
 FILE = "correct that file or option; the file is read again when it changes"
 PORTAL = f"log in to the network, or {URL}: a sink must not answer in HTML or XML"
 ENGINE = f"{URL}: it must lead to a sink that knows [sink] format"
+READABLE = "let group {0} read it: chgrp {0} {1}; chmod g+r {1}"
+SEARCHABLE = "let group {0} into its directory: chgrp {0} {1}; chmod g+x {1}"
 CERTIFICATE = (
     "check [sink] ca_file and url, and the clock: a wrong clock makes certificates invalid"
 )
@@ -34,6 +40,26 @@ BY_STATUS = {
     415: "check [sink] format and compression",
 }
 OTHERS = "ask who runs the sink; [sink] refused_statuses if it means the readings"
+
+
+def of_file(error: ConfigError) -> str:
+    """For a file, named by an option, that is not as it must be."""
+    cause = error.__cause__
+    if not isinstance(cause, PermissionError) or not cause.filename:
+        return FILE
+    file = Path(cause.filename).absolute()
+    group = _group()
+    ways = reversed(file.parents)
+    closed = [way for way in ways if not os.access(way, os.X_OK, effective_ids=True)]
+    return SEARCHABLE.format(group, closed[0]) if closed else READABLE.format(group, file)
+
+
+def _group() -> str:
+    """The name of this process's group."""
+    try:
+        return grp.getgrgid(os.getegid()).gr_name
+    except KeyError:
+        return str(os.getegid())
 
 
 def of_answer(status: int, location: str, sink: SinkConfig) -> str:

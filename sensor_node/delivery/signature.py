@@ -3,12 +3,15 @@
 from collections.abc import Iterable
 from pathlib import Path
 
-FileSignature = tuple[int, int, int] | None
+FileSignature = tuple[int, int, int, int] | None
 
 
-def signature(files: Iterable[str]) -> tuple[FileSignature, ...]:
-    """(mtime_ns, size, inode) of each file, None if there is none: differs after a change."""
-    return tuple(_signature(Path(file)) for file in files)
+def signatures(files: Iterable[str]) -> dict[str, FileSignature]:
+    """(mtime_ns, ctime_ns, size, inode) of each file, None if there is none: tells a change.
+
+    Who may read it is one as well, and only in the second.
+    """
+    return {file: _signature(Path(file)) for file in files}
 
 
 def _signature(file: Path) -> FileSignature:
@@ -16,4 +19,4 @@ def _signature(file: Path) -> FileSignature:
         found = file.stat()
     except OSError:
         return None
-    return found.st_mtime_ns, found.st_size, found.st_ino
+    return found.st_mtime_ns, found.st_ctime_ns, found.st_size, found.st_ino

@@ -3,7 +3,7 @@
 from sensor_node.clock import Moment
 from sensor_node.config import Config
 from sensor_node.delivery.deliver import Courier, policy_of
-from sensor_node.delivery.signature import signature
+from sensor_node.delivery.signature import signatures
 from sensor_node.log import LOGGER
 from sensor_node.model import Claim
 from sensor_node.processes import owner as owners
@@ -26,7 +26,7 @@ class RetryService:
         self._repository = repository
         self._courier = courier
         self._look_around_at = 0.0
-        self._files = signature(config.sink.secret_files)
+        self._files = signatures(courier.files)
         self._was_up: bool | None = None
 
     def step(self, now: Moment) -> float:
@@ -78,9 +78,9 @@ class RetryService:
                 LOGGER.warning("batch_reclaimed batch=%d-%d owner=%s", first_id, last_id, owner)
         if at_most_once:
             self._repository.park_doubtful(now.wall)
-        files = signature(self._sink.secret_files)
-        if files != self._files:
-            self._files = files
+        before, self._files = self._files, signatures(self._courier.files)
+        # Of a file that is new among them, nobody knows what it was before.
+        if any(before.get(file, seen) != seen for file, seen in self._files.items()):
             self._repository.probe_now(now.wall)
 
     def _log_change(self, up: bool, reason: str) -> None:

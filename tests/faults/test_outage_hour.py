@@ -27,6 +27,8 @@ REFUSED = Outcome(Verdict.TRY_LATER, "connection refused", fate_known=True)
 class RefusingClient:
     """Nobody listens. Notes when it was asked to connect."""
 
+    files = frozenset()
+
     def __init__(self, clock):
         self._clock = clock
         self.attempts = []

@@ -4,11 +4,13 @@ import base64
 import contextlib
 import errno
 import gc
+import grp
 import gzip
 import os
 import socket
 import ssl
 import subprocess
+import tempfile
 import threading
 import time
 from dataclasses import replace
@@ -22,10 +24,10 @@ from sensor_node.clock import Moment
 from sensor_node.config import SinkConfig
 from sensor_node.config_schema import options_of
 from sensor_node.delivery.client import HttpTelemetryClient
-from sensor_node.delivery.connection import Line
+from sensor_node.delivery.connection import Answer, Line
 from sensor_node.delivery.credentials import Credentials
 from sensor_node.delivery.race import Race, in_turn
-from sensor_node.delivery.signature import signature
+from sensor_node.delivery.signature import signatures
 from sensor_node.model import Verdict
 
 DEFAULTS = {
@@ -1170,15 +1172,103 @@ def test_a_secret_is_known_however_the_sink_writes_it(tmp_path, written):
 
 def test_a_signature_tells_a_changed_a_removed_and_a_new_file(tmp_path):
     file = tmp_path / "file"
-    seen = [signature([str(file)])]
-    for content in (b"a", b"bc"):
-        file.write_bytes(content)
-        seen.append(signature([str(file)]))
-    assert seen[0] == (None,)
-    assert len(set(seen)) == 3
-    assert signature([str(file)]) == seen[-1]
-    replace_file(file, b"cd")
-    assert signature([str(file)]) != seen[-1]
+
+    def seen():
+        return signatures([str(file)])[str(file)]
+
+    every = [seen()]
+    assert every == [None]
+    changes = (
+        lambda: file.write_bytes(b"a"),
+        lambda: file.write_bytes(b"bc"),
+        lambda: replace_file(file, b"cd"),
+        lambda: file.chmod(0o640),
+        lambda: os.chown(file, os.geteuid(), os.getegid()),
+        file.unlink,
+    )
+    for change in changes:
+        time.sleep(0.02)  # the kernel's clock for files ticks each 4 ms, or 10
+        change()
+        assert seen() != every[-1]
+        every.append(seen())
+        assert seen() == every[-1]
+
+
+# What nobody foresaw
+
+
+def test_a_key_log_that_cannot_be_opened_ends_no_process(connect, monkeypatch, caplog):
+    monkeypatch.setenv("SSLKEYLOGFILE", "/nonexistent/keys")
+    client = connect("https://127.0.0.1:1/")
+    for _ in range(2):
+        outcome = client.post(b"[A]", KEY)
+        assert (outcome.verdict, outcome.fate_known) == (Verdict.TRY_LATER, True)
+        assert "/nonexistent/keys" in outcome.detail
+        assert "the log has the details" in outcome.hint
+    assert [record.levelname for record in caplog.records] == ["ERROR"]
+    monkeypatch.delenv("SSLKEYLOGFILE")
+    assert client.post(b"[A]", KEY).detail == "connection refused"
+
+
+@pytest.mark.parametrize("written", [False, True])
+def test_any_other_error_is_an_outcome_and_tells_no_secret(
+    connect, tmp_path, monkeypatch, caplog, written
+):
+    (tmp_path / "token").write_text("sesame")
+    surprise = RuntimeError("who said sesame?")
+
+    def fail(*_):
+        raise surprise
+
+    with RawSink(keep_answering(OK), keep_answering(OK)) as sink:
+        client = connect(sink.url, token_file=str(tmp_path / "token"), **AT_MOST_ONCE)
+        where = (Answer, "begin") if written else (Race, "enter")
+        monkeypatch.setattr(*where, fail)
+        outcome = client.post(b"[A]", KEY)
+        assert (outcome.verdict, outcome.fate_known) == (Verdict.TRY_LATER, not written)
+        assert outcome.detail == "RuntimeError: who said ***?"
+        assert "sesame" not in caplog.text
+        monkeypatch.undo()
+        assert client.post(b"[A]", KEY).verdict is Verdict.DELIVERED
+
+
+# What may not be read
+
+
+@contextlib.contextmanager
+def nobody():
+    """Root may read everything; whoever runs this as another user stays that."""
+    was = os.getegid(), os.geteuid()
+    if os.geteuid() == 0:
+        os.setegid(65534)
+        os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(was[1])
+        os.setegid(was[0])
+
+
+def test_who_may_not_read_a_secret_is_told_how_to_let_it(connect):
+    with tempfile.TemporaryDirectory() as outer:
+        Path(outer).chmod(0o755)
+        inner = Path(outer) / "inner"
+        inner.mkdir()
+        token = inner / "token"
+        token.write_text("sesame")
+        token.chmod(0)
+        client = connect(f"http://127.0.0.1:{unused_port()}/", token_file=str(token))
+        with nobody():
+            group = grp.getgrgid(os.getegid()).gr_name
+            outcome = client.post(b"[A]", KEY)
+            assert outcome.detail == f"[sink] token_file {token}: Permission denied"
+            assert f"chgrp {group} {token}; chmod g+r {token}" in outcome.hint
+        inner.chmod(0)
+        with nobody():
+            assert f"chgrp {group} {inner}; chmod g+x {inner}" in client.post(b"[A]", KEY).hint
+        inner.chmod(0o700)
+        token.chmod(0o400)
+        assert client.post(b"[A]", KEY).detail == "connection refused"
 
 
 # Nothing is left behind

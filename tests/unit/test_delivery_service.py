@@ -43,6 +43,9 @@ DISK_FULL = StorageUnavailable("disk full", "telemetry.db")
 class Client:
     """Answers as it is told; `during` runs while a request is on its way."""
 
+    files = frozenset()
+    error = None
+
     def __init__(self):
         self.requests = []
         self.outcome = DELIVERED
@@ -53,6 +56,8 @@ class Client:
         self.requests.append((body, key))
         if self.during:
             self.during()
+        if self.error:
+            raise self.error
         return self.outcome
 
     def close(self):
@@ -624,6 +629,30 @@ def test_a_library_that_cannot_be_loaded_is_waited_for(make, repository, error, 
     assert sink.reason.endswith(reason)
     assert "LimitNOFILE" in sink.hint
     assert rows(repository, "SELECT status, fate_unknown FROM batch") == [("FAILED", 0)]
+
+
+@pytest.mark.parametrize("where", ["loading", "sending"])
+def test_an_error_that_nobody_foresaw_is_an_outcome_and_its_stack_is_told_once(
+    make, repository, caplog, where
+) -> None:
+    sender = make("batch_size = 1")
+    error = RuntimeError("a surprise,\n\x1b[2J told in two lines")
+    if where == "loading":
+        sender.unloadable = error
+    else:
+        sender.client.error = error
+    sender.capture(2)
+    sender.step()
+    sink = repository.backlog().sink
+    assert (sink.up, sink.reason) == (False, "RuntimeError: a surprise, [2J told in two lines")
+    assert "the log has the details" in sink.hint
+    unknown = int(where == "sending")
+    assert rows(repository, "SELECT status, fate_unknown FROM batch") == [("FAILED", unknown)]
+    set_sink(repository, state="UP")
+    error.with_traceback(None)  # another one, raised in the same place
+    sender.step()
+    [line] = [record.getMessage() for record in caplog.records if "send_failed" in record.msg]
+    assert "test_delivery_service.py" in line
 
 
 def test_every_reading_is_accounted_for_while_senders_take_turns(make, repository) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import time
 
 import pytest
 from clocks import WALL, ManualClock
@@ -34,12 +35,15 @@ from sensor_node.storage.repository import SensorDataSQLRepository
 OWNER = "retrier:boot:1:1"
 DEAD_SENDER = "sender:another-boot:1:1"
 MAX_DELAY = 300.0
+# The kernel's clock for files ticks each 4 ms, or 10.
+KERNEL_TICK_SECONDS = 0.02
 
 
 class Client:
-    """Answers as it is told."""
+    """Answers as it is told. `files`: what it reads beside those that the options name."""
 
     def __init__(self):
+        self.files = frozenset()
         self.requests = []
         self.outcome = DELIVERED
         self.closed = False
@@ -421,6 +425,27 @@ class TestASecretFileThatChanges:
         assert self.later(retrier) == 3
         token.unlink()
         assert self.later(retrier) == 4
+
+    def test_is_one_that_others_may_read_now(self, retrier, token) -> None:
+        token.write_text("one")
+        assert self.later(retrier) == 1
+        time.sleep(KERNEL_TICK_SECONDS)
+        token.chmod(0o640)
+        assert self.later(retrier) == 2
+        time.sleep(KERNEL_TICK_SECONDS)
+        os.chown(token, os.geteuid(), os.getegid())
+        assert self.later(retrier) == 3
+
+    def test_is_one_that_no_option_names_too(self, retrier, token) -> None:
+        """Such as the system's CA certificates; first seen with the first request."""
+        bundle = token.with_name("bundle")
+        retrier.client.files = frozenset({str(token), str(bundle)})
+        token.write_text("one")
+        assert self.later(retrier) == 1
+        set_sink(retrier.own, next_probe_at=retrier.clock.wall + 3000)
+        assert [self.later(retrier) for _ in range(3)] == [1] * 3
+        bundle.write_text("repaired")
+        assert self.later(retrier) == 2
 
     def test_makes_one_probe_due_and_not_one_each_second(self, retrier, token) -> None:
         token.write_text("wrong, too")

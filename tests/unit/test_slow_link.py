@@ -21,6 +21,8 @@ LEAST_DELAY = 1.0
 class Link:
     """Carries so many messages a second; what takes longer than the timeout never arrives."""
 
+    files = frozenset()
+
     def __init__(self, clock, messages_a_second):
         self.clock = clock
         self.speed = messages_a_second

@@ -1,0 +1,28 @@
+"""What nobody foresaw on the way to the sink is an outcome, never the end of a process."""
+
+import traceback
+from collections.abc import Callable
+
+from sensor_node.log import LOGGER
+from sensor_node.model import Outcome, Verdict
+
+HINT = "this is a fault of the program, or of its surroundings: the log has the details"
+SHOWN_CHARACTERS = 200
+
+
+class Unforeseen:
+    """Remembers which errors are in the log already. `mask` takes secrets out of a text."""
+
+    def __init__(self, mask: Callable[[str], str] = str) -> None:
+        self._mask = mask
+        self._logged: set[str] = set()
+
+    def outcome(self, error: Exception, *, fate_known: bool) -> Outcome:
+        """Try later, with the error's text as the reason; its stack goes to the log, once."""
+        said = self._mask(f"{type(error).__name__}: {error}")
+        text = "".join(filter(str.isprintable, " ".join(said.split())))[:SHOWN_CHARACTERS]
+        stack = "".join(traceback.format_tb(error.__traceback__))
+        if stack not in self._logged:
+            self._logged.add(stack)
+            LOGGER.error("send_failed %s\n%s", text, stack.rstrip())
+        return Outcome(Verdict.TRY_LATER, text, HINT, fate_known=fate_known)
