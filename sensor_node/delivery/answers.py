@@ -58,7 +58,7 @@ def interpret(answer: Answer, sink: SinkConfig, wall: float) -> Outcome:
     return Outcome(
         verdict,
         f"{title}: {excerpt}" if excerpt else title,
-        _hint(answer, sink) if verdict is Verdict.MISCONFIGURED else "",
+        _hint(answer, verdict, sink),
         answered=True,
         fate_known=delivered or status in NOT_TAKEN or (status == 503 and wait is not None),
         retry_after=wait,
@@ -92,8 +92,10 @@ def one_line(text: str) -> str:
     return "".join(filter(str.isprintable, " ".join(text.split())))[:SHOWN_CHARACTERS]
 
 
-def _hint(answer: Answer, sink: SinkConfig) -> str:
-    return hints.of_answer(answer.status, one_line(answer.location), sink)
+def _hint(answer: Answer, verdict: Verdict, sink: SinkConfig) -> str:
+    if verdict is Verdict.MISCONFIGURED:
+        return hints.of_answer(answer.status, one_line(answer.location), sink)
+    return hints.REFUSES_ALL if verdict is Verdict.REFUSED else ""
 
 
 def _http_date(text: str) -> float | None:

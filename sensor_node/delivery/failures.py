@@ -35,6 +35,8 @@ CLOSED = (ConnectionResetError, ConnectionAbortedError, BrokenPipeError)
 DROPPED = (ConnectionError, ssl.SSLEOFError, ssl.SSLZeroReturnError)
 UNUSABLE_URL = (requests.exceptions.InvalidURL, urllib3.exceptions.LocationValueError)
 Kind = TypeVar("Kind", bound=BaseException)
+# What the other side says, and what this one finds, where there is no version that both speak.
+OLD_TLS = ("TLSV1_ALERT_PROTOCOL_VERSION", "UNSUPPORTED_PROTOCOL")
 UNKNOWN_NAME = (socket.EAI_NONAME, socket.EAI_NODATA)
 
 
@@ -72,7 +74,8 @@ def _explained(causes: tuple[BaseException, ...], sink: SinkConfig) -> tuple[Ver
         return Verdict.TRY_LATER, "TLS failed: the other side closed the connection", hints.TLS
     if failed := _first(causes, ssl.SSLError):
         reason = str(getattr(failed, "reason", None) or type(failed).__name__)
-        return Verdict.TRY_LATER, f"TLS failed: {reason.replace('_', ' ').lower()}", hints.TLS
+        hint = hints.OLD_TLS if reason in OLD_TLS else hints.TLS
+        return Verdict.TRY_LATER, f"TLS failed: {reason.replace('_', ' ').lower()}", hint
     if _first(causes, *CLOSED):
         return Verdict.TRY_LATER, "connection closed without a whole answer", ""
     for cause in causes:

@@ -20,6 +20,7 @@ CERTIFICATE = (
     "check [sink] ca_file and url, and the clock: a wrong clock makes certificates invalid"
 )
 TLS = f"if it lasts: {URL} (https?), cert_file and key_file"
+OLD_TLS = f"let the other side speak TLS 1.2 or newer; or {URL}: it must lead to one that does"
 NOT_HTTP = f"if it lasts: {URL} (http or https? the port?)"
 OPEN_FILES = "raise the limit on open files: LimitNOFILE= of the service, or ulimit -n"
 THREADS = "raise the limit on threads: TasksMax= of the service, or ulimit -u"
@@ -39,6 +40,8 @@ BY_STATUS = {
     410: URL,
     415: "check [sink] format and compression",
 }
+# Of a sink that refuses one message nobody sees it.
+REFUSES_ALL = "if it refuses everything: check [sink] format, compression and url"
 OTHERS = "ask who runs the sink; [sink] refused_statuses if it means the readings"
 
 

@@ -27,7 +27,7 @@ class RetryService:
         self._courier = courier
         self._look_around_at = 0.0
         self._files = signatures(courier.files)
-        self._was_up: bool | None = None
+        self._before: SinkRecord | None = None
 
     def step(self, now: Moment) -> float:
         """Retry or probe with one batch, if one is due."""
@@ -38,7 +38,7 @@ class RetryService:
             self._look_around(now)
         backlog = self._repository.backlog()
         sink = backlog.sink
-        self._log_change(sink.up, sink.reason)
+        self._log_change(sink)
         wait = self._time_to_send(backlog, now)
         if wait > 0:
             return min(wait, LOOK_AROUND_SECONDS)
@@ -83,8 +83,13 @@ class RetryService:
         if any(before.get(file, seen) != seen for file, seen in self._files.items()):
             self._repository.probe_now(now.wall)
 
-    def _log_change(self, up: bool, reason: str) -> None:
-        """An outage is two lines, whatever its length."""
-        if up != self._was_up and (self._was_up is not None or not up):
-            LOGGER.warning("sink_up" if up else "sink_down reason=%r", *(() if up else (reason,)))
-        self._was_up = up
+    def _log_change(self, sink: SinkRecord) -> None:
+        """An outage is two lines, whatever its length, and one for each change of its reason."""
+        before, self._before = self._before, sink
+        if sink.up:
+            if before and not before.up:
+                LOGGER.warning("sink_up")
+        elif before is None or before.up:
+            LOGGER.warning("sink_down reason=%r", sink.reason)
+        elif sink.reason != before.reason:
+            LOGGER.warning("sink_still_down reason=%r", sink.reason)

@@ -17,7 +17,9 @@ OTHERS = (
     *("sink down", "sink up", "clock step", "configuration changed"),
     *("database damaged", "database gone", "lock gone"),
 )
-KINDS = (*SAME_GOES_ON, *IN_ORDER, *OTHERS)
+# One row for each outage, which goes on for as long as that lasts.
+OF_AN_OUTAGE = ("still down",)
+KINDS = (*SAME_GOES_ON, *IN_ORDER, *OTHERS, *OF_AN_OUTAGE)
 
 MOST_EVENTS = 10_000
 MOST_OF_A_KIND = 500  # room for a kind more
@@ -41,6 +43,12 @@ UPDATE event SET until = :now, n = n + :n, detail = :detail,
 WHERE id = (SELECT max(id) FROM event WHERE kind = :kind) AND until BETWEEN :since AND :now
   AND (n > 1 OR (SELECT at FROM event WHERE kind = :kind
                  ORDER BY id DESC LIMIT 1 OFFSET :flood - 1) BETWEEN :since AND :now)
+RETURNING 1
+"""
+OUTAGE_AGAIN = """
+UPDATE event SET until = :now, n = n + 1, detail = :detail
+WHERE id = (SELECT max(id) FROM event WHERE kind = :kind)
+  AND id > (SELECT max(id) FROM event WHERE kind = 'sink down')
 RETURNING 1
 """
 INSERT = """
@@ -99,5 +107,7 @@ def _goes_on(connection: sqlite3.Connection, row: dict[str, Any]) -> bool:
     if row["kind"] in IN_ORDER:
         return False
     again = SAME_AGAIN if row["kind"] in SAME_GOES_ON else NEWEST_AGAIN
+    if row["kind"] in OF_AN_OUTAGE:
+        again = OUTAGE_AGAIN
     known = {**row, "since": row["now"] - CALM_SECONDS, "flood": FLOOD}
     return connection.execute(again, known).fetchone() is not None

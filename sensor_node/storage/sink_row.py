@@ -60,9 +60,11 @@ def write(connection: sqlite3.Connection, sink: SinkRecord) -> None:
 
 
 def note(connection: sqlite3.Connection, before: SinkRecord, after: SinkRecord, now: float) -> None:
-    """UP -> DOWN and DOWN -> UP are events."""
+    """UP -> DOWN and DOWN -> UP are events, and so is another reason while it is DOWN."""
     if before.up and not after.up:
         events.record(connection, now, "sink down", after.reason)
+    elif not after.up and after.reason != before.reason:
+        events.record(connection, now, "still down", after.reason)
     elif after.up and not before.up:
         backlog = ledger.counts(connection).undelivered
         detail = f"after {max(0.0, now - before.since):.0f} s, backlog {backlog}: {before.reason}"

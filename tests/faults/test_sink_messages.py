@@ -99,6 +99,7 @@ def test_a_spell_of_refusals_of_everything_condemns_nothing(tmp_path, batch_size
             node.await_delivered(node.captured() + 20)
             sink.behave(answer(400))
             await_down(node, "400 Bad Request")
+            assert "check [sink] format" in problem_of(node, "400 Bad Request")["hint"]
             node.await_captured(node.captured() + 50)
             sink.behave(ok())
             await_up(node)

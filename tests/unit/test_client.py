@@ -13,6 +13,7 @@ import subprocess
 import tempfile
 import threading
 import time
+import warnings
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -853,6 +854,20 @@ def test_the_hint_of_too_many_threads_is_not_the_sinks(connect, monkeypatch):
 
 
 # TLS
+
+
+def test_a_sink_that_speaks_no_tls_of_today_is_told_by_the_version(connect, pems):
+    old = server_tls(pems, "sink")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        old.minimum_version = ssl.TLSVersion.TLSv1
+        old.maximum_version = ssl.TLSVersion.TLSv1_1
+    old.set_ciphers("ALL:@SECLEVEL=0")
+    with RawSink(silent, tls=old) as sink:
+        outcome = connect(sink.url, ca_file=str(pems / "sink.pem")).post(b"[A]", KEY)
+    assert (outcome.verdict, outcome.fate_known) == (Verdict.TRY_LATER, True)
+    assert outcome.detail.startswith("TLS failed: ")
+    assert "TLS 1.2 or newer" in outcome.hint
 
 
 def test_an_untrusted_certificate_is_misconfigured(connect, pems):

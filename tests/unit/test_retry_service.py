@@ -40,10 +40,10 @@ KERNEL_TICK_SECONDS = 0.02
 
 
 class Client:
-    """Answers as it is told. `files`: what it reads beside those that the options name."""
+    """Answers as it is told. `files`: what it reads."""
 
-    def __init__(self):
-        self.files = frozenset()
+    def __init__(self, files):
+        self.files = frozenset(files)
         self.requests = []
         self.outcome = DELIVERED
         self.closed = False
@@ -64,7 +64,7 @@ class Retrier(LockCounter):
         file.write_text(f"[sensor:room]\n[sink]\n{options}\n")
         self.config = load_config(file)
         self.clock = ManualClock()
-        self.client = Client()
+        self.client = Client(self.config.sink.secret_files)
         self.rings = 0
         self.own = SensorDataSQLRepository(repository.path, self)
         self.courier = Courier(self.config, self.own, lambda: self.client, self.clock, self.ring)
@@ -200,12 +200,12 @@ class TestABatchThatFailed:
 
 
 class TestASinkThatIsDown:
-    def down(self, repository, probe_in, **columns):
+    def down(self, repository, probe_in, reason="connection refused", **columns):
         set_sink(
             repository,
             state="DOWN",
             since=WALL - 60,
-            reason="connection refused",
+            reason=reason,
             next_probe_at=WALL + probe_in,
             **columns,
         )
@@ -279,7 +279,7 @@ class TestASinkThatIsDown:
         retrier = make()
         fill(repository, 1)
         retrier.step()
-        self.down(repository, probe_in=60)
+        self.down(repository, probe_in=60, reason=SILENT.detail)
         retrier.client.outcome = SILENT
         for _ in range(600):
             retrier.clock.advance(1)
@@ -289,7 +289,25 @@ class TestASinkThatIsDown:
             retrier.clock.advance(1)
             retrier.step()
         lines = [record.getMessage() for record in caplog.records]
-        assert lines == ["sink_down reason='connection refused'", "sink_up"]
+        assert lines == [f"sink_down reason={SILENT.detail!r}", "sink_up"]
+
+    def test_is_a_log_line_more_for_each_change_of_the_reason(
+        self, make, repository, caplog
+    ) -> None:
+        retrier = make()
+        fill(repository, 1)
+        self.down(repository, probe_in=0)
+        for outcome in (SILENT, UNAUTHORIZED, UNAUTHORIZED, SILENT):
+            retrier.client.outcome = outcome
+            retrier.step()
+            set_sink(repository, next_probe_at=0.0)
+        retrier.step()
+        assert [record.getMessage() for record in caplog.records] == [
+            "sink_down reason='connection refused'",
+            f"sink_still_down reason={SILENT.detail!r}",
+            f"sink_still_down reason={UNAUTHORIZED.detail!r}",
+            f"sink_still_down reason={SILENT.detail!r}",
+        ]
 
     def test_is_a_log_line_also_for_a_retrier_that_begins_then(
         self, make, repository, caplog
@@ -439,7 +457,7 @@ class TestASecretFileThatChanges:
     def test_is_one_that_no_option_names_too(self, retrier, token) -> None:
         """Such as the system's CA certificates; first seen with the first request."""
         bundle = token.with_name("bundle")
-        retrier.client.files = frozenset({str(token), str(bundle)})
+        retrier.client.files |= {str(bundle)}
         token.write_text("one")
         assert self.later(retrier) == 1
         set_sink(retrier.own, next_probe_at=retrier.clock.wall + 3000)

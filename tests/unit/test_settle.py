@@ -112,6 +112,23 @@ def test_repeated_failed_probes_are_one_event(repository, claim):
     assert events(repository, "sink down") == ["503 Busy"]
 
 
+def test_each_change_of_the_reason_is_told_by_one_event_of_each_outage(repository, claim):
+    def outage(claim, *outcomes):
+        for outcome in outcomes:
+            assert repository.settle(claim, outcome, RULES, NOW)
+            set_sink(repository, next_probe_at=0.0)
+            claim = repository.claim_probe("retrier", POLICY, LATER, 1)
+        assert repository.settle(claim, DELIVERED, RULES, NOW)
+
+    outage(claim, BUSY, BUSY)
+    assert events(repository, "still down") == []
+    outage(repository.claim_fresh("sender", POLICY, NOW, 3), BUSY, UNAUTHORIZED, BUSY, UNAUTHORIZED)
+    assert events(repository, "still down") == ["401 Unauthorized"]
+    assert rows(repository, "SELECT n FROM event WHERE kind = 'still down'") == [(3,)]
+    outage(repository.claim_fresh("sender", POLICY, NOW, 3), UNAUTHORIZED, BUSY)
+    assert events(repository, "still down") == ["401 Unauthorized", "503 Busy"]
+
+
 def test_messages_purged_after_delivery_still_count_as_accepted(repository):
     fill(repository, 5)
     claim = repository.claim_fresh("sender", POLICY, NOW, 5)
