@@ -28,16 +28,20 @@ class Rules:
 class BatchRecord:
     """What the database remembers of a claimed batch; the columns of table `batch`.
 
-    `due_at`: its `next_attempt_at` when it was claimed, None for a fresh one.
+    `failures`: how often it has failed for its own sake, as large as it is now. `alone`: has failed
+    as a single message. `isolated`: of a sensor that is set apart. `due_at`: its `next_attempt_at`
+    when it was claimed, None for a fresh one.
     """
 
     size: int
-    attempts: int
+    failures: int
     answers: int
     failed_epoch: int | None
     failed_successes: int | None
     refused_successes: int | None
     fate_unknown: bool
+    alone: bool = False
+    isolated: bool = False
     due_at: float | None = None
 
 
@@ -45,9 +49,9 @@ class BatchRecord:
 class SinkRecord:
     """The row of table `sink`. Times are wall seconds.
 
-    `refusing`: it is DOWN because it refuses whatever it gets; then single messages probe it.
     `successes` counts the messages that it has taken; `refused_successes` is that count when a
-    lone message was last refused. `in_flight` counts those that are SENDING.
+    lone message was last refused. `in_flight` counts those that are SENDING, `suspects` sensors
+    whose readings fail alone, `isolated` those of them that are set apart.
     """
 
     state: SinkStatus
@@ -55,12 +59,13 @@ class SinkRecord:
     since: float
     reason: str
     hint: str
-    refusing: bool
     next_probe_at: float
     failures: int
     successes: int
     refused_successes: int | None
     in_flight: int
+    suspects: int = 0
+    isolated: int = 0
 
     @property
     def up(self) -> bool:
@@ -99,9 +104,13 @@ def settlement(
         failed_successes=sink.successes,
         fate_unknown=batch.fate_unknown or not outcome.fate_known,
     )
+    # The sink may have seen it.
+    met = outcome.answered or not outcome.fate_known
+    if batch.size == 1 and met and outcome.verdict is not Verdict.REFUSED:
+        failed = replace(failed, alone=True)
     if outcome.verdict is Verdict.REFUSED:
         decided = _refused(batch, failed, sink, claim, outcome, rules, now)
-    elif was_up and batch.failed_epoch is not None and batch.failed_epoch < epoch:
+    elif was_up and (batch.isolated or _has_failed_before(batch, epoch)):
         decided = _at_fault(batch, failed, sink, outcome, rules, now)
     else:
         # Failed for the sink's sake: due as soon as it is UP, in the place that it had.
@@ -111,6 +120,11 @@ def settlement(
     if rules.at_most_once and not outcome.fate_known:
         return Settlement("IN_DOUBT", decided.batch, decided.sink)  # SENDING -> IN_DOUBT
     return decided
+
+
+def _has_failed_before(batch: BatchRecord, epoch: int) -> bool:
+    """While the sink was UP, and it has come UP again since."""
+    return batch.failed_epoch is not None and batch.failed_epoch < epoch
 
 
 def _accepted(sink: SinkRecord, epoch: int, now: float) -> SinkRecord:
@@ -124,16 +138,13 @@ def _accepted(sink: SinkRecord, epoch: int, now: float) -> SinkRecord:
         since=now,
         reason="",
         hint="",
-        refusing=False,
         next_probe_at=0.0,
         failures=0,
         refused_successes=None,
     )
 
 
-def _unwell(
-    sink: SinkRecord, outcome: Outcome, rules: Rules, now: float, *, refusing: bool = False
-) -> SinkRecord:
+def _unwell(sink: SinkRecord, outcome: Outcome, rules: Rules, now: float) -> SinkRecord:
     """UP -> DOWN, or one more failed probe."""
     failures = sink.failures + 1
     wait = max(rules.backoff.delay(failures), outcome.retry_after or 0.0)
@@ -144,7 +155,6 @@ def _unwell(
         since=now if sink.up else sink.since,
         reason=outcome.detail,
         hint=outcome.hint,
-        refusing=refusing,
         next_probe_at=now + wait,
         failures=failures,
     )
@@ -168,8 +178,10 @@ def _at_fault(
     batch = replace(failed, answers=failed.answers + counts)
     if batch.size == 1 and counts and 0 < rules.max_attempts <= batch.answers:
         return Settlement("DEAD", batch, sink)  # SENDING -> DEAD
-    wait = max(rules.backoff.delay(batch.attempts), outcome.retry_after or 0.0)
+    failures = batch.failures + 1
+    wait = max(rules.backoff.delay(failures), outcome.retry_after or 0.0)
     halve = batch.size > 1 and sink.successes > (before.failed_successes or 0)
+    batch = replace(batch, failures=0 if halve else failures)
     return Settlement("FAILED", batch, sink, halve, now + wait)
 
 
@@ -190,10 +202,11 @@ def _refused(
     """
     current = claim.epoch == sink.epoch
     if failed.size > 1:
-        # A sink that is DOWN stays so, but its next probes are single messages.
-        down = current and not sink.up
-        after = _unwell(sink, outcome, rules, now, refusing=True) if down else sink
-        return Settlement("FAILED", failed, after, halve=True, next_attempt_at=DUE_FIRST)
+        # A sink that is DOWN stays so.
+        after = _unwell(sink, outcome, rules, now) if current and not sink.up else sink
+        halves = replace(failed, failures=0)
+        return Settlement("FAILED", halves, after, halve=True, next_attempt_at=DUE_FIRST)
+    failed = replace(failed, failures=failed.failures + 1)
     if before.refused_successes is None:
         in_others_hands = sink.in_flight - failed.size
         failed = replace(failed, refused_successes=sink.successes + in_others_hands)
@@ -203,8 +216,7 @@ def _refused(
     if current:
         # Two lone refusals with nothing accepted between: it refuses everything.
         if not sink.up or sink.refused_successes == sink.successes:
-            after = _unwell(sink, outcome, rules, now, refusing=True)
+            after = _unwell(sink, outcome, rules, now)
         after = replace(after, refused_successes=sink.successes)
-    return Settlement(
-        "FAILED", failed, after, next_attempt_at=now + rules.backoff.delay(failed.attempts)
-    )
+    due_at = now + rules.backoff.delay(failed.failures)
+    return Settlement("FAILED", failed, after, next_attempt_at=due_at)

@@ -1,6 +1,6 @@
 """DeliveryService, the sender: while the sink is UP, claims batches and delivers them.
 
-What an outage has left over goes first, then what is fresh: oldest first.
+What is left over goes first, then what is fresh: oldest first.
 """
 
 from collections.abc import Callable
@@ -52,11 +52,12 @@ class DeliveryService:
         version = self._repository.version()
         if version == self._version:
             return LONGEST_WAIT_SECONDS
-        backlog = self._repository.backlog()
+        backlog = self._repository.backlog(now.wall)
         if backlog.sink.up != self._heeding:
             self._heeding = backlog.sink.up
             self._heed_commits(self._heeding)
-            backlog = self._repository.backlog()  # what was told just now was perhaps not heard
+            # What was told just now was perhaps not heard.
+            backlog = self._repository.backlog(now.wall)
         if not backlog.sink.up or not (backlog.pending or backlog.left_over):
             self._version = version
             return LONGEST_WAIT_SECONDS
@@ -81,7 +82,7 @@ class DeliveryService:
         what = (self._owner, self._policy, now.wall, self._courier.limit)
         claim = None
         if backlog.left_over:
-            claim = self._repository.claim_due(*what, left_over=True)
+            claim = self._repository.claim_left_over(*what)
         return claim or self._repository.claim_fresh(*what)
 
     def _time_to_fill(self, backlog: Backlog, now: Moment) -> float:

@@ -36,7 +36,7 @@ class RetryService:
         if now.monotonic >= self._look_around_at:
             self._look_around_at = now.monotonic + LOOK_AROUND_SECONDS
             self._look_around(now)
-        backlog = self._repository.backlog()
+        backlog = self._repository.backlog(now.wall)
         sink = backlog.sink
         self._log_change(sink)
         wait = self._time_to_send(backlog, now)
@@ -65,12 +65,13 @@ class RetryService:
     def _claim(self, sink: SinkRecord, now: Moment) -> Claim | None:
         if self._repository.log_is_held(self._policy.min_free):
             return None
-        what = (self._owner, self._policy, now.wall, self._courier.limit)
-        claim = self._repository.claim_due if sink.up else self._repository.claim_probe
-        return claim(*what)
+        if not sink.up:
+            return self._repository.claim_probe(self._owner, self._policy, now.wall)
+        limit = self._courier.limit
+        return self._repository.claim_due(self._owner, self._policy, now.wall, limit)
 
     def _look_around(self, now: Moment) -> None:
-        """Dead owners, doubtful batches after a change of mode, changed secrets."""
+        """Dead owners, doubtful batches after a change of mode, sensors let in, changed secrets."""
         at_most_once = self._sink.at_most_once
         for first_id, last_id, owner in self._repository.claims():
             if not owners.is_alive(owner):
@@ -78,6 +79,8 @@ class RetryService:
                 LOGGER.warning("batch_reclaimed batch=%d-%d owner=%s", first_id, last_id, owner)
         if at_most_once:
             self._repository.park_doubtful(now.wall)
+        while self._repository.let_in(now.wall):
+            pass
         before, self._files = self._files, signatures(self._courier.files)
         # Of a file that is new among them, nobody knows what it was before.
         if any(before.get(file, seen) != seen for file, seen in self._files.items()):

@@ -22,7 +22,7 @@ STRANGE = {
     "sink": """
         SELECT count(*) <> 1
           OR sum(typeof(epoch) <> 'integer' OR typeof(failures) <> 'integer'
-            OR typeof(refusing) <> 'integer' OR typeof(reason) <> 'text' OR typeof(hint) <> 'text'
+            OR typeof(reason) <> 'text' OR typeof(hint) <> 'text'
             OR typeof(since) <> 'real' OR typeof(next_probe_at) <> 'real'
             OR typeof(next_send_at) <> 'real' OR typeof(refused_successes) NOT IN ('integer','null')
             OR state NOT IN ('UP', 'DOWN'))
@@ -60,6 +60,7 @@ STRANGE = {
             OR typeof(attempts) <> 'integer' OR attempts NOT BETWEEN 0 AND 4611686018427387904
             OR typeof(round) <> 'integer' OR round NOT BETWEEN 0 AND 4611686018427387904
             OR typeof(turn) <> 'integer' OR turn NOT BETWEEN 0 AND 4611686018427387904
+            OR typeof(failures) <> 'integer' OR failures NOT BETWEEN 0 AND 4611686018427387904
             OR typeof(answers) <> 'integer' OR typeof(fate_unknown) <> 'integer'
             OR typeof(owner) NOT IN ('text', 'null') OR (status = 'SENDING') <> (owner IS NOT NULL)
             OR typeof(claimed_at) NOT IN ('real', 'null')

@@ -15,14 +15,14 @@ IN_ORDER = ("started", "stopped", "unclean stop", "not running", "log held", "lo
 # Each has its own row, until there are too many: then the newest goes on until it has been calm.
 OTHERS = (
     *("sink down", "sink up", "clock step", "configuration changed"),
-    *("database damaged", "database gone", "lock gone"),
+    *("database damaged", "database gone", "lock gone", "sensor isolated", "sensor let in"),
 )
 # One row for each outage, which goes on for as long as that lasts.
 OF_AN_OUTAGE = ("still down",)
 KINDS = (*SAME_GOES_ON, *IN_ORDER, *OTHERS, *OF_AN_OUTAGE)
 
 MOST_EVENTS = 10_000
-MOST_OF_A_KIND = 500  # room for a kind more
+MOST_OF_A_KIND = 450
 CALM_SECONDS = 600.0
 # More than so many within that time are a flood.
 FLOOD = 20

@@ -4,7 +4,7 @@ import sqlite3
 from dataclasses import dataclass
 
 from sensor_node.model import MessageStatus
-from sensor_node.storage import clock_steps, retention, tiles
+from sensor_node.storage import clock_steps, orphans, retention, tiles
 
 RECENT = """
 SELECT * FROM message_status WHERE captured_us >= :since ORDER BY id DESC LIMIT :limit
@@ -100,7 +100,7 @@ def stuck(connection: sqlite3.Connection, up_since: float) -> dict[str, object] 
 
 def first_undelivered(connection: sqlite3.Connection) -> int:
     """The id of the oldest message that is still to be delivered, or of the next captured."""
-    sending = [first for first, _, _ in tiles.sending(connection)]
+    sending = [first for first, _, _ in orphans.sending(connection)]
     return min([retention.first_waiting(connection), *sending])
 
 

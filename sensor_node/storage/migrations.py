@@ -25,10 +25,11 @@ VERSION_1 = (
       captured_us INTEGER)
     """,
     # Tiles the ids 1..claimed without hole or overlap; what lies above is PENDING.
-    # turn: order of the last failure. failed_epoch: the sink's epoch at the first failure.
-    # failed_successes, refused_successes: how many messages the sink had taken at the last failure
-    # and at the first refusal of the lone message. answers: failures that a sink that was UP
-    # answered.
+    # turn: order of the last failure. failures: for its own sake, as large as it is. failed_epoch:
+    # the sink's epoch at the first failure. alone: has failed as a single message. isolated: the
+    # sensor's name, which is set apart. failed_successes, refused_successes: how many messages
+    # the sink had taken at the last failure and at the first refusal of the lone message. answers:
+    # failures that a sink that was UP answered.
     """
     CREATE TABLE batch(
       first_id INTEGER PRIMARY KEY,
@@ -42,17 +43,38 @@ VERSION_1 = (
       settled_at REAL,
       next_attempt_at REAL,
       turn INTEGER NOT NULL DEFAULT 0,
+      failures INTEGER NOT NULL DEFAULT 0,
       answers INTEGER NOT NULL DEFAULT 0,
       failed_epoch INTEGER,
       failed_successes INTEGER,
       refused_successes INTEGER,
       fate_unknown INTEGER NOT NULL DEFAULT 0,
+      alone INTEGER NOT NULL DEFAULT 0,
+      isolated TEXT,
       last_error TEXT)
     """,
     # Failures are rare, so these cost nothing on the way that most messages go. settled_at: a claim
     # has one if its messages were claimed before.
-    "CREATE INDEX batch_due ON batch(fate_unknown, next_attempt_at) WHERE status = 'FAILED'",
-    "CREATE INDEX batch_turn ON batch(fate_unknown, turn) WHERE status = 'FAILED'",
+    """
+    CREATE INDEX batch_due ON batch(fate_unknown, next_attempt_at)
+    WHERE status = 'FAILED' AND isolated IS NULL
+    """,
+    """
+    CREATE INDEX batch_left_over ON batch(fate_unknown, next_attempt_at)
+    WHERE status = 'FAILED' AND isolated IS NULL AND failures = 0
+    """,
+    """
+    CREATE INDEX batch_turn ON batch(fate_unknown, turn)
+    WHERE status = 'FAILED' AND isolated IS NULL
+    """,
+    """
+    CREATE INDEX batch_isolated ON batch(isolated, fate_unknown, turn)
+    WHERE status = 'FAILED' AND isolated IS NOT NULL
+    """,
+    """
+    CREATE INDEX batch_doubtful ON batch(fate_unknown)
+    WHERE status = 'FAILED' AND fate_unknown = 1
+    """,
     "CREATE INDEX batch_failed ON batch(first_id) WHERE status = 'FAILED'",
     "CREATE INDEX batch_parked ON batch(first_id) WHERE status IN ('DEAD', 'IN_DOUBT')",
     """
@@ -88,13 +110,24 @@ VERSION_1 = (
       since REAL NOT NULL,
       reason TEXT NOT NULL DEFAULT '',
       hint TEXT NOT NULL DEFAULT '',
-      refusing INTEGER NOT NULL DEFAULT 0,
       next_probe_at REAL NOT NULL DEFAULT 0,
       failures INTEGER NOT NULL DEFAULT 0,
       refused_successes INTEGER,
       next_send_at REAL NOT NULL DEFAULT 0)
     """,
     "INSERT INTO sink(id, state, epoch, since) VALUES (1, 'UP', 1, 0)",
+    # Sensors whose readings fail alone. successes: how many messages the sink had taken at the last
+    # of these failures.
+    """
+    CREATE TABLE suspect(
+      name TEXT PRIMARY KEY,
+      failures INTEGER NOT NULL,
+      successes INTEGER NOT NULL,
+      isolated INTEGER NOT NULL,
+      since REAL NOT NULL,
+      reason TEXT NOT NULL,
+      next_probe_at REAL NOT NULL) WITHOUT ROWID
+    """,
     # wire_first: the number on the wire of the message first_id; another only if salvaged. last_id:
     # where it ended, as the streams above may be forgotten; none of the present one.
     """

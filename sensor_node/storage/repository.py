@@ -22,16 +22,18 @@ from sensor_node.storage import (
     ledger,
     log_hold,
     lookup,
+    orphans,
     retention,
     runs,
     salvage,
     sink_row,
+    suspects,
     tiles,
     turns,
     vital_signs,
 )
 from sensor_node.storage.connection import Database
-from sensor_node.storage.rate_limit import ClaimPolicy, may_send, paid
+from sensor_node.storage.rate_limit import ClaimPolicy
 from sensor_node.storage.room import Room, Space, is_tight, measure
 from sensor_node.storage.write_lock import LockWatch, Unwatched
 
@@ -148,10 +150,10 @@ class SensorDataSQLRepository:
 
     # Delivery
 
-    def backlog(self) -> turns.Backlog:
+    def backlog(self, now: float) -> turns.Backlog:
         """Pending messages and the sink's state, from one snapshot."""
         with self._snapshot() as connection:
-            return turns.backlog(connection)
+            return turns.backlog(connection, now)
 
     def claim_fresh(self, owner: str, policy: ClaimPolicy, now: float, limit: int) -> Claim | None:
         """PENDING -> SENDING for up to `limit` of the oldest, while the sink is UP."""
@@ -159,34 +161,25 @@ class SensorDataSQLRepository:
             sink = sink_row.read(connection)
             return turns.claim_fresh(connection, sink, owner, policy, now, limit)
 
-    def claim_due(
-        self, owner: str, policy: ClaimPolicy, now: float, limit: int, *, left_over: bool = False
-    ) -> Claim | None:
+    def claim_due(self, owner: str, policy: ClaimPolicy, now: float, limit: int) -> Claim | None:
         """FAILED -> SENDING for up to `limit` of the batch that is due first, while the sink is UP.
 
-        Only what an outage has `left_over`, or whatever is due.
+        Or for one message of an isolated sensor, if that is to be tried.
         """
         with self._transaction() as connection:
-            sink = sink_row.read(connection)
-            if not sink.up or not may_send(connection, policy, now):
-                return None
-            tile = (
-                due.find_left_over(connection, sink, now, skip_unknown=policy.at_most_once)
-                if left_over
-                else due.find_due(connection, now, policy.longest, skip_unknown=policy.at_most_once)
-            )
-            if tile is None:
-                return None
-            claim = tiles.claim_again(connection, sink, owner, tile, policy.limit(limit), now)
-            return paid(connection, policy, now, claim)
+            return turns.claim_due(connection, owner, policy, now, limit)
 
-    def claim_probe(self, owner: str, policy: ClaimPolicy, now: float, limit: int) -> Claim | None:
-        """While the sink is DOWN and a probe is due: the batch least recently tried.
-
-        Fresh messages count as never tried. A sink that refuses everything gets just one message.
-        """
+    def claim_left_over(
+        self, owner: str, policy: ClaimPolicy, now: float, limit: int
+    ) -> Claim | None:
+        """The same, but nothing that has failed for its own sake."""
         with self._transaction() as connection:
-            return turns.claim_probe(connection, owner, policy, now, limit)
+            return turns.claim_left_over(connection, owner, policy, now, limit)
+
+    def claim_probe(self, owner: str, policy: ClaimPolicy, now: float) -> Claim | None:
+        """While the sink is DOWN and a probe is due: the one message least recently tried."""
+        with self._transaction() as connection:
+            return turns.claim_probe(connection, owner, policy, now)
 
     def read_claim(self, claim: Claim) -> list[Message]:
         """The claim's messages in order; none if the claim is lost, fewer if rows are missing."""
@@ -210,7 +203,7 @@ class SensorDataSQLRepository:
         now: float,
         limit: int,
     ) -> tuple[bool, Claim | None]:
-        """settle(), and claim_fresh() if `limit` messages wait and an outage left nothing over."""
+        """settle(), and claim_fresh() if `limit` messages wait and nothing is left over."""
         with self._transaction() as connection:
             if is_tight(connection, self.path, policy.min_free):
                 return turns.settle(connection, claim, outcome, rules, now), None
@@ -225,19 +218,23 @@ class SensorDataSQLRepository:
 
     def due_in(self, policy: ClaimPolicy, now: float) -> float:
         """Seconds until claim_due() will find a batch; asking takes no lock."""
+        skip, longest = policy.at_most_once, policy.longest
         with self._snapshot() as connection:
-            return due.due_in(connection, now, policy.longest, skip_unknown=policy.at_most_once)
+            return min(
+                due.due_in(connection, now, longest, skip_unknown=skip),
+                suspects.due_in(connection, now, longest, skip_unknown=skip),
+            )
 
     def claims(self) -> list[tuple[int, int, str]]:
         """First id, last id and owner of every batch that is SENDING."""
         with self._snapshot() as connection:
-            return tiles.sending(connection)
+            return orphans.sending(connection)
 
     def reclaim(self, first_id: int, owner: str, now: float, *, at_most_once: bool) -> int:
         """SENDING -> FAILED (at-most-once: IN_DOUBT) for the claim of a dead owner."""
         status = "IN_DOUBT" if at_most_once else "FAILED"
         with self._transaction() as connection:
-            n = tiles.reclaim(connection, first_id, owner, status, now)
+            n = orphans.reclaim(connection, first_id, owner, status, now)
             if n:
                 events.record(connection, now, "reclaimed", f"from {owner.split(':')[0]}", n=n)
             return n
@@ -245,12 +242,21 @@ class SensorDataSQLRepository:
     def park_doubtful(self, now: float) -> int:
         """FAILED -> IN_DOUBT where the fate was ever unknown: at-most-once must not repeat it."""
         with self._transaction() as connection:
-            return tiles.park_doubtful(connection, now)
+            return orphans.park_doubtful(connection, now)
+
+    def let_in(self, now: float) -> bool:
+        """A bite of what was set apart of sensors that are not isolated any more, if there is."""
+        with self._snapshot() as connection:
+            if suspects.to_let_in(connection) is None:
+                return False
+        with self._transaction() as connection:
+            return suspects.let_in(connection, now)
 
     def probe_now(self, now: float) -> None:
-        """Something that may mend the sink has changed."""
+        """Something that may repair the sink has changed."""
         with self._transaction() as connection:
             sink_row.probe_now(connection, now)
+            suspects.probe_now(connection, now)
 
     def requeue(self, first_id: int, last_id: int, now: float) -> int:
         """DEAD, IN_DOUBT or SENT -> FAILED, due now, for ids of one tile. Returns how many."""

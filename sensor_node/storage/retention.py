@@ -23,7 +23,8 @@ FROM batch WHERE first_id > :after ORDER BY first_id LIMIT :limit
 DELETE_MESSAGES = "DELETE FROM message WHERE id BETWEEN :first_id AND :last_id"
 TURN_INTO = """
 UPDATE batch
-SET status = :status, owner = NULL, next_attempt_at = NULL, settled_at = :now, last_error = NULL
+SET status = :status, owner = NULL, next_attempt_at = NULL, settled_at = :now, isolated = NULL,
+    last_error = NULL
 WHERE first_id = :first_id
 """
 LEFT_OF = """

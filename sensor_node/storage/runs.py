@@ -16,6 +16,7 @@ from sensor_node.storage import (
     retention,
     sink_row,
     streams,
+    suspects,
     tiles,
 )
 
@@ -86,6 +87,7 @@ def begin(
     _note_changes(connection, who, now)
     streams.begin(connection, who.node)
     sink_row.probe_now(connection, now)
+    suspects.probe_now(connection, now)
     return last_us if resumed else None
 
 
@@ -117,9 +119,11 @@ def note_clock(connection: sqlite3.Connection, now: Moment, boot: str) -> None:
     if step:
         events.record(connection, now.wall, "clock step", f"{step:+.1f} s")
         sink_row.clock_set(connection, step, now.wall)
+        suspects.clock_set(connection, step, now.wall)
     if step is None or step < 0:
         due.wait_no_longer(connection, now.wall)
         sink_row.wait_no_longer(connection, now.wall)
+        suspects.probe_now(connection, now.wall)
 
 
 def sample(connection: sqlite3.Connection, at: float, counts: Counts) -> None:

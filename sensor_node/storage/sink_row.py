@@ -7,16 +7,16 @@ from sensor_node.settlement import SinkRecord
 from sensor_node.storage import events, ledger
 
 READ = """
-SELECT state, epoch, since, reason, hint, refusing, next_probe_at, failures,
+SELECT state, epoch, since, reason, hint, next_probe_at, failures,
        (SELECT sum(n) FROM tally WHERE status IN ('SENT', 'PURGED')), refused_successes,
-       (SELECT sum(n) FROM tally WHERE status = 'SENDING')
+       (SELECT sum(n) FROM tally WHERE status = 'SENDING'),
+       (SELECT count(*) FROM suspect), (SELECT coalesce(sum(isolated), 0) FROM suspect)
 FROM sink
 """
 WRITE = """
 UPDATE sink
 SET state = :state, epoch = :epoch, since = :since, reason = :reason, hint = :hint,
-    refusing = :refusing, next_probe_at = :next_probe_at, failures = :failures,
-    refused_successes = :refused_successes
+    next_probe_at = :next_probe_at, failures = :failures, refused_successes = :refused_successes
 """
 PROBE_NOW = "UPDATE sink SET next_probe_at = :now WHERE state = 'DOWN'"
 SINCE_BY_THE_NEW_CLOCK = "UPDATE sink SET since = since + :step WHERE since + :step <= :now"
@@ -33,12 +33,13 @@ def read(connection: sqlite3.Connection) -> SinkRecord:
         since=row[2],
         reason=row[3],
         hint=row[4],
-        refusing=bool(row[5]),
-        next_probe_at=row[6],
-        failures=row[7],
-        successes=row[8],
-        refused_successes=row[9],
-        in_flight=row[10],
+        next_probe_at=row[5],
+        failures=row[6],
+        successes=row[7],
+        refused_successes=row[8],
+        in_flight=row[9],
+        suspects=row[10],
+        isolated=row[11],
     )
 
 
@@ -51,7 +52,6 @@ def write(connection: sqlite3.Connection, sink: SinkRecord) -> None:
             "since": sink.since,
             "reason": sink.reason,
             "hint": sink.hint,
-            "refusing": int(sink.refusing),
             "next_probe_at": sink.next_probe_at,
             "failures": sink.failures,
             "refused_successes": sink.refused_successes,

@@ -23,6 +23,10 @@ INSERT_CLAIM = """
 INSERT INTO batch(first_id, last_id, status, attempts, owner, claimed_at)
 VALUES (:first_id, :last_id, 'SENDING', 1, :owner, :now)
 """
+INSERT_ASIDE = """
+INSERT INTO batch(first_id, last_id, status, settled_at, next_attempt_at)
+VALUES (:first_id, :last_id, 'FAILED', :now, :now)
+"""
 CLAIM_AGAIN = """
 UPDATE batch
 SET status = 'SENDING', attempts = attempts + 1, owner = :owner, claimed_at = :now
@@ -41,8 +45,8 @@ ORDER BY message.id
 """
 # The fence of every settle: still SENDING, still ours, still the same attempt.
 READ_BATCH = """
-SELECT last_id - first_id + 1, attempts, answers, failed_epoch, failed_successes,
-       refused_successes, fate_unknown, next_attempt_at
+SELECT last_id - first_id + 1, failures, answers, failed_epoch, failed_successes,
+       refused_successes, fate_unknown, alone, isolated IS NOT NULL, next_attempt_at
 FROM batch
 WHERE first_id = :first_id AND last_id = :last_id
   AND status = 'SENDING' AND owner = :owner AND attempts = :attempt
@@ -50,9 +54,10 @@ WHERE first_id = :first_id AND last_id = :last_id
 SETTLE = """
 UPDATE batch
 SET status = :status, owner = NULL, settled_at = :now, next_attempt_at = :next_attempt_at,
-    turn = :turn, answers = :answers, failed_epoch = :failed_epoch,
+    turn = :turn, failures = :failures, answers = :answers, failed_epoch = :failed_epoch,
     failed_successes = :failed_successes, refused_successes = :refused_successes,
-    fate_unknown = :fate_unknown, last_error = :last_error
+    fate_unknown = :fate_unknown, alone = :alone,
+    isolated = CASE :status WHEN 'FAILED' THEN isolated END, last_error = :last_error
 WHERE first_id = :first_id AND last_id = :last_id
   AND status = 'SENDING' AND owner = :owner AND attempts = :attempt
 RETURNING 1
@@ -60,14 +65,24 @@ RETURNING 1
 GIVE_BACK = """
 UPDATE batch
 SET status = 'FAILED', owner = NULL, settled_at = :now, next_attempt_at = :due_at, turn = :turn,
-    last_error = :last_error
+    failures = failures + (first_id = last_id), last_error = :last_error
 WHERE first_id = :first_id AND last_id = :last_id
   AND status = 'SENDING' AND owner = :owner AND attempts = :attempt
 """
 NEXT_TURN = """
 SELECT 1 + max(
-  coalesce((SELECT max(turn) FROM batch WHERE status = 'FAILED' AND fate_unknown = 0), 0),
-  coalesce((SELECT max(turn) FROM batch WHERE status = 'FAILED' AND fate_unknown = 1), 0))
+  coalesce((SELECT max(turn) FROM batch
+            WHERE status = 'FAILED' AND isolated IS NULL AND fate_unknown = 0), 0),
+  coalesce((SELECT max(turn) FROM batch
+            WHERE status = 'FAILED' AND isolated IS NULL AND fate_unknown = 1), 0))
+"""
+NEXT_TURN_APART = """
+SELECT 1 + max(
+  coalesce((SELECT max(turn) FROM batch
+            WHERE status = 'FAILED' AND isolated = tile.isolated AND fate_unknown = 0), 0),
+  coalesce((SELECT max(turn) FROM batch
+            WHERE status = 'FAILED' AND isolated = tile.isolated AND fate_unknown = 1), 0))
+FROM batch AS tile WHERE first_id = :first_id
 """
 MARK = """
 UPDATE message SET status = :status
@@ -78,11 +93,11 @@ SHORTEN = (
 )
 COPY_RIGHT = """
 INSERT INTO batch(first_id, last_id, status, attempts, round, owner, claimed_at, settled_at,
-                  next_attempt_at, turn, answers, failed_epoch, failed_successes,
-                  refused_successes, fate_unknown, last_error)
+                  next_attempt_at, turn, failures, answers, failed_epoch, failed_successes,
+                  refused_successes, fate_unknown, alone, isolated, last_error)
 SELECT :cut + 1, :last_id, status, attempts, round, owner, claimed_at, settled_at,
-       next_attempt_at, turn, answers, failed_epoch, failed_successes,
-       refused_successes, fate_unknown, last_error
+       next_attempt_at, turn, failures, answers, failed_epoch, failed_successes,
+       refused_successes, fate_unknown, alone, isolated, last_error
 FROM batch WHERE first_id = :first_id
 """
 TILE_OF = """
@@ -90,34 +105,11 @@ SELECT first_id, last_id, status FROM batch WHERE first_id <= :id ORDER BY first
 """
 REQUEUE = """
 UPDATE batch
-SET status = 'FAILED', round = round + 1, next_attempt_at = :now, turn = :turn, answers = 0,
-    failed_epoch = NULL, failed_successes = NULL, refused_successes = NULL, fate_unknown = 0
+SET status = 'FAILED', round = round + 1, next_attempt_at = :now, turn = :turn, failures = 0,
+    answers = 0, failed_epoch = NULL, failed_successes = NULL, refused_successes = NULL,
+    fate_unknown = 0, alone = 0, isolated = NULL
 WHERE first_id = :first_id AND status IN ('DEAD', 'IN_DOUBT', 'SENT')
 """
-# Claims of what was claimed before: FAILED tiles have a settled_at, and keep it.
-CLAIMS_AGAIN = """
-SELECT first_id, last_id, owner FROM batch WHERE status = 'SENDING' AND settled_at IS NOT NULL
-"""
-NEXT_FRESH_CLAIM = """
-SELECT first_id, last_id, owner FROM batch
-WHERE first_id < :below AND status = 'SENDING' AND settled_at IS NULL
-ORDER BY first_id DESC LIMIT 1
-"""
-IN_FLIGHT = "SELECT n FROM tally WHERE status = 'SENDING'"
-RECLAIM = """
-UPDATE batch
-SET status = :status, owner = NULL, settled_at = :now, next_attempt_at = :now, turn = :turn,
-    fate_unknown = 1, last_error = 'the process that was sending it died'
-WHERE first_id = :first_id AND status = 'SENDING' AND owner = :owner
-RETURNING last_id
-"""
-DOUBTFUL = """
-SELECT first_id, last_id FROM batch
-WHERE status = 'FAILED' AND fate_unknown = 1 LIMIT 100
-"""
-PARK = "UPDATE batch SET status = 'IN_DOUBT', settled_at = :now WHERE first_id = :first_id"
-# Messages in one transaction, and at most one batch more.
-PARK_BITE = 5000
 
 
 def captured(connection: sqlite3.Connection) -> int:
@@ -140,14 +132,18 @@ def end_of_stream(connection: sqlite3.Connection, message_id: int) -> int:
     return MAX_ID if following is None else following - 1
 
 
-def claim_fresh(
-    connection: sqlite3.Connection, sink: SinkRecord, owner: str, limit: int, now: float
-) -> Claim | None:
-    """PENDING -> SENDING: a new tile on top, at most to the end of its stream."""
+def fresh(connection: sqlite3.Connection, limit: int) -> tuple[int, int] | None:
+    """The oldest PENDING ids, first and last: at most to the end of their stream."""
     first = claimed(connection) + 1
     last = min(first + limit - 1, captured(connection), end_of_stream(connection, first))
-    if last < first:
-        return None
+    return None if last < first else (first, last)
+
+
+def claim_fresh(
+    connection: sqlite3.Connection, sink: SinkRecord, owner: str, ids: tuple[int, int], now: float
+) -> Claim:
+    """PENDING -> SENDING for what fresh() has found, or the beginning of it: a new tile on top."""
+    first, last = ids
     row = {"first_id": first, "last_id": last, "owner": owner, "now": now}
     connection.execute(INSERT_CLAIM, row)
     stream = stream_of(connection, first)
@@ -172,6 +168,13 @@ def claim_again(
     )
 
 
+def put_aside(connection: sqlite3.Connection, first_id: int, last_id: int, now: float) -> None:
+    """PENDING -> FAILED, never tried and due now, for the oldest PENDING ids."""
+    row = {"first_id": first_id, "last_id": last_id, "now": now}
+    connection.execute(INSERT_ASIDE, row)
+    mark(connection, first_id, last_id, "FAILED")
+
+
 def read_messages(connection: sqlite3.Connection, claim: Claim) -> list[Message]:
     """The messages under the fence: none if the claim is lost."""
     rows = connection.execute(READ_MESSAGES, _fence(claim)).fetchall()
@@ -183,8 +186,19 @@ def read_batch(connection: sqlite3.Connection, claim: Claim) -> BatchRecord | No
     row = connection.execute(READ_BATCH, _fence(claim)).fetchone()
     if row is None:
         return None
-    size, attempts, answers, epoch, successes, refused, unknown, due_at = row
-    return BatchRecord(size, attempts, answers, epoch, successes, refused, bool(unknown), due_at)
+    size, failures, answers, epoch, successes, refused, unknown, alone, isolated, due_at = row
+    return BatchRecord(
+        size=size,
+        failures=failures,
+        answers=answers,
+        failed_epoch=epoch,
+        failed_successes=successes,
+        refused_successes=refused,
+        fate_unknown=bool(unknown),
+        alone=bool(alone),
+        isolated=bool(isolated),
+        due_at=due_at,
+    )
 
 
 def settle(
@@ -192,17 +206,19 @@ def settle(
 ) -> bool:
     """SENDING -> settled.status, halved if so decided. False if the claim is lost."""
     batch = settled.batch
-    (turn,) = connection.execute(NEXT_TURN).fetchone() if settled.status == "FAILED" else (0,)
+    turn = next_turn(connection, claim.first_id, batch) if settled.status == "FAILED" else 0
     values = {
         "status": settled.status,
         "now": now,
         "next_attempt_at": settled.next_attempt_at,
         "turn": turn,
+        "failures": batch.failures,
         "answers": batch.answers,
         "failed_epoch": batch.failed_epoch,
         "failed_successes": batch.failed_successes,
         "refused_successes": batch.refused_successes,
         "fate_unknown": int(batch.fate_unknown),
+        "alone": int(batch.alone),
         "last_error": error or None,
     }
     if connection.execute(SETTLE, _fence(claim) | values).fetchone() is None:
@@ -211,6 +227,12 @@ def settle(
     if settled.halve:
         cut(connection, claim.first_id, claim.last_id, claim.first_id + claim.size // 2 - 1)
     return True
+
+
+def next_turn(connection: sqlite3.Connection, first_id: int, batch: BatchRecord) -> int:
+    """Behind all that have failed before, or all that are set apart for the same sensor."""
+    query = NEXT_TURN_APART if batch.isolated else NEXT_TURN
+    return int(connection.execute(query, {"first_id": first_id}).fetchone()[0])
 
 
 def cut(connection: sqlite3.Connection, first_id: int, last_id: int, at: int) -> None:
@@ -251,56 +273,13 @@ def halve(
     batch = read_batch(connection, claim)
     if batch is None:
         return False
-    (turn,) = connection.execute(NEXT_TURN).fetchone()
+    turn = next_turn(connection, claim.first_id, batch)
     values = {"now": now, "due_at": due_at, "turn": turn, "last_error": error or None}
     connection.execute(GIVE_BACK, _fence(claim) | values)
     mark(connection, claim.first_id, claim.last_id, "FAILED")
     if claim.size > 1:
         cut(connection, claim.first_id, claim.last_id, claim.first_id + claim.size // 2 - 1)
     return True
-
-
-def sending(connection: sqlite3.Connection) -> list[tuple[int, int, str]]:
-    """First id, last id and owner of every claim, newest first.
-
-    For those of fresh messages the table is read from the top to the last of them, and not beyond.
-    """
-    (in_flight,) = connection.execute(IN_FLIGHT).fetchone()
-    if not in_flight:
-        return []
-    found = connection.execute(CLAIMS_AGAIN).fetchall()
-    left = in_flight - sum(last - first + 1 for first, last, _ in found)
-    below = MAX_ID
-    while left > 0 and (claim := connection.execute(NEXT_FRESH_CLAIM, {"below": below}).fetchone()):
-        found.append(claim)
-        left -= claim[1] - claim[0] + 1
-        below = claim[0]
-    return sorted(found, reverse=True)
-
-
-def reclaim(
-    connection: sqlite3.Connection, first_id: int, owner: str, status: str, now: float
-) -> int:
-    """SENDING -> FAILED (at-most-once: IN_DOUBT) for a dead owner's claim. Returns how many."""
-    (turn,) = connection.execute(NEXT_TURN).fetchone()
-    row = {"first_id": first_id, "owner": owner, "status": status, "now": now, "turn": turn}
-    taken = connection.execute(RECLAIM, row).fetchone()
-    if taken is None:
-        return 0
-    mark(connection, first_id, taken[0], status)
-    return int(taken[0] - first_id + 1)
-
-
-def park_doubtful(connection: sqlite3.Connection, now: float) -> int:
-    """FAILED -> IN_DOUBT where the fate was ever unknown, a bite of them. Returns how many."""
-    parked = 0
-    for first, last in connection.execute(DOUBTFUL).fetchall():
-        if parked >= PARK_BITE:
-            break
-        connection.execute(PARK, {"first_id": first, "now": now})
-        mark(connection, first, last, "IN_DOUBT")
-        parked += int(last - first + 1)
-    return parked
 
 
 def _fence(claim: Claim) -> dict[str, object]:

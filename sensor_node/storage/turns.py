@@ -1,19 +1,23 @@
 """A sender's turn at the queue: settle the batch in hand, claim the next."""
 
 import sqlite3
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from sensor_node.model import Claim, Outcome
 from sensor_node.settlement import Rules, SinkRecord, settlement
-from sensor_node.storage import due, rate_limit, retention, sink_row, tiles
+from sensor_node.storage import due, rate_limit, retention, sink_row, suspects, tiles
 from sensor_node.storage.rate_limit import ClaimPolicy, may_send, paid
+
+# Of isolated sensors' readings, set apart in one transaction.
+MOST_RUNS = 1000
 
 
 @dataclass(frozen=True, slots=True)
 class Backlog:
     """What a sender must know to decide whether to claim.
 
-    `left_over`: batches failed while the sink was DOWN, and none has tried them since.
+    `left_over`: batches are due that have failed for the sink's sake, or were halved.
     """
 
     pending: int
@@ -23,12 +27,12 @@ class Backlog:
     sink: SinkRecord
 
 
-def backlog(connection: sqlite3.Connection) -> Backlog:
+def backlog(connection: sqlite3.Connection, now: float) -> Backlog:
     first = tiles.claimed(connection) + 1
     pending = tiles.captured(connection) - first + 1
     oldest = retention.captured_at_us(connection, first) if pending else None
     sink = sink_row.read(connection)
-    left_over = due.find_left_over(connection, sink, sink.since, skip_unknown=False)
+    left_over = due.find_left_over(connection, now, skip_unknown=False)
     next_send_at = rate_limit.next_send_at(connection)
     return Backlog(pending, oldest, left_over is not None, next_send_at, sink)
 
@@ -44,26 +48,114 @@ def claim_fresh(
     """PENDING -> SENDING, while the sink is UP and the rate limit allows it."""
     if not sink.up or not may_send(connection, policy, now):
         return None
-    claim = tiles.claim_fresh(connection, sink, owner, policy.limit(limit), now)
+    claim = _fresh(connection, sink, owner, policy.limit(limit), now)
     return paid(connection, policy, now, claim)
 
 
 def claim_probe(
-    connection: sqlite3.Connection, owner: str, policy: ClaimPolicy, now: float, limit: int
+    connection: sqlite3.Connection, owner: str, policy: ClaimPolicy, now: float
 ) -> Claim | None:
-    """PENDING or FAILED -> SENDING, while the sink is DOWN and a probe is due."""
+    """PENDING or FAILED -> SENDING for one message, while the sink is DOWN and a probe is due.
+
+    The least recently tried; a fresh one counts as never tried. What is at fault by itself keeps
+    no sink DOWN that is well, as the next probe is another; and all that waits stays whole.
+    """
     sink = sink_row.read(connection)
     if not sink.probe_due(now, policy.longest):
         return None
-    limit = policy.limit(limit)
-    fresh = 1 if sink.refusing else limit
-    claim = tiles.claim_fresh(connection, sink, owner, fresh, now)
-    if claim is None:
-        tile = due.find_least_recently_tried(connection, skip_unknown=policy.at_most_once)
+    skip = policy.at_most_once
+    claim = _fresh(connection, sink, owner, 1, now) or _again(
+        connection,
+        sink,
+        owner,
+        1,
+        now,
+        lambda: due.find_least_recently_tried(connection, skip_unknown=skip),
+    )
+    if claim is None and sink.isolated:
+        # Nothing else is left to ask with.
+        tile = suspects.find_any(connection, now, policy.longest, skip_unknown=skip)
+        claim = tiles.claim_again(connection, sink, owner, tile, 1, now) if tile else None
+    return paid(connection, policy, now, claim)
+
+
+def claim_due(
+    connection: sqlite3.Connection, owner: str, policy: ClaimPolicy, now: float, limit: int
+) -> Claim | None:
+    """FAILED -> SENDING for what is due first, or one message of an isolated sensor."""
+    sink = sink_row.read(connection)
+    if not sink.up or not may_send(connection, policy, now):
+        return None
+    skip, longest = policy.at_most_once, policy.longest
+    claim = None
+    if sink.isolated and (tile := suspects.find_due(connection, now, longest, skip_unknown=skip)):
+        claim = tiles.claim_again(connection, sink, owner, tile, 1, now)
+    else:
+        claim = _again(
+            connection,
+            sink,
+            owner,
+            policy.limit(limit),
+            now,
+            lambda: due.find_due(connection, now, longest, skip_unknown=skip),
+        )
+    return paid(connection, policy, now, claim)
+
+
+def claim_left_over(
+    connection: sqlite3.Connection, owner: str, policy: ClaimPolicy, now: float, limit: int
+) -> Claim | None:
+    """FAILED -> SENDING for what is due first of what has not failed for its own sake."""
+    sink = sink_row.read(connection)
+    if not sink.up or not may_send(connection, policy, now):
+        return None
+    skip = policy.at_most_once
+    claim = _again(
+        connection,
+        sink,
+        owner,
+        policy.limit(limit),
+        now,
+        lambda: due.find_left_over(connection, now, skip_unknown=skip),
+    )
+    return paid(connection, policy, now, claim)
+
+
+def _fresh(
+    connection: sqlite3.Connection, sink: SinkRecord, owner: str, limit: int, now: float
+) -> Claim | None:
+    """PENDING -> SENDING; what there is of isolated sensors on the way is set apart."""
+    for _ in range(MOST_RUNS):
+        ids = tiles.fresh(connection, limit)
+        if ids is None:
+            return None
+        run = suspects.first_run(connection, *ids) if sink.isolated else None
+        if run is None or run.first > ids[0]:
+            last = run.first - 1 if run else ids[1]
+            return tiles.claim_fresh(connection, sink, owner, (ids[0], last), now)
+        suspects.put_apart(connection, run, now)
+    return None
+
+
+def _again(
+    connection: sqlite3.Connection,
+    sink: SinkRecord,
+    owner: str,
+    limit: int,
+    now: float,
+    find: Callable[[], tuple[int, int] | None],
+) -> Claim | None:
+    """FAILED -> SENDING for a tile; what there is of isolated sensors on the way is set apart."""
+    for _ in range(MOST_RUNS):
+        tile = find()
         if tile is None:
             return None
-        claim = tiles.claim_again(connection, sink, owner, tile, limit, now)
-    return paid(connection, policy, now, claim)
+        run = suspects.first_run(connection, *tile) if sink.isolated else None
+        if run is None or run.first > tile[0]:
+            most = min(limit, run.first - tile[0]) if run else limit
+            return tiles.claim_again(connection, sink, owner, tile, most, now)
+        suspects.set_apart(connection, tile, run)
+    return None
 
 
 def settle(
@@ -76,6 +168,7 @@ def settle(
     sink = sink_row.read(connection)
     decided = settlement(batch, sink, claim, outcome, rules, now)
     tiles.settle(connection, claim, decided, outcome.detail, now)
+    suspects.heed(connection, claim, batch, decided.batch, sink, outcome, rules, now)
     if decided.sink != sink:
         sink_row.write(connection, decided.sink)
         sink_row.note(connection, sink, decided.sink, now)
@@ -91,13 +184,13 @@ def settle_and_claim(
     now: float,
     limit: int,
 ) -> tuple[bool, Claim | None]:
-    """Both, but claim only what is whole, and nothing while an outage has left something over."""
+    """Both, but claim only what is whole, and nothing while something is left over."""
     if not settle(connection, claim, outcome, rules, now):
         return False, None
     pending = tiles.captured(connection) - tiles.claimed(connection)
     if pending < policy.limit(limit):
         return True, None
-    sink = sink_row.read(connection)  # what was settled has changed it
-    if due.find_left_over(connection, sink, sink.since, skip_unknown=policy.at_most_once):
+    if due.find_left_over(connection, now, skip_unknown=policy.at_most_once):
         return True, None
+    sink = sink_row.read(connection)  # what was settled has changed it
     return True, claim_fresh(connection, sink, claim.owner, policy, now, limit)

@@ -91,7 +91,7 @@ def live(path, doubtful):
         fill(repository, 10)
         repository.sample(1.0)
         repository.space(ROOM)
-        repository.backlog()
+        repository.backlog(0.0)
         for first, _, text in repository.claims():
             if not owner.is_alive(text):
                 repository.reclaim(first, text, now, at_most_once=False)

@@ -8,9 +8,10 @@ from pathlib import Path
 
 from hypothesis.stateful import RuleBasedStateMachine, invariant
 
+from sensor_node import isolation
 from sensor_node.schedule import BackoffPolicy
 from sensor_node.settlement import Rules
-from sensor_node.storage import check, ledger, repository, retention, tiles
+from sensor_node.storage import check, ledger, orphans, repository, retention, suspects, tiles
 from sensor_node.storage.connection import open_reader
 from sensor_node.storage.rate_limit import ClaimPolicy
 from sensor_node.storage.repository import SensorDataSQLRepository
@@ -20,7 +21,10 @@ MEMORY = Path("/dev/shm")
 BACKOFF = BackoffPolicy(initial_delay=1.0, multiplier=2.0, max_delay=60.0)
 LONGEST = BACKOFF.longest
 # Small bites, so that a walk of a few steps meets their ends.
-BITES = ((repository, "EVICT_BITE", 5), (retention, "TILES_A_BITE", 3), (tiles, "PARK_BITE", 4))
+BITES = (
+    *((repository, "EVICT_BITE", 5), (retention, "TILES_A_BITE", 3), (orphans, "PARK_BITE", 4)),
+    *((isolation, "ENOUGH_FAILURES", 2), (suspects, "LET_IN_BITE", 2)),
+)
 GONE = ("PURGED", "EVICTED")
 
 
@@ -72,6 +76,7 @@ class QueueModel(RuleBasedStateMachine):
         self.wire = {}  # id -> (stream's name, number, node)
         self.unknown = set()  # ids whose fate was once unknown, until a person requeues them
         self.failed_at = {}  # id -> order of its last failure
+        self.was_apart = set()  # ids that have once been set apart with their sensor
         self.refused_at = {}  # id -> what the sink had taken at its first refusal alone
         self.answers = Counter()  # id -> failures with an answer, since it was requeued
         self.rounds = Counter()
@@ -121,13 +126,16 @@ class QueueModel(RuleBasedStateMachine):
 
     @property
     def sink(self):
-        return self.repository.backlog().sink
+        return self.repository.backlog(0.0).sink
 
     def ids(self, *statuses):
         return [number for number, status in self.status.items() if status in statuses]
 
     def rows(self, sql, **values):
         return self.reader.execute(sql, values).fetchall()
+
+    def isolated_names(self):
+        return {name for (name,) in self.rows("SELECT name FROM suspect WHERE isolated")}
 
     def tiles(self):
         sql = "SELECT first_id, last_id, status FROM batch ORDER BY first_id"
@@ -233,6 +241,14 @@ class QueueModel(RuleBasedStateMachine):
         sql = "SELECT first_id, last_id, fate_unknown FROM batch WHERE status = 'FAILED'"
         for first, last, unknown in self.rows(sql):
             assert {number in self.unknown for number in range(first, last + 1)} == {bool(unknown)}
+
+    @invariant()
+    def what_is_set_apart_is_of_one_sensor(self):
+        sql = "SELECT first_id, last_id, isolated FROM batch WHERE isolated IS NOT NULL"
+        for first, last, name in self.rows(sql):
+            ids = range(first, last + 1)
+            assert {self.reading[number].name for number in ids} == {name}
+            self.was_apart.update(ids)
 
     @invariant()
     def the_tiles_have_no_hole_and_no_overlap(self):

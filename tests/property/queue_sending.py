@@ -1,7 +1,9 @@
 """Claiming, sending and settling, as a sender and the retrier do, in any order."""
 
+import itertools
 import math
 from dataclasses import replace
+from typing import NamedTuple
 
 from hypothesis import strategies as st
 from hypothesis.stateful import precondition, rule
@@ -10,6 +12,9 @@ from queue_model import LONGEST, QueueModel
 from sensor_node.model import Outcome, Verdict
 from sensor_node.settlement import DUE_FIRST
 
+# Its readings, alone or among others, are never answered.
+BAD_SENSOR = "name 3"
+SILENT = Outcome(Verdict.TRY_LATER, "no answer")
 OWNERS = ("sender-1", "sender-2", "retrier")
 
 indexes = st.integers(0, 1000)
@@ -33,6 +38,14 @@ def of_content(claim):
     return Outcome(verdict, "", answered=True, fate_known=True)
 
 
+class FailedTile(NamedTuple):
+    ids: range
+    at: float
+    turn: int
+    failures: int
+    isolated: str | None
+
+
 class Sending(QueueModel):
     # Claims
 
@@ -41,10 +54,46 @@ class Sending(QueueModel):
         name = OWNERS[index % len(OWNERS)]
         return f"{name}:boot:{sum(name in owner for owner in self.dead_owners)}:1"
 
+    def clean(self, ids):
+        """Those before the first one of an isolated sensor."""
+        names = self.isolated_names()
+        return list(itertools.takewhile(lambda i: self.reading[i].name not in names, ids))
+
+    def apart(self, ids):
+        """Those of isolated sensors that come before all others."""
+        names = self.isolated_names()
+        return list(itertools.takewhile(lambda i: self.reading[i].name in names, ids))
+
     def fresh_range(self, limit):
-        """The oldest pending messages, as far as stream and node are the same."""
-        pending = self.ids("PENDING")[:limit]
-        return [i for i in pending if self.wire[i][::2] == self.wire[pending[0]][::2]]
+        """The oldest pending messages, as far as stream and node are the same.
+
+        What there is of isolated sensors before them is set apart.
+        """
+        pending = self.ids("PENDING")
+        pending = pending[len(self.apart(pending)) :][:limit]
+        same = [i for i in pending if self.wire[i][::2] == self.wire[pending[0]][::2]]
+        return self.clean(same)
+
+    def claims_fresh(self, claim, expected):
+        """What was passed over is FAILED, and the claim is what was expected."""
+        if expected and claim:
+            before = [number for number in self.ids("PENDING") if number < expected[0]]
+        else:
+            before = self.ids("PENDING") if claim is None else []
+        aside = self.follow_some("FAILED", before)
+        assert aside == self.apart(aside)
+        if claim:
+            assert list(range(claim.first_id, claim.last_id + 1)) == expected
+            self.claimed(claim, "PENDING")
+
+    def follow_some(self, target, ids):
+        """Those of these that have moved there, in the database."""
+        stored = self.stored()
+        moved = [number for number in ids if stored[number] == target]
+        for number in moved:
+            self.status[number] = target
+            self.failed_at[number] = 0
+        return moved
 
     @precondition(lambda self: self.ids("PENDING"))
     @rule(index=indexes, limit=limits)
@@ -54,82 +103,97 @@ class Sending(QueueModel):
         claim = self.do(
             self.repository.claim_fresh, self.owner(index), self.policy, self.now, limit
         )
-        if claim:
-            assert list(range(claim.first_id, claim.last_id + 1)) == expected
-            self.claimed(claim, "PENDING")
-        else:
-            assert crashing or not expected
+        assert claim or crashing or not expected
+        self.claims_fresh(claim, expected)
 
-    def failed_tiles(self):
-        sql = "SELECT first_id, last_id, next_attempt_at FROM batch WHERE status = 'FAILED'"
-        found = [(range(first, last + 1), at) for first, last, at in self.rows(sql)]
+    def failed_tiles(self, *, apart=False):
+        """Range and due time of those that may go, and the sensor of those that are set apart."""
+        sql = """
+        SELECT first_id, last_id, next_attempt_at, turn, failures, isolated FROM batch
+        WHERE status = 'FAILED'
+        """
+        found = [FailedTile(range(row[0], row[1] + 1), *row[2:]) for row in self.rows(sql)]
         if self.at_most_once:
-            found = [(tile, at) for tile, at in found if self.unknown.isdisjoint(tile)]
-        return found
+            found = [one for one in found if self.unknown.isdisjoint(one.ids)]
+        return [one for one in found if (one.isolated is not None) == apart]
+
+    def of(self, tiles, limit):
+        """What is claimed of tiles that are asked for in this order."""
+        for one in tiles:
+            if ids := self.clean(list(one.ids)[len(self.apart(one.ids)) :])[:limit]:
+                return ids
+        return []
+
+    def suspects(self):
+        """Of each isolated sensor of which something may go: wait, and the id tried first."""
+        found = []
+        for name, at in self.rows("SELECT name, next_probe_at FROM suspect WHERE isolated"):
+            tiles = [one for one in self.failed_tiles(apart=True) if one.isolated == name]
+            if tiles:
+                first = min(tiles, key=lambda one: (one.turn, one.ids[0]))
+                wait = at - self.now
+                found.append((wait if wait <= LONGEST else 0.0, first.ids[0]))
+        return sorted(found)
 
     @precondition(lambda self: self.ids("FAILED"))
     @rule(index=indexes, limit=limits)
     def claim_due(self, index, limit):
-        due = {tile: at for tile, at in self.failed_tiles() if at <= self.now}
-        overdue = {tile: at for tile, at in self.failed_tiles() if at > self.now + LONGEST}
+        failed = sorted(self.failed_tiles(), key=lambda one: (one.at, one.ids[0]))
+        due = [one for one in failed if one.at <= self.now]
+        overdue = [one for one in failed if one.at > self.now + LONGEST]
+        suspects = self.suspects()
         up, crashing = self.sink.up, self.cut is not None
         if not crashing:
-            later = [at - self.now for _, at in self.failed_tiles()]
-            wanted = 0.0 if due or overdue else min(later, default=math.inf)
-            assert self.repository.due_in(self.policy, self.now) == wanted
+            waits = [0.0 if due or overdue else one.at - self.now for one in failed]
+            waits += [max(0.0, wait) for wait, _ in suspects]
+            assert self.repository.due_in(self.policy, self.now) == min(waits, default=math.inf)
         claim = self.do(self.repository.claim_due, self.owner(index), self.policy, self.now, limit)
-        if claim:
-            tile = self.whole(claim, limit, due | overdue)
-            assert up
-            assert due[tile] == min(due.values()) if due else tile in overdue
-            self.claimed(claim, "FAILED")
-        else:
-            assert crashing or not up or not (due or overdue)
+        expected = self.of([*due, *overdue], limit)
+        if suspects and suspects[0][0] <= 0:
+            expected = [suspects[0][1]]
+        self.claims_again(claim, expected if up else [], crashing)
 
     @precondition(lambda self: self.ids("FAILED"))
     @rule(index=indexes, limit=limits)
     def claim_left_over(self, index, limit):
-        """What was due when the sink came UP, and is not being halved."""
-        latest = min(self.now, self.sink.since)
-        left = {tile: at for tile, at in self.failed_tiles() if DUE_FIRST < at <= latest}
+        """What has not failed for its own sake, and is not being halved."""
+        failed = sorted(self.failed_tiles(), key=lambda one: (one.at, one.ids[0]))
+        left = [one for one in failed if not one.failures and DUE_FIRST < one.at <= self.now]
         up, crashing, owner = self.sink.up, self.cut is not None, self.owner(index)
-        claim = self.do(
-            self.repository.claim_due, owner, self.policy, self.now, limit, left_over=True
-        )
+        claim = self.do(self.repository.claim_left_over, owner, self.policy, self.now, limit)
+        self.claims_again(claim, self.of(left, limit) if up else [], crashing)
+
+    def claims_again(self, claim, expected, crashing):
         if claim:
-            assert up
-            assert left[self.whole(claim, limit, left)] == min(left.values())
+            assert list(range(claim.first_id, claim.last_id + 1)) == expected
             self.claimed(claim, "FAILED")
         else:
-            assert crashing or not up or not left
-
-    def whole(self, claim, limit, tiles):
-        """The tile of which the claim has as much as it may."""
-        [tile] = [each for each in tiles if each[0] == claim.first_id]
-        assert tile[:limit] == range(claim.first_id, claim.last_id + 1)
-        return tile
+            assert crashing or not expected
 
     @precondition(lambda self: not self.sink.up)
-    @rule(index=indexes, limit=limits)
-    def claim_probe(self, index, limit):
+    @rule(index=indexes)
+    def claim_probe(self, index):
         sink, crashing = self.sink, self.cut is not None
         due = sink.next_probe_at <= self.now or sink.next_probe_at > self.now + LONGEST
-        fresh = self.fresh_range(1 if sink.refusing else limit)
-        failed = [tile for tile, _ in self.failed_tiles()]
-        claim = self.do(
-            self.repository.claim_probe, self.owner(index), self.policy, self.now, limit
-        )
+        fresh = self.fresh_range(1)
+        by_turn = sorted(self.failed_tiles(), key=lambda one: (one.turn, one.ids[0]))
+        tried = [one.ids[0] for one in by_turn if one.ids[0] not in self.was_apart]
+        assert tried == sorted(tried, key=lambda number: (self.failed_at[number], number))
+        failed = self.of(by_turn, 1) or [number for _, number in self.suspects()[:1]]
+        claim = self.do(self.repository.claim_probe, self.owner(index), self.policy, self.now)
         if claim is None:
             assert crashing or sink.up or not due or not (fresh or failed)
+            self.follow_some("FAILED", self.ids("PENDING"))
             return
         assert not sink.up and due
-        tile = range(claim.first_id, claim.last_id + 1)
         if fresh:
-            assert list(tile) == fresh
-        else:
-            self.whole(claim, limit, failed)
-            assert self.failed_at[tile[0]] == min(self.failed_at[each[0]] for each in failed)
-        self.claimed(claim, "PENDING" if fresh else "FAILED")
+            self.claims_fresh(claim, fresh)
+            return
+        self.follow_some("FAILED", self.ids("PENDING"))
+        assert claim.size == 1
+        # What was set aside just now was never tried.
+        assert claim.first_id in failed or self.failed_at[claim.first_id] == 0
+        self.claimed(claim, "FAILED")
 
     # Settling
 
@@ -152,10 +216,21 @@ class Sending(QueueModel):
         before = len(self.live)
         for claim in (self.claim_due, self.claim_fresh, self.claim_probe):
             if len(self.live) == before:
-                claim(0, limit)
+                claim(0) if claim == self.claim_probe else claim(0, limit)
         if len(self.live) > before:
             self.settle(before, answer(self.live[before]))
         self.now += wait
+
+    @precondition(lambda self: self.ids("PENDING", "FAILED"))
+    @rule(limit=limits, wait=st.sampled_from([70.0, 1.0, 0.0]), turns=st.integers(10, 40))
+    def work_with_a_sink_that_fails_with_one_sensor(self, limit, wait, turns):
+        for _ in range(turns):
+            self.work(limit, wait, self.of_sensor)
+
+    def of_sensor(self, claim):
+        ids = range(claim.first_id, claim.last_id + 1)
+        bad = any(self.reading[number].name == BAD_SENSOR for number in ids)
+        return SILENT if bad else Outcome(Verdict.DELIVERED, "", answered=True, fate_known=True)
 
     @precondition(lambda self: self.live)
     @rule(index=indexes, outcome=outcomes)
@@ -183,13 +258,15 @@ class Sending(QueueModel):
         assert took
         self.settled(claim, outcome, before)
         pending, enough = self.fresh_range(limit), len(self.ids("PENDING")) >= limit
+        left = any(
+            not one.failures and DUE_FIRST < one.at <= self.now for one in self.failed_tiles()
+        )
         if following:
-            expected = list(range(following.first_id, following.last_id + 1))
-            self.claimed(following, "PENDING")
-            assert enough and self.sink.up and following.owner == claim.owner
-            assert pending == expected
-        left = any(DUE_FIRST < at <= self.sink.since for _, at in self.failed_tiles())
-        assert (following is not None) == (enough and self.sink.up and not left)
+            assert enough and self.sink.up and not left and following.owner == claim.owner
+        else:
+            assert not (enough and self.sink.up and not left and pending)
+        if enough and self.sink.up and not left:
+            self.claims_fresh(following, pending)
 
     def settled(self, claim, outcome, before):
         ids = range(claim.first_id, claim.last_id + 1)
@@ -210,8 +287,8 @@ class Sending(QueueModel):
         after = self.sink
         assert after.epoch == before.epoch + (after.state is not before.state)
         if claim.epoch != before.epoch:
-            counts = {"successes": before.successes, "in_flight": before.in_flight}
-            assert replace(after, **counts) == before
+            counts = ("successes", "in_flight", "suspects", "isolated")
+            assert replace(after, **{name: getattr(before, name) for name in counts}) == before
         assert after.up or not before.up or not delivered
 
     @precondition(lambda self: self.live)

@@ -223,6 +223,12 @@ class Queue(Sending):
     def a_secret_changes(self):
         self.repository.probe_now(self.now)
 
+    def let_in_what_may_go_again(self):
+        while self.repository.let_in(self.now):
+            pass
+        apart = {one.isolated for one in self.failed_tiles(apart=True)}
+        assert apart <= self.isolated_names()
+
     def checkpoint(self):
         self.repository.checkpoint(truncate=len(self.status) % 2 == 0)
 
@@ -241,6 +247,7 @@ class Queue(Sending):
                 another_mode_of_delivery,
                 another_limit_of_attempts,
                 a_secret_changes,
+                let_in_what_may_go_again,
                 checkpoint,
                 reopen,
             ]

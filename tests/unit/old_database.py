@@ -1,7 +1,8 @@
 """A database that has lived long, made at once by SQL, with the triggers at work; and a step meter.
 
 From the bottom: PURGED, then `size` tiles each of SENT, DEAD, IN_DOUBT, FAILED of unknown and of
-certain fate (a claim among them) and SENT again, two fresh claims, and some that are PENDING.
+certain fate (a claim among them), of an isolated sensor and SENT again, two fresh claims, and some
+that are PENDING.
 """
 
 from sensor_node.storage import events
@@ -13,16 +14,21 @@ PENDING = 50
 TILES = """
 WITH RECURSIVE number(n) AS (SELECT :first UNION ALL SELECT n + 1 FROM number WHERE n < :last)
 INSERT INTO batch(first_id, last_id, status, attempts, owner, claimed_at, settled_at,
-                  next_attempt_at, turn, fate_unknown)
+                  next_attempt_at, turn, fate_unknown, isolated)
 SELECT n, n, :status, :attempts, :owner, n, CASE WHEN :owner IS NULL THEN n END,
        CASE :status WHEN 'FAILED' THEN :due_at + n END,
-       CASE :status WHEN 'FAILED' THEN n ELSE 0 END, :fate_unknown
+       CASE :status WHEN 'FAILED' THEN n ELSE 0 END, :fate_unknown, :isolated
 FROM number
 """
 MESSAGES = """
 WITH RECURSIVE number(n) AS (SELECT :first UNION ALL SELECT n + 1 FROM number WHERE n < :last)
 INSERT INTO message(id, status, name, value, timestamp_us)
-SELECT n, :status, 'temperature', n, n * 1000 FROM number
+SELECT n, :status, :name, n, n * 1000 FROM number
+"""
+ISOLATED = "pressure"
+SUSPECTS = """
+INSERT INTO suspect(name, failures, successes, isolated, since, reason, next_probe_at)
+VALUES (:name, 5, 0, 1, 0, '503', :next_probe_at)
 """
 STREAMS = """
 WITH RECURSIVE number(n) AS (SELECT 2 UNION ALL SELECT n + 1 FROM number WHERE n <= :size)
@@ -43,6 +49,7 @@ def age(repository: SensorDataSQLRepository, size: int) -> None:
             ("FAILED", {"fate_unknown": 1}),
             ("SENDING", {"attempts": 2, "owner": "retrier"}),
             ("FAILED", {}),
+            ("FAILED", {"isolated": ISOLATED}),
             ("SENT", {}),
             ("SENDING", {"owner": "sender-1"}),
             ("SENDING", {"owner": "sender-2"}),
@@ -50,7 +57,8 @@ def age(repository: SensorDataSQLRepository, size: int) -> None:
             count = 1 if status == "SENDING" else size
             top = _lay(connection, top + 1, top + count, status, **changes)
         connection.execute("UPDATE batch SET settled_at = 1 WHERE owner = 'retrier'")
-        connection.execute(MESSAGES, {"first": top + 1, "last": top + PENDING, "status": "PENDING"})
+        connection.execute(SUSPECTS, {"name": ISOLATED, "next_probe_at": LATER + 1.0})
+        _store(connection, top + 1, top + PENDING, "PENDING")
         for kind in events.KINDS:
             for number in range(min(size, events.MOST_OF_A_KIND)):
                 events.record(connection, number * events.CALM_SECONDS, kind, f"{number}")
@@ -58,7 +66,7 @@ def age(repository: SensorDataSQLRepository, size: int) -> None:
 
 def _purged(connection, size):
     """Once there were so many messages, which are gone."""
-    connection.execute(MESSAGES, {"first": size, "last": size, "status": "SENT"})
+    _store(connection, size, size, "SENT")
     connection.execute("DELETE FROM message")
     connection.execute(
         "INSERT INTO batch(first_id, last_id, status) VALUES (1, ?, 'PURGED')", [size]
@@ -66,7 +74,7 @@ def _purged(connection, size):
     return size
 
 
-def _lay(connection, first, last, status, *, attempts=1, owner=None, fate_unknown=0):
+def _lay(connection, first, last, status, *, attempts=1, owner=None, fate_unknown=0, isolated=None):
     """Tiles of one message each, and their messages. Returns the highest id."""
     span = {"first": first, "last": last}
     connection.execute(
@@ -78,10 +86,16 @@ def _lay(connection, first, last, status, *, attempts=1, owner=None, fate_unknow
             "owner": owner,
             "due_at": NOW,
             "fate_unknown": fate_unknown,
+            "isolated": isolated,
         },
     )
-    connection.execute(MESSAGES, {**span, "status": "PENDING" if owner else status})
+    _store(connection, first, last, "PENDING" if owner else status, isolated or "temperature")
     return last
+
+
+def _store(connection, first, last, status, name="temperature"):
+    row = {"first": first, "last": last, "status": status, "name": name}
+    connection.execute(MESSAGES, row)
 
 
 class Meter:

@@ -69,9 +69,9 @@ def test_ids_are_never_used_again_even_when_every_message_is_gone(repository):
 
 
 def test_the_backlog_tells_how_many_are_pending_and_since_when(repository):
-    assert (repository.backlog().pending, repository.backlog().oldest_pending_us) == (0, None)
+    assert (repository.backlog(0.0).pending, repository.backlog(0.0).oldest_pending_us) == (0, None)
     fill(repository, 3, first_us=50)
-    backlog = repository.backlog()
+    backlog = repository.backlog(0.0)
     assert (backlog.pending, backlog.oldest_pending_us, backlog.sink.up) == (3, 50, True)
 
 

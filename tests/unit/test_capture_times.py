@@ -23,7 +23,7 @@ def capture(repository, *at, own_us):
 @OWN
 def test_a_reading_is_as_old_as_its_capture(repository, own_us) -> None:
     capture(repository, 1000.0, own_us=own_us)
-    assert repository.backlog().oldest_pending_us == 1_000_000_000  # what send_interval goes by
+    assert repository.backlog(0.0).oldest_pending_us == 1_000_000_000  # what send_interval goes by
     with contextlib.closing(open_reader(repository.path)) as connection:
         assert lookup.oldest_undelivered_us(connection) == 1_000_000_000  # what `behind` goes by
 

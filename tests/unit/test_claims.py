@@ -39,8 +39,8 @@ def due(repository, now=NOW, policy=POLICY):
     return repository.claim_due("retrier", policy, now, 100)
 
 
-def probe(repository, limit=100, now=NOW, policy=POLICY):
-    return repository.claim_probe("retrier", policy, now, limit)
+def probe(repository, now=NOW, policy=POLICY):
+    return repository.claim_probe("retrier", policy, now)
 
 
 def sink_down(repository, **columns):
@@ -171,11 +171,13 @@ def test_a_changed_secret_makes_the_probe_due_now(repository):
     assert probe(repository, now=NOW - 500) is not None
 
 
-def test_a_fresh_batch_counts_as_never_tried(repository):
-    fill(repository, 30)
+def test_a_probe_is_one_message_and_a_fresh_one_counts_as_never_tried(repository):
+    fill(repository, 14)
     fail(repository, 10)
     sink_down(repository)
-    assert [span(probe(repository, 10)) for _ in range(4)] == [(11, 20), (21, 30), (1, 10), None]
+    probed = [span(probe(repository)) for _ in range(6)]
+    assert probed == [(11, 11), (12, 12), (13, 13), (14, 14), (1, 1), (2, 2)]
+    assert tiles(repository)[2:3] == [(3, 10, "FAILED")], "what waits stays whole"
 
 
 def test_without_fresh_messages_the_least_recently_tried_batch_probes(repository):
@@ -198,12 +200,6 @@ def test_the_order_of_probes_does_not_depend_on_the_clock(repository):
         fail(repository, 1, now=at, due_at=at + 1)
     sink_down(repository)
     assert [span(probe(repository)) for _ in range(3)] == [(1, 1), (2, 2), (3, 3)]
-
-
-def test_a_sink_that_refuses_everything_gets_single_messages(repository):
-    fill(repository, 30)
-    sink_down(repository, refusing=1)
-    assert span(probe(repository)) == (1, 1)
 
 
 # At most once
@@ -331,10 +327,10 @@ def test_the_rate_limit_counts_retries_and_probes_too(repository):
     assert fresh(repository, 10, NOW + 0.9, limited) is None
     assert due(repository, NOW + 0.9, limited) is None
     sink_down(repository)
-    assert probe(repository, 10, NOW + 0.95, limited).size == 10
+    assert probe(repository, NOW + 0.95, limited).size == 1
     set_sink(repository, state="UP")
-    assert fresh(repository, 10, NOW + 1.9, limited) is None
-    assert fresh(repository, 10, NOW + 1.96, limited).size == 10
+    assert fresh(repository, 10, NOW + 1.04, limited) is None
+    assert fresh(repository, 10, NOW + 1.06, limited).size == 10
 
 
 def test_the_rate_limit_holds_for_a_process_that_had_to_wait_for_the_write_lock(repository):

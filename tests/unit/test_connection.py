@@ -116,7 +116,7 @@ def test_a_read_that_sqlite_has_rolled_back_itself_reports_the_first_error(repos
 
     monkeypatch.setattr(tiles, "claimed", fail)
     with pytest.raises(StorageUnavailable, match="I/O error"):
-        repository.backlog()
+        repository.backlog(0.0)
 
 
 def test_a_read_leaves_no_transaction_open(repository):
@@ -275,7 +275,7 @@ def test_a_damaged_database_says_so_and_is_not_made_worse(path):
             fill(repository, 1)
         assert caught.value.reason == "damaged"
         with pytest.raises(StorageUnavailable, match=r"^damaged"):
-            repository.backlog()
+            repository.backlog(0.0)
     assert contents(path.parent) == before
 
 

@@ -71,9 +71,9 @@ class Repository(SensorDataSQLRepository):
     looks = 0
     after_a_look = None
 
-    def backlog(self):
+    def backlog(self, now):
         self.looks += 1
-        found = super().backlog()
+        found = super().backlog(now)
         if self.after_a_look:
             self.after_a_look()
         return found
@@ -298,18 +298,16 @@ class TestASinkThatIsDown:
         sender.capture(9)
         for _ in range(3):
             fail(repository, 2, due_at=WALL - 10)
-        execute(repository, "UPDATE batch SET next_attempt_at = :at WHERE first_id = 3", at=WALL)
-        set_sink(repository, since=WALL - 5)
+        execute(repository, "UPDATE batch SET failures = 1 WHERE first_id = 3")
         while sender.step() == 0.0:
             pass
-        # The third backs off by itself, and is the retrier's.
+        # The third has failed for its own sake, and is the retrier's.
         assert sender.sent() == [[1, 2], [5, 6], [7, 8], [9]]
 
     def test_that_is_up_again_does_not_wait_for_a_batch_to_be_full(self, make, repository) -> None:
         sender = make("send_interval = 1h\nbatch_size = 2")
         sender.capture(3)
         fail(repository, 2, due_at=WALL - 10)
-        set_sink(repository, since=WALL - 5)
         assert sender.step() == 0.0
         assert sender.sent() == [[1, 2]]
         assert sender.step() > 0
@@ -625,7 +623,7 @@ def test_a_library_that_cannot_be_loaded_is_waited_for(make, repository, error, 
     sender.unloadable = error
     sender.capture(3)
     sender.step()
-    sink = repository.backlog().sink
+    sink = repository.backlog(0.0).sink
     assert sink.reason.endswith(reason)
     assert "LimitNOFILE" in sink.hint
     assert rows(repository, "SELECT status, fate_unknown FROM batch") == [("FAILED", 0)]
@@ -643,7 +641,7 @@ def test_an_error_that_nobody_foresaw_is_an_outcome_and_its_stack_is_told_once(
         sender.client.error = error
     sender.capture(2)
     sender.step()
-    sink = repository.backlog().sink
+    sink = repository.backlog(0.0).sink
     assert (sink.up, sink.reason) == (False, "RuntimeError: a surprise, [2J told in two lines")
     assert "the log has the details" in sink.hint
     unknown = int(where == "sending")

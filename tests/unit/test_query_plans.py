@@ -19,6 +19,7 @@ from storage_fixtures import (
     SILENT,
     WHO,
     audit,
+    execute,
     readings,
     rows,
     set_sink,
@@ -36,6 +37,7 @@ from sensor_node.storage import (
     log_hold,
     lookup,
     memo,
+    orphans,
     rate_limit,
     repository,
     retention,
@@ -43,6 +45,7 @@ from sensor_node.storage import (
     salvage,
     sink_row,
     streams,
+    suspects,
     tiles,
     vital_signs,
 )
@@ -50,8 +53,9 @@ from sensor_node.storage.connection import open_reader
 from sensor_node.storage.repository import SensorDataSQLRepository
 
 MODULES = (
-    *(capture, clock_steps, due, events, ledger, log_hold, lookup, memo, rate_limit, repository),
-    *(retention, runs, salvage, sink_row, streams, tiles, vital_signs),
+    *(capture, clock_steps, due, events, ledger, log_hold, lookup, memo, orphans, rate_limit),
+    repository,
+    *(retention, runs, salvage, sink_row, streams, suspects, tiles, vital_signs),
 )
 STATEMENTS = {
     f"{module.__name__.rpartition('.')[2]}.{name}": text
@@ -63,6 +67,7 @@ STATEMENTS = {
 # bound.
 SMALL = (
     *("sink", "tally", "stream", "dropped", "sqlite_sequence", "event", "sample", "sensor"),
+    "suspect",
     "CONSTANT",
 )
 SMALL_INDEXES = ("batch_sending_again",)
@@ -78,7 +83,8 @@ NOT_REPEATED = {
     *("ledger.AUDIT_PENDING", "lookup.PENDING", "lookup.ONE", "events.SINCE", "runs.SAMPLES"),
     *("streams.OF_NAME", "salvage.NUMBERS", "vital_signs.READ", "vital_signs.SET_NOTED_ID"),
     *("clock_steps.LAST_BEFORE_BACK", "clock_steps.LAST_BEFORE_FORWARD", "due.WAIT_NO_LONGER"),
-    "clock_steps.FIRST_AFTER_BACK",
+    *("clock_steps.FIRST_AFTER_BACK",),
+    *("suspects.SINCE_BY_THE_NEW_CLOCK", "suspects.WAITING"),
     *("sink_row.SINCE_BY_THE_NEW_CLOCK", "sink_row.WAIT_NO_LONGER"),
 }
 # Even the small one has as many events of a kind as there may be.
@@ -153,9 +159,8 @@ def claim(repository, now=NOW):
     return repository.claim_fresh("sender-1", POLICY, now, 3)
 
 
-def claim_due(repository, policy, *, left_over=False):
-    set_sink(repository, since=LATER)
-    return repository.claim_due("retrier", policy, LATER, 1, left_over=left_over)
+def claim_due(repository, policy):
+    return repository.claim_due("retrier", policy, LATER, 1)
 
 
 def claim_probe(repository, policy):
@@ -163,7 +168,12 @@ def claim_probe(repository, policy):
     while claim(repository):
         pass
     set_sink(repository, state="DOWN", next_probe_at=NOW)
-    return repository.claim_probe("retrier", policy, NOW, 10)
+    return repository.claim_probe("retrier", policy, NOW)
+
+
+def claim_lone(repository):
+    set_sink(repository, epoch=9)
+    return repository.claim_fresh("sender-1", POLICY, NOW, 1)
 
 
 def reclaim(repository):
@@ -180,6 +190,37 @@ def note_clock(repository):
         repository.note_clock(Moment(hour, NOW + 3600 * hour, 3600 * hour), "a boot")
 
 
+def claim_isolated(repository):
+    execute(repository, "UPDATE suspect SET next_probe_at = 0.0")
+    claim = repository.claim_due("retrier", POLICY, LATER, 1)
+    assert claim.size == 1
+    return claim
+
+
+def claim_among_isolated(repository):
+    """The fresh ones begin with one of the sensor that is set apart."""
+    while claim(repository):
+        pass
+    for name in ("pressure", "temperature", "pressure"):
+        execute(
+            repository,
+            "INSERT INTO message(name, value, timestamp_us) VALUES (:name, 1.0, 1)",
+            name=name,
+        )
+    assert repository.claim_fresh("sender-1", POLICY, NOW, 100).size == 1
+
+
+def claim_due_among_isolated(repository):
+    [(first,)] = rows(repository, "SELECT min(first_id) FROM batch WHERE status = 'FAILED'")
+    execute(repository, "UPDATE message SET name = 'pressure' WHERE id = :id", id=first)
+    assert repository.claim_due("retrier", POLICY, LATER, 1)
+
+
+def let_in(repository):
+    execute(repository, "DELETE FROM suspect")
+    assert repository.let_in(NOW)
+
+
 # Each method that a process calls again and again, in what takes it longest.
 REPEATED = {
     "version": [lambda node: node.version()],
@@ -191,16 +232,23 @@ REPEATED = {
     "log_is_held": [lambda node: node.log_is_held(0)],
     "log_hold": [lambda node: node.log_hold()],
     "watch_sensors": [watch_sensors],
-    "backlog": [lambda node: node.backlog()],
+    "backlog": [lambda node: node.backlog(NOW)],
     "claim_fresh": [
         claim,
         lambda node: node.claim_fresh("sender-1", replace(POLICY, max_rate=1.0), NOW, 3),
+        claim_among_isolated,
     ],
     "claim_due": [
         lambda node: claim_due(node, POLICY),
         lambda node: claim_due(node, POLICY_ONCE),
-        lambda node: claim_due(node, POLICY_ONCE, left_over=True),
+        claim_isolated,
+        claim_due_among_isolated,
     ],
+    "claim_left_over": [
+        lambda node: node.claim_left_over("sender-1", POLICY, LATER, 1),
+        lambda node: node.claim_left_over("sender-1", POLICY_ONCE, LATER, 1),
+    ],
+    "let_in": [let_in, lambda node: node.let_in(NOW)],
     "claim_probe": [
         lambda node: claim_probe(node, POLICY),
         lambda node: claim_probe(node, POLICY_ONCE),
@@ -212,6 +260,9 @@ REPEATED = {
         lambda node: node.settle(claim(node), SILENT, RULES, NOW),
         lambda node: node.settle(claim_probe(node, POLICY), BUSY, RULES, NOW),
         lambda node: node.settle(claim_probe(node, POLICY), DELIVERED, RULES, NOW),
+        lambda node: node.settle(claim_isolated(node), BUSY, RULES, NOW),
+        lambda node: node.settle(claim_isolated(node), DELIVERED, RULES, NOW),
+        lambda node: node.settle(claim_lone(node), BUSY, RULES, NOW),
     ],
     "settle_and_claim": [settle_and_claim, lambda node: settle_and_claim(node, REFUSED)],
     "halve": [lambda node: node.halve(claim(node), "too large", NOW, NOW)],
@@ -262,8 +313,9 @@ def aged(tmp_path_factory):
 
 
 @pytest.fixture
-def open_aged(aged, place):
+def open_aged(aged, place, monkeypatch):
     """Opens a copy of the one of that size."""
+    monkeypatch.setattr(suspects, "LET_IN_BITE", SMALL_SIZE // 2)
     numbers = itertools.count()
     with contextlib.ExitStack() as opened:
 

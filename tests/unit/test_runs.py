@@ -85,7 +85,7 @@ def test_changed_settings_are_named_in_an_event(repository):
 def test_a_start_makes_the_probe_due_now(repository):
     set_sink(repository, state="DOWN", next_probe_at=NOW + 300)
     begin(repository, NOW)
-    assert repository.backlog().sink.next_probe_at == NOW
+    assert repository.backlog(0.0).sink.next_probe_at == NOW
 
 
 def test_a_sample_is_kept_only_when_the_counts_have_changed(repository):

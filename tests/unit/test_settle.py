@@ -92,21 +92,21 @@ def test_what_settlement_decided_is_there_at_the_next_claim(repository, claim):
 
 def test_the_sink_goes_down_and_up_with_the_batches_and_both_are_events(repository, claim):
     assert repository.settle(claim, UNAUTHORIZED, RULES, NOW)
-    down = repository.backlog().sink
+    down = repository.backlog(0.0).sink
     assert (down.up, down.since, down.reason) == (False, NOW, UNAUTHORIZED.detail)
     assert (down.hint, down.epoch, down.failures) == (UNAUTHORIZED.hint, 2, 1)
-    probe = repository.claim_probe("retrier", POLICY, LATER, 10)
+    probe = repository.claim_probe("retrier", POLICY, LATER)
     assert repository.settle(probe, DELIVERED, RULES, NOW + 60)
-    up = repository.backlog().sink
+    up = repository.backlog(0.0).sink
     assert (up.up, up.since, up.reason, up.hint, up.epoch) == (True, NOW + 60, "", "", 3)
     assert events(repository, "sink down") == ["401 Unauthorized"]
-    assert events(repository, "sink up") == ["after 60 s, backlog 20: 401 Unauthorized"]
+    assert events(repository, "sink up") == ["after 60 s, backlog 29: 401 Unauthorized"]
 
 
 def test_repeated_failed_probes_are_one_event(repository, claim):
     assert repository.settle(claim, BUSY, RULES, NOW)
     for _ in range(3):
-        probe = repository.claim_probe("retrier", POLICY, LATER, 10)
+        probe = repository.claim_probe("retrier", POLICY, LATER)
         assert repository.settle(probe, BUSY, RULES, LATER)
         set_sink(repository, next_probe_at=0.0)
     assert events(repository, "sink down") == ["503 Busy"]
@@ -117,7 +117,7 @@ def test_each_change_of_the_reason_is_told_by_one_event_of_each_outage(repositor
         for outcome in outcomes:
             assert repository.settle(claim, outcome, RULES, NOW)
             set_sink(repository, next_probe_at=0.0)
-            claim = repository.claim_probe("retrier", POLICY, LATER, 1)
+            claim = repository.claim_probe("retrier", POLICY, LATER)
         assert repository.settle(claim, DELIVERED, RULES, NOW)
 
     outage(claim, BUSY, BUSY)
@@ -134,7 +134,7 @@ def test_messages_purged_after_delivery_still_count_as_accepted(repository):
     claim = repository.claim_fresh("sender", POLICY, NOW, 5)
     assert repository.settle(claim, DELIVERED, RULES, NOW)
     repository.purge(0, None, NOW)
-    assert repository.backlog().sink.successes == 5
+    assert repository.backlog(0.0).sink.successes == 5
 
 
 # Halving
@@ -169,9 +169,9 @@ def test_a_lone_message_that_cannot_be_sent_is_given_back_whole(repository):
 
 
 def test_giving_back_says_nothing_about_the_sink_or_about_past_failures(repository, claim):
-    before = repository.backlog().sink
+    before = repository.backlog(0.0).sink
     repository.halve(claim, "too large", NOW, NOW)
-    assert repository.backlog().sink == replace(before, in_flight=before.in_flight - claim.size)
+    assert repository.backlog(0.0).sink == replace(before, in_flight=before.in_flight - claim.size)
     assert batch(repository, 11, "failed_epoch", "answers") == (None, 0)
 
 

@@ -23,14 +23,14 @@ from sensor_node.model import Claim, Outcome, SinkStatus, Stream, Verdict
 from sensor_node.settlement import DUE_FIRST, BatchRecord, SinkRecord, settlement
 
 NOW = 1_000_000.0
-MANY = BatchRecord(100, 1, 0, None, None, None, False)
+MANY = BatchRecord(100, 0, 0, None, None, None, False)
 LONE = replace(MANY, size=1)
-UP = SinkRecord(SinkStatus.UP, 3, 500.0, "", "", False, 0.0, 0, 1000, None, 1)
+UP = SinkRecord(SinkStatus.UP, 3, 500.0, "", "", 0.0, 0, 1000, None, 1)
 DOWN = replace(UP, state=SinkStatus.DOWN, epoch=4, reason="503", hint="wait", next_probe_at=NOW)
 DOWN = replace(DOWN, failures=2)
-REFUSING = replace(DOWN, refusing=True, refused_successes=1000)
+REFUSING = replace(DOWN, refused_successes=1000)
 # Failed in an epoch before the sink last came UP, when it had taken 900 messages.
-FAILED_BEFORE = replace(MANY, attempts=2, failed_epoch=1, failed_successes=900)
+FAILED_BEFORE = replace(MANY, failures=1, failed_epoch=1, failed_successes=900)
 LONE_FAILED_BEFORE = replace(FAILED_BEFORE, size=1)
 # A lone message that was first refused when the sink had taken 1000 messages.
 REFUSED_BEFORE = replace(LONE, failed_epoch=3, failed_successes=1000, refused_successes=1000)
@@ -41,7 +41,7 @@ every_sink = pytest.mark.parametrize("sink", [UP, DOWN, REFUSING], ids=["up", "d
 
 def claim(batch, epoch, successes):
     stream = Stream(1, "stream", 1, "node")
-    return Claim(1, batch.size, "owner", batch.attempts, 0, epoch, successes, False, stream)
+    return Claim(1, batch.size, "owner", 1, 0, epoch, successes, False, stream)
 
 
 def settle(batch, sink, outcome, rules=RULES, epoch=None, successes=None):
@@ -96,7 +96,6 @@ def test_a_failure_takes_the_sink_down_in_a_new_epoch_and_leaves_the_batch_due(o
     sink = decided.sink
     assert (sink.state, sink.epoch, sink.since) == (SinkStatus.DOWN, UP.epoch + 1, NOW)
     assert (sink.reason, sink.hint, sink.failures) == (outcome.detail, outcome.hint, 1)
-    assert not sink.refusing
     assert_waits(sink.next_probe_at, 1, outcome)
 
 
@@ -116,11 +115,6 @@ def test_an_answer_to_a_request_of_an_older_epoch_says_nothing_about_the_sink(si
     for batch in (MANY, LONE, FAILED_BEFORE):
         decided = settle(batch, sink, outcome, epoch=sink.epoch - 1)
         assert (decided.status, decided.sink) == ("FAILED", sink)
-
-
-@every_failure
-def test_a_failed_probe_that_is_no_refusal_ends_the_probing_with_single_messages(outcome):
-    assert not settle(LONE, REFUSING, outcome).sink.refusing
 
 
 def test_a_retry_after_shorter_than_the_backoff_shortens_nothing():
@@ -166,7 +160,7 @@ def test_a_place_that_a_clock_has_put_into_the_future_is_given_up(outcome):
 @every_failure
 @pytest.mark.parametrize("size", [1, 100])
 def test_a_batch_that_failed_before_the_sink_came_up_never_takes_it_down_again(size, outcome):
-    batch = replace(FAILED_BEFORE, size=size, attempts=5)
+    batch = replace(FAILED_BEFORE, size=size, failures=4)
     decided = settle(batch, UP, outcome)
     assert (decided.status, decided.sink) == ("FAILED", UP)
     assert_waits(decided.next_attempt_at, 5, outcome)
@@ -201,6 +195,44 @@ def test_while_the_sink_is_down_a_failed_probe_is_never_the_batch_s_fault(outcom
     assert (decided.status, decided.halve, decided.batch.answers) == ("FAILED", False, 0)
 
 
+@every_failure
+def test_halves_begin_to_wait_anew(outcome):
+    """Or what was one of a hundred would wait as long as if it had failed seven times alone."""
+    worn = replace(FAILED_BEFORE, failures=6)
+    halved = settle(worn, UP, outcome)
+    assert (halved.halve, halved.batch.failures) == (True, 0)
+    kept = settle(replace(worn, failed_successes=UP.successes), UP, outcome)
+    assert (kept.halve, kept.batch.failures) == (False, 7)
+    assert settle(replace(MANY, failures=6), UP, REFUSED).batch.failures == 0
+
+
+# Isolated
+
+
+@every_failure
+def test_what_is_set_apart_never_takes_the_sink_down(outcome):
+    decided = settle(replace(LONE, isolated=True), UP, outcome)
+    assert (decided.status, decided.sink) == ("FAILED", UP)
+
+
+def test_what_is_set_apart_is_a_probe_like_others_while_the_sink_is_down():
+    apart = replace(LONE, isolated=True)
+    assert settle(apart, DOWN, BUSY).sink.failures == DOWN.failures + 1
+    assert settle(apart, DOWN, DELIVERED).sink.up
+
+
+@pytest.mark.parametrize(
+    ("outcome", "alone"),
+    [(BUSY, True), (SILENT, True), (UNAUTHORIZED, True), (UNREACHABLE, False), (REFUSED, False)],
+    ids=lambda value: getattr(value, "detail", value),
+)
+def test_only_what_the_sink_has_met_alone_is_marked_so(outcome, alone):
+    for sink in (UP, DOWN):
+        assert settle(LONE, sink, outcome).batch.alone is alone
+        assert not settle(MANY, sink, outcome).batch.alone
+    assert settle(replace(LONE, alone=True), UP, UNREACHABLE).batch.alone
+
+
 # max_attempts
 
 
@@ -233,7 +265,7 @@ def test_max_attempts_condemns_no_batch_of_many_for_one_of_them():
 
 
 def test_without_max_attempts_a_message_is_tried_for_ever():
-    worn = replace(LONE_FAILED_BEFORE, answers=10**6, attempts=10**6)
+    worn = replace(LONE_FAILED_BEFORE, answers=10**6, failures=10**6)
     assert settle(worn, UP, BUSY, retries(0)).status == "FAILED"
 
 
@@ -248,11 +280,11 @@ def test_a_refused_batch_is_halved_at_once_and_says_nothing_about_a_sink_that_is
 
 
 @pytest.mark.parametrize("sink", [DOWN, REFUSING], ids=["down", "refusing"])
-def test_a_refused_probe_of_many_makes_the_next_probes_single_messages(sink):
+def test_a_refused_probe_of_many_keeps_the_sink_down(sink):
     decided = settle(MANY, sink, REFUSED)
     assert (decided.status, decided.halve) == ("FAILED", True)
     after = decided.sink
-    assert (after.up, after.refusing, after.epoch) == (False, True, sink.epoch)
+    assert (after.up, after.epoch) == (False, sink.epoch)
     assert_waits(after.next_probe_at, sink.failures + 1)
 
 
@@ -263,7 +295,7 @@ def test_a_refusal_of_an_older_epoch_says_nothing_about_the_sink(sink):
 
 
 def test_the_first_refusal_of_a_lone_message_waits_for_what_the_sink_does_with_others():
-    decided = settle(replace(LONE, attempts=3), UP, REFUSED)
+    decided = settle(replace(LONE, failures=2), UP, REFUSED)
     assert (decided.status, decided.halve) == ("FAILED", False)
     assert decided.batch.refused_successes == UP.successes
     assert decided.sink == replace(UP, refused_successes=UP.successes)
@@ -302,9 +334,10 @@ def test_a_message_stays_alive_while_the_sink_accepts_nothing_else():
     for _ in range(50):
         decided = settle(batch, sink, REFUSED, retries(3))
         assert decided.status == "FAILED"
-        batch, sink = replace(decided.batch, attempts=batch.attempts + 1), decided.sink
+        batch, sink = decided.batch, decided.sink
     assert batch.refused_successes == UP.successes  # of the first refusal, not of the last
-    assert (sink.up, sink.refusing) == (False, True)
+    assert not sink.up
+    assert batch.failures == 50
 
 
 def test_two_lone_refusals_with_nothing_accepted_between_take_the_sink_down():
@@ -312,7 +345,7 @@ def test_two_lone_refusals_with_nothing_accepted_between_take_the_sink_down():
     decided = settle(LONE, after_one, REFUSED)
     assert decided.status == "FAILED"
     sink = decided.sink
-    assert (sink.up, sink.refusing, sink.epoch) == (False, True, UP.epoch + 1)
+    assert (sink.up, sink.epoch) == (False, UP.epoch + 1)
     assert sink.reason == REFUSED.detail
 
 
@@ -323,7 +356,7 @@ def test_two_lone_refusals_with_something_accepted_between_do_not():
 
 def test_a_lone_probe_that_is_refused_keeps_a_sink_down_that_was_down_for_another_reason():
     sink = settle(LONE, DOWN, REFUSED).sink
-    assert (sink.up, sink.refusing, sink.failures) == (False, True, DOWN.failures + 1)
+    assert (sink.up, sink.failures) == (False, DOWN.failures + 1)
 
 
 def test_a_refusal_of_an_older_epoch_is_remembered_by_the_message():
@@ -396,11 +429,12 @@ def test_a_probe_further_ahead_than_any_delay_is_a_clock_that_has_jumped_and_due
 numbers = st.integers(0, 5)
 maybe = st.none() | numbers
 batches = st.builds(
-    BatchRecord, st.integers(1, 4), st.integers(1, 200), numbers, maybe, maybe, maybe, st.booleans()
-)
+    BatchRecord, st.integers(1, 4), st.integers(0, 200), numbers, maybe, maybe, maybe,
+    st.booleans(), st.booleans(), st.booleans(),
+)  # fmt: skip
 sinks = st.builds(
     SinkRecord, st.sampled_from(SinkStatus), numbers, numbers.map(float), st.just("why"),
-    st.just(""), st.booleans(), st.just(0.0), numbers, numbers, maybe,
+    st.just(""), st.just(0.0), numbers, numbers, maybe,
     st.integers(4, 9),
 )  # fmt: skip
 outcomes = st.builds(
@@ -415,7 +449,9 @@ def test_no_settlement_ever_breaks_the_rules_that_hold_for_all(batch, sink, epoc
     decided = settle(batch, sink, outcome, rules, epoch)
     delivered = outcome.verdict is Verdict.DELIVERED
     assert (decided.status == "SENT") == delivered
-    assert decided.batch.size == batch.size and decided.batch.attempts == batch.attempts
+    assert decided.batch.size == batch.size
+    assert decided.batch.failures in (0, batch.failures, batch.failures + 1)
+    assert decided.batch.alone >= batch.alone
     assert decided.batch.fate_unknown >= batch.fate_unknown
     assert not decided.halve or (decided.status == "FAILED" and batch.size > 1)
     assert (decided.next_attempt_at is None) == (decided.status != "FAILED")
