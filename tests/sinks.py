@@ -88,6 +88,7 @@ class Behaviour:
     refuse_more_than: int | None = None
     refuse_bytes: int | None = None
     refuse_status: int = 400
+    refuse_how: str = "answer"
 
 
 def ok() -> Behaviour:
@@ -180,14 +181,19 @@ def refuse(
     more_than: int | None = None,
     more_bytes_than: int | None = None,
     status: int = 400,
+    how: str = "answer",
 ) -> Behaviour:
-    """Refuse a whole batch that has such a message, or is too large; store and answer 200 else."""
+    """Refuse a whole batch that has such a message, or is too large; store and answer 200 else.
+
+    `how`: "answer" with that status, "reset", or "hang" until released.
+    """
     return Behaviour(
         refuse_name=name,
         refuse_value=value,
         refuse_more_than=more_than,
         refuse_bytes=more_bytes_than,
         refuse_status=status,
+        refuse_how=how,
     )
 
 
@@ -638,7 +644,7 @@ class Exchange(BaseHTTPRequestHandler):
         except ValueError as error:
             return answer(400, f"malformed: {error}\n"), []
         if reason := _refusal(behaviour, messages):
-            return answer(behaviour.refuse_status, f"refused: {reason}\n"), []
+            return _refusing(behaviour, reason), []
         return behaviour, messages
 
     def _carry_out(
@@ -708,6 +714,14 @@ class Exchange(BaseHTTPRequestHandler):
         self.rfile.close()  # else it would keep the socket open
         self.connection.close()
         self.close_connection = True
+
+
+def _refusing(behaviour: Behaviour, reason: str) -> Behaviour:
+    if behaviour.refuse_how == "reset":
+        return reset(stored=False)
+    if behaviour.refuse_how == "hang":
+        return hang(store="no")
+    return answer(behaviour.refuse_status, f"refused: {reason}\n")
 
 
 def _refusal(behaviour: Behaviour, messages: list[Parsed]) -> str:

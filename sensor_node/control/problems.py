@@ -34,6 +34,7 @@ def find(found: dict[str, Any]) -> list[Problem]:
         *_of_database(found),
         *_of_sensors(found),
         *_of_sink(found),
+        *_of_isolated(found["isolated"]),
         *_of_stuck(found["stuck"]),
         *_of_messages(found),
     ]
@@ -255,6 +256,19 @@ def _of_sink(found: dict[str, Any]) -> list[Problem]:
     if found["state"] in ("stopped", "dead"):
         wait = "it is tried again after sensor-node-ctl start"
     return [Problem(f"the sink is DOWN: {sink['reason']}", sink["hint"] or wait)]
+
+
+def _of_isolated(isolated: list[dict[str, Any]]) -> list[Problem]:
+    """Of those of which something waits: the others may be gone from the configuration."""
+    return [
+        Problem(
+            f"sensor {one['sensor']} is set apart, as the sink fails with its readings alone "
+            f"({one['reason']}): {several(one['readings'], 'reading')} waiting",
+            f"ask who runs the sink; it is tried again in {span(one['next_probe_seconds'])}",
+        )
+        for one in isolated
+        if one["readings"]
+    ]
 
 
 def _of_stuck(stuck: dict[str, Any] | None) -> list[Problem]:

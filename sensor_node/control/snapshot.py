@@ -13,11 +13,22 @@ from sensor_node.config import Config
 from sensor_node.control import in_force, problems, sensors
 from sensor_node.control.times import utc
 from sensor_node.errors import LOCKED, SensorNodeError
+from sensor_node.isolation import Suspect
 from sensor_node.model import Counts
 from sensor_node.places import real
 from sensor_node.processes.owner import age_seconds
 from sensor_node.settlement import SinkRecord
-from sensor_node.storage import aside, events, holders, ledger, log_hold, lookup, runs, sink_row
+from sensor_node.storage import (
+    aside,
+    events,
+    holders,
+    ledger,
+    log_hold,
+    lookup,
+    runs,
+    sink_row,
+    suspects,
+)
 from sensor_node.storage.checkpoint import wal_bytes
 from sensor_node.storage.connection import Connection, reading, sqlite_facts
 from sensor_node.storage.filesystem import complaint, is_read_only
@@ -129,6 +140,7 @@ def _without_database(error: str) -> dict[str, Any]:
     keys = ("sink", "counts", "oldest_undelivered_seconds", "rates", "drain_eta_seconds", "storage")
     known: dict[str, Any] = {
         "stuck": None,
+        "isolated": [],
         "dropping": [],
         "sensor_rows": None,
         "sqlite": sqlite_facts(),
@@ -159,6 +171,7 @@ def _read(connection: Connection, config: Config, now: Moment) -> dict[str, Any]
         "rates": rates,
         "drain_eta_seconds": _drain_eta(counts, rates, config.sink.max_rate),
         "stuck": lookup.stuck(connection, sink.since) if sink.up else None,
+        "isolated": [_isolated(connection, one, now) for one in suspects.isolated(connection)],
         "dropping": [
             {"reason": event.detail, "readings": event.n, "seconds": now.wall - event.at}
             for event in events.since(connection, now.wall - DROPPING_SECONDS)
@@ -181,6 +194,17 @@ def _read(connection: Connection, config: Config, now: Moment) -> dict[str, Any]
         },
         "sqlite": sqlite_facts(),
         "database_error": "",
+    }
+
+
+def _isolated(connection: Connection, suspect: Suspect, now: Moment) -> dict[str, Any]:
+    return {
+        "sensor": suspect.name,
+        "since": utc(suspect.since),
+        "reason": suspect.reason,
+        "readings": suspects.waiting(connection, suspect.name),
+        "next_probe_at": utc(suspect.next_probe_at),
+        "next_probe_seconds": max(0.0, suspect.next_probe_at - now.wall),
     }
 
 

@@ -37,7 +37,7 @@ ORDER BY first_id LIMIT 1
 STUCK = """
 SELECT count(*), max(last_error)
 FROM (SELECT * FROM batch WHERE status = 'FAILED' ORDER BY first_id LIMIT 10000)
-WHERE next_attempt_at > 0 AND first_id = last_id
+WHERE next_attempt_at > 0 AND first_id = last_id AND isolated IS NULL
   AND next_attempt_at > settled_at AND claimed_at >= :since
 """
 

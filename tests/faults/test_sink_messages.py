@@ -1,8 +1,11 @@
 """P8: one bad message never stops the rest, and a bad sink never condemns a message."""
 
+import time
+
 import pytest
 from crash.node import Node, running
 from faults.outages import (
+    LEAST_WAIT_SECONDS,
     QUICK,
     assert_mended,
     await_down,
@@ -75,6 +78,71 @@ def test_one_refused_message_in_a_hundred_is_dead_and_the_rest_arrives(tmp_path)
         assert node.one("SELECT count(*) FROM message WHERE status = 'DEAD' AND name <> 'bad'") == 0
         verdict = stopped_verdict(node, sink)
         assert verdict.stored > 500
+
+
+@pytest.mark.parametrize(
+    ("how", "reason"),
+    [
+        ({"status": 500}, "500 Internal Server Error"),
+        ({"status": 503}, "503 Service Unavailable"),
+        ({"how": "reset"}, "connection closed without a whole answer"),
+        ({"how": "hang"}, "timed out after 0.4s"),
+    ],
+    ids=["500", "503", "reset", "silence"],
+)
+def test_a_sensor_that_makes_the_sink_fail_is_set_apart_and_stops_no_other(tmp_path, how, reason):
+    """Each whole batch has one of its readings in it."""
+    bad = {"sensor:bad": {"source": "mock", "rate": 10}}
+    with running(tmp_path, **{**QUICK, "sensor": {"rate": 40}}, **bad) as (node, sink):
+        node.await_delivered(10)
+        sink.behave(refuse(name="bad", **how))
+        wait_until(lambda: node.events("sensor isolated"), 120, "it is set apart", node.story)
+        [event] = node.events("sensor isolated")
+        assert event["detail"].startswith(f"bad: {reason}")
+        # From now on the others arrive as if nothing was wrong.
+        for _ in range(3):
+            await_others(node, node.captured())
+        assert not is_down(node)
+        problem = problem_of(node, "sensor bad is set apart")
+        assert reason in problem["what"]
+        assert "it is tried again in" in problem["hint"]
+        # It is tried by the schedule alone: what is set apart costs nothing more.
+        asked, began = refusals(sink), time.monotonic()
+        node.await_captured(node.captured() + 200)
+        assert refusals(sink) - asked <= 1 + (time.monotonic() - began) / LEAST_WAIT_SECONDS
+        assert node.one("SELECT count(*) FROM message WHERE status = 'DEAD'") == 0
+        sink.behave(ok())
+        sink.release()
+        wait_until(lambda: node.events("sensor let in"), 60, "it is let in again", node.story)
+        assert_mended(node)
+        assert not [one for one in node.status()["problems"] if "set apart" in one["what"]]
+        verdict_of(node, sink)
+
+
+def test_a_sink_that_is_down_sets_no_sensor_apart(tmp_path):
+    bad = {"sensor:bad": {"source": "mock", "rate": 10}}
+    with running(tmp_path, **{**QUICK, "sensor": {"rate": 40}}, **bad) as (node, sink):
+        for status in (500, 503):
+            node.await_delivered(node.captured() + 20)
+            sink.behave(answer(status))
+            await_down(node, str(status))
+            wait_until(lambda: failures(node) >= 20, 90, "20 probes")
+            sink.behave(ok())
+            await_up(node)
+        assert_mended(node)
+        assert node.events("sensor isolated") == []
+        verdict_of(node, sink)
+
+
+def await_others(node, last):
+    """All that was captured up to that id, but for the sensor at fault, is delivered."""
+    query = "SELECT count(*) FROM message WHERE name <> 'bad' AND id <= ? AND status <> 'SENT'"
+    wait_until(lambda: not node.one(query, last), 60, "the others arrive", node.story)
+
+
+def refusals(sink):
+    """How many requests had a reading of the sensor at fault."""
+    return sum(b'"bad"' in one.body for one in sink.requests())
 
 
 def test_a_limit_on_bytes_is_found_and_kept_to(tmp_path):
