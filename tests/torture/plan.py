@@ -23,6 +23,7 @@ from sinks import (
 ROLES = ("generator", "sender-1", "sender-2", "retrier", "housekeeper", "supervisor")
 # A reading of this sensor is refused by some moods.
 ODD = "odd"
+BUSIEST = "temperature"
 SOON, LATER = "Mon, 23 Nov 2026 07:44:38 GMT", "Mon, 23 Nov 2026 07:44:40 GMT"
 # Those that a sink may show to a node that never repeats: none says that it has not taken what it
 # has stored.
@@ -55,6 +56,11 @@ MOODS: dict[str, Behaviour] = {
     "422 to one sensor": refuse(name=ODD, status=422),
     "500 to one sensor": refuse(name=ODD, status=500),
     "403 to one sensor": refuse(name=ODD, status=403),
+    "503 to one sensor": refuse(name=ODD, status=503),
+    "reset to one sensor": refuse(name=ODD, how="reset"),
+    "silence to one sensor": refuse(name=ODD, how="hang"),
+    "500 to the busiest": refuse(name=BUSIEST, status=500),
+    "silence to the busiest": refuse(name=BUSIEST, how="hang"),
     "401": answer(401),
     "404": answer(404),
     "409": answer(409),

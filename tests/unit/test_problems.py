@@ -28,6 +28,7 @@ PROCESS = {
 }
 PROCESS |= {"trouble_seconds": 65.0}
 SINK = {"state": "UP", "reason": "", "hint": "", "next_probe_seconds": None}
+ISOLATED = {"sensor": "bad", "reason": "503 Busy", "readings": 2, "next_probe_seconds": 120.0}
 DOWN = {"state": "DOWN", "reason": "connection refused", "hint": "", "next_probe_seconds": 130.0}
 STORAGE = {"warning": "", "used_bytes": 10 * MIB, "limit_bytes": 256 * MIB}
 STORAGE |= {"path": "/var/x.db", "trouble": "", "log_held": None}
@@ -39,6 +40,7 @@ WELL = {
     "dropping": [],
     "sensors": [],
     "stuck": None,
+    "isolated": [],
     "processes": [PROCESS],
     "database_error": "",
     "moved_aside": [],
@@ -186,6 +188,12 @@ def test_readings_that_are_on_their_way_or_were_given_up_are_none() -> None:
             {"stuck": {"messages": 2, "reason": "403 Forbidden"}},
             "2 messages failed while the sink takes others: 403 Forbidden",
             "sensor-node-ctl messages --status FAILED; ask who runs the sink or a filter before it",
+        ),
+        (
+            {"isolated": [ISOLATED]},
+            "sensor bad is set apart, as the sink fails with its readings alone (503 Busy): "
+            "2 readings waiting",
+            "ask who runs the sink; it is tried again in 2m",
         ),
         (
             counts(in_doubt=2),
@@ -413,3 +421,8 @@ def test_a_stop_that_can_leave_readings_in_doubt_is_noted(
     file = tmp_path / "config.ini"
     file.write_text(f"[sensor:room]\n[sink]\ndelivery = {delivery}\ntimeout = {timeout}\n")
     assert len(notes(load_config(file))) == said
+
+
+def test_a_sensor_that_is_set_apart_without_a_reading_that_waits_is_no_problem() -> None:
+    """It may be gone from the configuration."""
+    assert problems(isolated=[{**ISOLATED, "readings": 0}]) == []
