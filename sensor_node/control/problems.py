@@ -9,7 +9,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from sensor_node.config import Config
-from sensor_node.control import sensors
+from sensor_node.control import lag, sensors
 from sensor_node.control.times import amount, several, span
 from sensor_node.errors import LOCKED
 from sensor_node.storage.room import LOG_HELD, NO_ROOM
@@ -34,6 +34,7 @@ def find(found: dict[str, Any]) -> list[Problem]:
         *_of_database(found),
         *_of_sensors(found),
         *_of_sink(found),
+        *([Problem(*lag.complaint(found["lag"]))] if found["lag"] else []),
         *_of_isolated(found["isolated"]),
         *_of_stuck(found["stuck"]),
         *_of_messages(found),

@@ -9,8 +9,8 @@ import psutil
 
 from sensor_node import __version__
 from sensor_node.clock import Moment
-from sensor_node.config import Config
-from sensor_node.control import in_force, problems, sensors
+from sensor_node.config import Config, SinkConfig
+from sensor_node.control import in_force, lag, problems, sensors
 from sensor_node.control.times import utc
 from sensor_node.errors import LOCKED, SensorNodeError
 from sensor_node.isolation import Suspect
@@ -68,7 +68,7 @@ def take(config: Config, now: Moment) -> dict[str, Any]:
     found["holders"] = _holders(config, report, found)
     found["moved_aside"] = [str(file) for file in aside.files(real(config.storage.path))]
     if pid is None and found["rates"]:
-        found |= {"rates": NO_RATES, "drain_eta_seconds": None}
+        found |= {"rates": NO_RATES, "drain_eta_seconds": None, "lag": None}
     found["sensors"] = sensors.judge(found.pop("sensor_rows"), config, found, pid, now)
     found["notes"] = problems.notes(config)
     if command:
@@ -140,6 +140,7 @@ def _without_database(error: str) -> dict[str, Any]:
     keys = ("sink", "counts", "oldest_undelivered_seconds", "rates", "drain_eta_seconds", "storage")
     known: dict[str, Any] = {
         "stuck": None,
+        "lag": None,
         "isolated": [],
         "dropping": [],
         "sensor_rows": None,
@@ -170,8 +171,7 @@ def _read(connection: Connection, config: Config, now: Moment) -> dict[str, Any]
         "oldest_undelivered_seconds": None if oldest is None else max(0.0, now.wall - oldest / 1e6),
         "rates": rates,
         "drain_eta_seconds": _drain_eta(counts, rates, config.sink.max_rate),
-        "stuck": lookup.stuck(connection, sink.since) if sink.up else None,
-        "isolated": [_isolated(connection, one, now) for one in suspects.isolated(connection)],
+        **_of_delivery(connection, config.sink, sink, rates, now),
         "dropping": [
             {"reason": event.detail, "readings": event.n, "seconds": now.wall - event.at}
             for event in events.since(connection, now.wall - DROPPING_SECONDS)
@@ -194,6 +194,23 @@ def _read(connection: Connection, config: Config, now: Moment) -> dict[str, Any]
         },
         "sqlite": sqlite_facts(),
         "database_error": "",
+    }
+
+
+def _of_delivery(
+    connection: Connection,
+    config: SinkConfig,
+    sink: SinkRecord,
+    rates: dict[str, float | None],
+    now: Moment,
+) -> dict[str, Any]:
+    """What holds it up, if something does, while the sink is UP."""
+    oldest_us = lookup.oldest_pending_us(connection)
+    requests = lookup.requests(connection, now.wall - lag.PATIENCE_SECONDS)
+    return {
+        "lag": lag.find(sink, config, rates, oldest_us, requests, now),
+        "stuck": lookup.stuck(connection, sink.since) if sink.up else None,
+        "isolated": [_isolated(connection, one, now) for one in suspects.isolated(connection)],
     }
 
 

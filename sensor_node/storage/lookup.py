@@ -2,6 +2,7 @@
 
 import sqlite3
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from sensor_node.model import MessageStatus
 from sensor_node.storage import clock_steps, orphans, retention, tiles
@@ -40,6 +41,21 @@ FROM (SELECT * FROM batch WHERE status = 'FAILED' ORDER BY first_id LIMIT 10000)
 WHERE next_attempt_at > 0 AND first_id = last_id AND isolated IS NULL
   AND next_attempt_at > settled_at AND claimed_at >= :since
 """
+
+
+# Of the newest batches, those that were delivered at the first try.
+REQUESTS = """
+SELECT coalesce(avg(settled_at - claimed_at), 0.0), coalesce(avg(last_id - first_id + 1), 0.0)
+FROM (SELECT * FROM batch ORDER BY first_id DESC LIMIT 200)
+WHERE status = 'SENT' AND attempts = 1 AND settled_at >= :since
+"""
+
+
+class Requests(NamedTuple):
+    """How many seconds one took, and how many readings it had."""
+
+    seconds: float
+    readings: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +125,18 @@ def oldest_undelivered_us(connection: sqlite3.Connection) -> int | None:
     first = first_undelivered(connection)
     at = retention.captured_at_us(connection, first)
     return None if at is None else at + int(clock_steps.since(connection, first, at)[0] * 1e6)
+
+
+def oldest_pending_us(connection: sqlite3.Connection) -> int | None:
+    """When the oldest message that nobody has taken yet was captured, by the present clock."""
+    first = tiles.claimed(connection) + 1
+    at = retention.captured_at_us(connection, first)
+    return None if at is None else at + int(clock_steps.since(connection, first, at)[0] * 1e6)
+
+
+def requests(connection: sqlite3.Connection, since: float) -> Requests:
+    """The mean of the newest deliveries since a wall time; zeros if there are none."""
+    return Requests(*connection.execute(REQUESTS, {"since": since}).fetchone())
 
 
 def _row(

@@ -117,6 +117,18 @@ def test_interim_answers_before_the_final_one_are_passed_over(tmp_path):
         verdict_of(node, sink)
 
 
+def test_an_answer_without_an_end_costs_a_second_and_delivery_keeps_up(tmp_path):
+    """Neither a length nor an end of the connection; and one hidden behind a malformed header."""
+    options = {"sensor": {"rate": 20}, "sink": {"timeout": "20s"}}
+    with running(tmp_path, **options) as (node, sink):
+        for head in ("", "Not a header\r\nContent-Length: 0\r\n"):
+            sink.behave(raw(f"HTTP/1.1 200 OK\r\n{head}\r\n"))
+            node.await_delivered(node.captured() + 60)
+        assert node.events("sink down") == []
+        sink.behave(ok())
+        verdict_of(node, sink)
+
+
 def test_a_sink_that_flaps_every_second_gets_everything(tmp_path):
     with running(tmp_path, **QUICK) as (node, sink):
         sink.behave(flap(1.0))

@@ -14,7 +14,7 @@ from faults.outages import (
     stopped_verdict,
     verdict_of,
 )
-from sinks import answer, guarded, ok
+from sinks import answer, delay, guarded, ok
 from waiting import wait_until
 
 HOUR = 3600.0
@@ -27,7 +27,7 @@ def date(seconds):
 
 def until_next_probe(node):
     """Seconds from the sink's last failure to the next probe, and the schedule's bound for it."""
-    query = "SELECT next_probe_at - max(settled_at), failures FROM sink, batch"
+    query = "SELECT next_probe_at - max(settled_at), sink.failures FROM sink, batch"
     (asked, failures) = node.rows(f"{query} WHERE batch.status = 'FAILED'")[0]
     return asked, failures
 
@@ -95,3 +95,25 @@ def test_a_new_token_mends_401_at_once_without_a_restart(tmp_path):
         assert node.pids() == pids
         assert verdict_of(node, sink).stored_twice == set()
         assert "Bearer" not in node.log()
+
+
+def test_delivery_that_cannot_keep_up_is_told_with_what_limits_it_and_what_helps(tmp_path):
+    """The sink is UP and takes all, but one reading in a tenth of a second."""
+    slow = {"sensor": {"rate": 50}, "sink": {"batch_size": 1}, "process": {"senders": 1}}
+    with running(tmp_path, **slow) as (node, sink):
+        sink.behave(delay(0.1))
+        told = wait_until(
+            lambda: [one for one in node.status()["problems"] if "keep up" in one["what"]],
+            150,
+            "status tells of it",
+            node.story,
+        )
+        assert "a request with 1 reading takes 0.1" in told[0]["what"]
+        assert "raise [sink] batch_size" in told[0]["hint"]
+        assert node.status()["lag"]["limited_by"] == "batch_size"
+        sink.behave(ok())
+        node.configure(sink={"batch_size": 100, "url": sink.url})
+        node.run("reload")
+        node.await_delivered()
+        wait_until(lambda: node.status()["lag"] is None, 60, "it is over", node.story)
+        stopped_verdict(node, sink)

@@ -3,6 +3,7 @@
 import pytest
 
 from sensor_node.config import load_config
+from sensor_node.control.lag import HINTS
 from sensor_node.control.problems import find, notes
 from sensor_node.errors import STORAGE_REASONS
 
@@ -29,6 +30,7 @@ PROCESS = {
 PROCESS |= {"trouble_seconds": 65.0}
 SINK = {"state": "UP", "reason": "", "hint": "", "next_probe_seconds": None}
 ISOLATED = {"sensor": "bad", "reason": "503 Busy", "readings": 2, "next_probe_seconds": 120.0}
+LAG = {"captured": 100.0, "delivered": 66.667, "request_seconds": 0.03, "request_readings": 1.0}
 DOWN = {"state": "DOWN", "reason": "connection refused", "hint": "", "next_probe_seconds": 130.0}
 STORAGE = {"warning": "", "used_bytes": 10 * MIB, "limit_bytes": 256 * MIB}
 STORAGE |= {"path": "/var/x.db", "trouble": "", "log_held": None}
@@ -41,6 +43,7 @@ WELL = {
     "sensors": [],
     "stuck": None,
     "isolated": [],
+    "lag": None,
     "processes": [PROCESS],
     "database_error": "",
     "moved_aside": [],
@@ -189,6 +192,15 @@ def test_readings_that_are_on_their_way_or_were_given_up_are_none() -> None:
             "2 messages failed while the sink takes others: 403 Forbidden",
             "sensor-node-ctl messages --status FAILED; ask who runs the sink or a filter before it",
         ),
+        *[
+            (
+                {"lag": {**LAG, "limited_by": limit}},
+                "delivery cannot keep up: 100 readings/s are captured and 66.7/s delivered; "
+                "a request with 1 reading takes 0.03 s",
+                hint,
+            )
+            for limit, hint in HINTS.items()
+        ],
         (
             {"isolated": [ISOLATED]},
             "sensor bad is set apart, as the sink fails with its readings alone (503 Busy): "

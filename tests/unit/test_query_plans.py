@@ -74,7 +74,10 @@ SMALL_INDEXES = ("batch_sending_again",)
 # They want the first row that there is. That they get no further is counted below.
 FIRST_ROW = {"tiles.CLAIMED", "retention.FIRST_FAILED", "retention.FIRST_PARKED"}
 # The one long read, and people's own; what `status` asks is bounded by its LIMIT.
-LONG = {"ledger.AUDIT_TILES", "lookup.RECENT", "lookup.OF_TILES", "lookup.STUCK"}
+LONG = {
+    *("ledger.AUDIT_TILES", "lookup.RECENT", "lookup.OF_TILES", "lookup.STUCK"),
+    "lookup.REQUESTS",
+}
 # They sort as many rows as one stream has, or as came within some seconds.
 SORTS = {"streams.OF_NAME", "vital_signs.FRESH"}
 # What no process repeats: people's, and what is done once to a database or an event of the clock.

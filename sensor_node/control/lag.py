@@ -1,0 +1,66 @@
+"""Whether delivery cannot keep up with capture, and what limits it."""
+
+from typing import Any
+
+from sensor_node.clock import Moment
+from sensor_node.config import SinkConfig
+from sensor_node.control.times import several
+from sensor_node.settlement import SinkRecord
+from sensor_node.storage.lookup import Requests
+
+# So long the backlog has grown, with the sink UP, and the oldest of it has not been sent.
+PATIENCE_SECONDS = 60.0
+# Samples lie some seconds apart.
+LEAST_WINDOW_SECONDS = 50.0
+# Of what is allowed: then it is that which limits.
+NEARLY = 0.8
+
+
+def find(
+    sink: SinkRecord,
+    config: SinkConfig,
+    rates: dict[str, float | None],
+    oldest_us: int | None,
+    requests: Requests,
+    now: Moment,
+) -> dict[str, Any] | None:
+    """None if delivery keeps up, or nobody can tell yet. Readings a second, and seconds.
+
+    `oldest_us`: when the oldest reading was captured that nobody has taken yet.
+    """
+    captured, delivered = rates["captured"] or 0.0, rates["delivered"] or 0.0
+    if not sink.up or (rates["seconds"] or 0.0) < LEAST_WINDOW_SECONDS or captured <= delivered:
+        return None
+    patience = config.send_interval + PATIENCE_SECONDS
+    if oldest_us is None or now.wall - oldest_us / 1e6 < patience:
+        return None
+    limited_by = "link"
+    if config.max_rate and delivered >= NEARLY * config.max_rate:
+        limited_by = "max_rate"
+    elif requests.readings >= NEARLY * config.batch_size:
+        limited_by = "batch_size"
+    return {
+        "captured": captured,
+        "delivered": delivered,
+        "request_seconds": round(requests.seconds, 3),
+        "request_readings": round(requests.readings, 1),
+        "limited_by": limited_by,
+    }
+
+
+def complaint(lag: dict[str, Any]) -> tuple[str, str]:
+    """What is wrong, and its hint."""
+    what = (
+        f"delivery cannot keep up: {lag['captured']:.3g} readings/s are captured and "
+        f"{lag['delivered']:.3g}/s delivered; a request with "
+        f"{several(round(lag['request_readings']), 'reading')} takes {lag['request_seconds']:.2g} s"
+    )
+    return what, HINTS[lag["limited_by"]]
+
+
+HINTS = {
+    "max_rate": "raise [sink] max_rate, or lower the rates of the sensors",
+    "batch_size": "raise [sink] batch_size or [process] senders, or lower the rates of the sensors",
+    "link": "the link or the sink takes no more at a time: set [sink] compression = gzip, "
+    "or lower the rates of the sensors",
+}
