@@ -7,6 +7,7 @@ import gc
 import grp
 import gzip
 import os
+import shutil
 import socket
 import ssl
 import subprocess
@@ -854,6 +855,18 @@ def test_the_hint_of_too_many_threads_is_not_the_sinks(connect, monkeypatch):
 
 
 # TLS
+
+
+def test_a_repaired_ca_store_of_the_system_is_noticed(connect, pems, tmp_path, monkeypatch):
+    store = tmp_path / "ca-certificates.crt"
+    shutil.copy(pems / "other.pem", store)
+    monkeypatch.setattr("sensor_node.delivery.credentials.DEFAULT_CA_BUNDLE_PATH", str(store))
+    with RawSink(silent, keep_answering(OK), tls=server_tls(pems, "sink")) as sink:
+        client = connect(sink.url)
+        assert str(store) in client.files
+        assert client.post(b"[A]", KEY).verdict is Verdict.MISCONFIGURED
+        replace_file(store, (pems / "sink.pem").read_bytes())
+        assert client.post(b"[A]", KEY).verdict is Verdict.DELIVERED
 
 
 def test_a_sink_that_speaks_no_tls_of_today_is_told_by_the_version(connect, pems):
