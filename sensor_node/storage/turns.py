@@ -58,7 +58,7 @@ def claim_probe(
     """PENDING or FAILED -> SENDING for one message, while the sink is DOWN and a probe is due.
 
     The least recently tried; a fresh one counts as never tried. What is at fault by itself keeps
-    no sink DOWN that is well, as the next probe is another; and all that waits stays whole.
+    no sink DOWN that is well, as the next probe is another.
     """
     sink = sink_row.read(connection)
     if not sink.probe_due(now, policy.longest):
@@ -87,18 +87,17 @@ def claim_due(
     if not sink.up or not may_send(connection, policy, now):
         return None
     skip, longest = policy.at_most_once, policy.longest
-    claim = None
     if sink.isolated and (tile := suspects.find_due(connection, now, longest, skip_unknown=skip)):
-        claim = tiles.claim_again(connection, sink, owner, tile, 1, now)
-    else:
-        claim = _again(
-            connection,
-            sink,
-            owner,
-            policy.limit(limit),
-            now,
-            lambda: due.find_due(connection, now, longest, skip_unknown=skip),
-        )
+        probe = tiles.claim_again(connection, sink, owner, tile, 1, now)
+        return paid(connection, policy, now, probe)
+    claim = _again(
+        connection,
+        sink,
+        owner,
+        policy.limit(limit),
+        now,
+        lambda: due.find_due(connection, now, longest, skip_unknown=skip),
+    )
     return paid(connection, policy, now, claim)
 
 
