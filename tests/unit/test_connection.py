@@ -120,7 +120,7 @@ def test_a_read_that_sqlite_has_rolled_back_itself_reports_the_first_error(repos
 
 
 def test_a_read_leaves_no_transaction_open(repository):
-    for read in (repository.backlog, repository.counts, repository.claims):
+    for read in (lambda: repository.backlog(0.0), repository.counts, repository.claims):
         read()
         assert not repository._database.connection.in_transaction
     with pytest.raises(AttributeError):
