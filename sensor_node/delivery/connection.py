@@ -2,6 +2,7 @@
 
 import http.client
 import io
+import select
 import socket
 import ssl
 from dataclasses import dataclass
@@ -50,7 +51,7 @@ class Line:
     def is_spoilt(self) -> bool:
         """Whether anything has come on the kept connection since its last answer, or its end."""
         kept = self.connection.sock if self.connection else None
-        if kept is None:
+        if kept is None or not _is_readable(kept):
             return False
         timeout = kept.gettimeout()
         kept.settimeout(0)
@@ -84,6 +85,14 @@ class Line:
             self.answer = None
         if self.connection is not None:
             self.connection.close()
+
+
+def _is_readable(kept: Any) -> bool:
+    """Also if TLS has read something that nobody has asked for yet."""
+    poll = select.poll()
+    poll.register(kept, select.POLLIN)
+    pending = getattr(kept, "pending", None)
+    return bool(poll.poll(0)) or bool(pending and pending())
 
 
 class Wanted(io.RawIOBase):

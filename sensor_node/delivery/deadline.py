@@ -6,12 +6,16 @@ ever. These deadlines are about what the kernel does and therefore in real time.
 
 import contextlib
 import errno
+import math
 import os
 import socket
 import threading
 import time
 from collections.abc import Callable
 from typing import Any
+
+# No deadline is set that is nearer, but for timeouts that are shorter.
+LOOK_SECONDS = 1.0
 
 
 def start_thread(name: str, target: Callable[..., None], *arguments: Any) -> None:
@@ -97,15 +101,22 @@ class DeadlineGuard:
             self._condition.notify()
 
     def _run(self) -> None:
+        """Wakes by itself for a while after each request: to notify costs more than that."""
+        calm = False
         with self._condition:
             while not self._closed:
-                self._wakes_at = self._deadline
-                if self._deadline is None:
-                    self._condition.wait()
-                elif (left := self._deadline - time.monotonic()) > 0:
-                    self._condition.wait(left)
-                else:
+                now = time.monotonic()
+                if self._deadline is not None and self._deadline <= now:
                     self._expire()
+                    continue
+                if calm and self._deadline is None:
+                    self._wakes_at = None
+                    self._condition.wait()
+                    calm = False
+                    continue
+                calm = self._deadline is None
+                self._wakes_at = min(now + LOOK_SECONDS, self._deadline or math.inf)
+                self._condition.wait(self._wakes_at - now)
 
     def _expire(self) -> None:
         self._expired, self._deadline = True, None
