@@ -141,7 +141,8 @@ class Outcome:
     """What came of sending a batch once.
 
     `answered`: a complete final answer was read. `fate_known`: it is certain whether the sink took
-    the messages. `retry_after`: seconds, as the sink asked. `detail` and `hint` are for people.
+    the messages. `retry_after`: seconds, as the sink asked; 0 if it did not say for how long.
+    `detail` and `hint` are for people.
     """
 
     verdict: Verdict

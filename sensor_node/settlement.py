@@ -104,9 +104,7 @@ def settlement(
         failed_successes=sink.successes,
         fate_unknown=batch.fate_unknown or not outcome.fate_known,
     )
-    # The sink may have seen it.
-    met = outcome.answered or not outcome.fate_known
-    if batch.size == 1 and met and outcome.verdict is not Verdict.REFUSED:
+    if batch.size == 1 and _may_be_of_it(outcome):
         failed = replace(failed, alone=True)
     if outcome.verdict is Verdict.REFUSED:
         decided = _refused(batch, failed, sink, claim, outcome, rules, now)
@@ -120,6 +118,12 @@ def settlement(
     if rules.at_most_once and not outcome.fate_known:
         return Settlement("IN_DOUBT", decided.batch, decided.sink)  # SENDING -> IN_DOUBT
     return decided
+
+
+def _may_be_of_it(outcome: Outcome) -> bool:
+    """Whether a lone message may be why: the sink has met it, and does not ask for a wait."""
+    met = outcome.answered or not outcome.fate_known
+    return met and outcome.verdict is not Verdict.REFUSED and outcome.retry_after is None
 
 
 def _has_failed_before(batch: BatchRecord, epoch: int) -> bool:

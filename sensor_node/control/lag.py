@@ -39,6 +39,8 @@ def find(
         limited_by = "max_rate"
     elif requests.readings >= NEARLY * config.batch_size:
         limited_by = "batch_size"
+    elif sink.isolated:
+        limited_by = "isolated"
     return {
         "captured": captured,
         "delivered": delivered,
@@ -50,17 +52,19 @@ def find(
 
 def complaint(lag: dict[str, Any]) -> tuple[str, str]:
     """What is wrong, and its hint."""
-    what = (
-        f"delivery cannot keep up: {lag['captured']:.3g} readings/s are captured and "
-        f"{lag['delivered']:.3g}/s delivered; a request with "
-        f"{several(round(lag['request_readings']), 'reading')} takes {lag['request_seconds']:.2g} s"
-    )
+    rates = f"{lag['captured']:.3g} readings/s are captured and {lag['delivered']:.3g}/s delivered"
+    what = f"delivery cannot keep up: {rates}"
+    if readings := round(lag["request_readings"]):
+        seconds = lag["request_seconds"]
+        what += f"; a request with {several(readings, 'reading')} takes {seconds:.2g} s"
     return what, HINTS[lag["limited_by"]]
 
 
 HINTS = {
     "max_rate": "raise [sink] max_rate, or lower the rates of the sensors",
     "batch_size": "raise [sink] batch_size or [process] senders, or lower the rates of the sensors",
+    "isolated": "batches are short, as those of a sensor that is set apart lie between: "
+    "see to that sensor",
     "link": "the link or the sink takes no more at a time: set [sink] compression = gzip, "
     "or lower the rates of the sensors",
 }

@@ -55,6 +55,8 @@ def interpret(answer: Answer, sink: SinkConfig, wall: float) -> Outcome:
     wait = None
     if verdict is Verdict.TRY_LATER or status in MAY_SAY_WHEN:
         wait = seconds_until(answer.retry_after, answer.date, wall)
+    if status == 429 and wait is None:
+        wait = 0.0  # it asks for a wait, and does not say for how long
     return Outcome(
         verdict,
         f"{title}: {excerpt}" if excerpt else title,

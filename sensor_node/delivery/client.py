@@ -119,10 +119,13 @@ class HttpTelemetryClient:
         try:
             timeout = self._guard.left() + BACKSTOP_SECONDS
             with session.post(body, headers, timeout) as response:
-                return self._read(response)
+                answer = self._read(response)
         except Exception as error:
             self._line.hang_up()
+            self._line.dialer.judge(good=False)
             return error
+        self._line.dialer.judge(good=answer.status < 500)
+        return answer
 
     def _read(self, response: requests.Response) -> Answer:
         """The answer. The connection is kept only if that is final and was read to its end."""

@@ -14,7 +14,12 @@ class Dialer:
     def __init__(self, guard: DeadlineGuard) -> None:
         self._guard = guard
         self._lookup: Future[list[Address]] | None = None
+        self._dialed: Address | None = None
         self._last_good: Address | None = None
+
+    def judge(self, *, good: bool) -> None:
+        """How the address that was dialed last has fared: a good one comes first from now on."""
+        self._last_good = self._dialed if good else None
 
     def dial(self, host: str, port: int) -> socket.socket:
         """A connected socket that the guard watches.
@@ -23,7 +28,7 @@ class Dialer:
         """
         # urllib3 may leave the brackets on IPv6, and the escape before its zone.
         addresses = self._resolve(host.strip("[]").replace("%25", "%"), port)
-        connected, self._last_good = self._race(in_turn(addresses, self._last_good))
+        connected, self._dialed = self._race(in_turn(addresses, self._last_good))
         try:
             connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             self._guard.watch(connected)
@@ -66,3 +71,5 @@ def _look_up(answer: Future[list[Address]], host: str, port: int) -> None:
         answer.set_exception(error)
     except UnicodeError:  # no name may have an empty or an overlong part
         answer.set_exception(socket.gaierror(socket.EAI_NONAME, "not a host name"))
+    except BaseException as error:  # whoever waits must hear of anything
+        answer.set_exception(error)

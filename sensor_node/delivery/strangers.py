@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 # Text that cannot be read as UTF-8 has U+FFFD instead, as has the mark at the start of UTF-16.
 MARKUP = re.compile(r"[\s\ufeff\ufffd]*<")
-MARKUP_TYPE = re.compile(r"\s*(text/html|\w+/([^;]*\+)?xml)\s*(;|$)", re.IGNORECASE)
+MARKUP_TYPE = re.compile(r"\s*(text/html|\w+/([^;,]*\+)?xml)\s*([;,]|$)", re.IGNORECASE)
 # Of an answer that is too long to be read whole: before the first value that is not a plain one.
 ERRORS = re.compile(r'[\s\ufeff]*\{[^{}\[\]]*"errors"\s*:\s*true\b')
 # By a header of theirs. They answer 2xx to what they cannot read, or read the body as something

@@ -57,6 +57,12 @@ def find_due(
     return (found[1], found[2]) if found else None
 
 
+def due_since(connection: sqlite3.Connection, now: float, *, skip_unknown: bool) -> float:
+    """Since when a tile is due; infinite if none is."""
+    found = first_of(connection, FIND_DUE, {"now": now}, skip_unknown=skip_unknown)
+    return float(found[0]) if found else math.inf
+
+
 def find_left_over(
     connection: sqlite3.Connection, now: float, *, skip_unknown: bool
 ) -> tuple[int, int] | None:

@@ -54,6 +54,10 @@ WAITING = """
 SELECT coalesce(sum(last_id - first_id + 1), 0) FROM batch
 WHERE status = 'FAILED' AND isolated = :name
 """
+PUT_OFF = """
+UPDATE suspect SET next_probe_at = max(next_probe_at, :until)
+WHERE name = (SELECT isolated FROM batch WHERE first_id = :first_id)
+"""
 PROBE_NOW = "UPDATE suspect SET next_probe_at = min(next_probe_at, :now)"
 SINCE_BY_THE_NEW_CLOCK = "UPDATE suspect SET since = since + :step WHERE since + :step <= :now"
 # Tiles in one transaction.
@@ -124,9 +128,15 @@ def set_apart(connection: sqlite3.Connection, tile: tuple[int, int], run: Run) -
 def find_due(
     connection: sqlite3.Connection, now: float, longest: float, *, skip_unknown: bool
 ) -> tuple[int, int] | None:
-    """Of the isolated sensor that is to be tried first, the tile least recently tried."""
+    """Of the isolated sensor that is to be tried first, the tile least recently tried.
+
+    Not while something else is due for longer: else many of them would be all that is tried.
+    """
     found = _waiting(connection, now, longest, skip_unknown=skip_unknown)
-    return found[1] if found and found[0] <= 0 else None
+    if not found or found[0] > 0:
+        return None
+    is_first = now + found[0] <= due.due_since(connection, now, skip_unknown=skip_unknown)
+    return found[1] if is_first else None
 
 
 def find_any(
@@ -166,6 +176,11 @@ def let_in(connection: sqlite3.Connection, now: float) -> bool:
 def waiting(connection: sqlite3.Connection, name: str) -> int:
     """How many messages of an isolated sensor wait."""
     return int(connection.execute(WAITING, {"name": name}).fetchone()[0])
+
+
+def put_off(connection: sqlite3.Connection, claim: Claim, until: float) -> None:
+    """What was claimed of an isolated sensor, if it was, could not be sent."""
+    connection.execute(PUT_OFF, {"first_id": claim.first_id, "until": until})
 
 
 def probe_now(connection: sqlite3.Connection, now: float) -> None:

@@ -40,7 +40,7 @@ FROM batch JOIN message ON message.id BETWEEN batch.first_id AND batch.last_id
 WHERE batch.first_id = :first_id AND batch.last_id = :last_id
   AND batch.status = 'SENDING' AND batch.owner = :owner AND batch.attempts = :attempt
   AND typeof(message.value) = 'real' AND abs(message.value) <= 1.7976931348623157e308
-  AND typeof(message.timestamp_us) = 'integer'
+  AND typeof(message.timestamp_us) = 'integer' AND typeof(message.name) = 'text'
 ORDER BY message.id
 """
 # The fence of every settle: still SENDING, still ours, still the same attempt.

@@ -9,8 +9,9 @@ from sensor_node.settlement import Rules, SinkRecord, settlement
 from sensor_node.storage import due, rate_limit, retention, sink_row, suspects, tiles
 from sensor_node.storage.rate_limit import ClaimPolicy, may_send, paid
 
-# Of isolated sensors' readings, set apart in one transaction.
+# Of isolated sensors' readings, set apart in one transaction; and of as many neighbours at a time.
 MOST_RUNS = 1000
+MOST_MESSAGES = 5000
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,15 +125,17 @@ def _fresh(
     connection: sqlite3.Connection, sink: SinkRecord, owner: str, limit: int, now: float
 ) -> Claim | None:
     """PENDING -> SENDING; what there is of isolated sensors on the way is set apart."""
+    apart = 0
     for _ in range(MOST_RUNS):
-        ids = tiles.fresh(connection, limit)
-        if ids is None:
+        ids = tiles.fresh(connection, max(limit, MOST_MESSAGES) if sink.isolated else limit)
+        if ids is None or apart >= MOST_MESSAGES:
             return None
         run = suspects.first_run(connection, *ids) if sink.isolated else None
         if run is None or run.first > ids[0]:
-            last = run.first - 1 if run else ids[1]
+            last = min(run.first - 1 if run else ids[1], ids[0] + limit - 1)
             return tiles.claim_fresh(connection, sink, owner, (ids[0], last), now)
         suspects.put_apart(connection, run, now)
+        apart += run.last - run.first + 1
     return None
 
 

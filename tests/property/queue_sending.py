@@ -149,7 +149,8 @@ class Sending(QueueModel):
             assert self.repository.due_in(self.policy, self.now) == min(waits, default=math.inf)
         claim = self.do(self.repository.claim_due, self.owner(index), self.policy, self.now, limit)
         expected = self.of([*due, *overdue], limit)
-        if suspects and suspects[0][0] <= 0:
+        since = due[0].at if due else math.inf
+        if suspects and suspects[0][0] <= 0 and self.now + suspects[0][0] <= since:
             expected = [suspects[0][1]]
         self.claims_again(claim, expected if up else [], crashing)
 

@@ -735,6 +735,31 @@ def test_an_address_that_swallows_packets_does_not_use_up_the_time_of_the_next(
     assert begun == [full, good, good, good]
 
 
+def test_an_address_that_takes_connections_and_does_not_answer_does_not_come_first(
+    connect, monkeypatch
+):
+    """Of a name whose addresses come in turns, one is half dead."""
+    with RawSink(silent) as dead, RawSink(keep_answering(OK)) as sink:
+        addresses = [(*TCP, ("127.0.0.1", dead.port)), (*TCP, ("127.0.0.1", sink.port))]
+        monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: addresses)
+        client = connect("http://sink.example/", timeout=SHORT)
+        assert client.post(b"[A]", KEY).verdict is Verdict.TRY_LATER
+        addresses.reverse()
+        assert client.post(b"[A]", KEY).verdict is Verdict.DELIVERED
+
+
+def test_a_lookup_that_fails_as_nobody_foresaw_is_tried_again(connect, monkeypatch):
+    def fail(*_, **__):
+        raise MemoryError
+
+    with RawSink(keep_answering(OK)) as sink:
+        client = connect(sink.url)
+        monkeypatch.setattr(socket, "getaddrinfo", fail)
+        assert client.post(b"[A]", KEY).detail.startswith("MemoryError")
+        monkeypatch.undo()
+        assert client.post(b"[A]", KEY).verdict is Verdict.DELIVERED
+
+
 def test_what_each_address_answered_is_said(connect, monkeypatch):
     with contextlib.ExitStack() as stack:
         full, closed = swallow_connections(stack), ("127.0.0.1", unused_port())

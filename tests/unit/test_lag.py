@@ -69,6 +69,17 @@ def test_what_limits_it_is_the_first_that_is_used_up(config, requests, limited_b
     assert find(config=replace(SINK, **config), requests=requests)["limited_by"] == limited_by
 
 
+def test_what_is_set_apart_makes_batches_short():
+    apart = replace(UP, isolated=1)
+    assert find(sink=apart, requests=(0.1, 4.0))["limited_by"] == "isolated"
+    assert find(sink=apart)["limited_by"] == "batch_size"
+
+
+def test_where_no_request_is_known_nothing_is_said_of_it():
+    what, _ = lag.complaint(find(requests=(0.0, 0.0)))
+    assert what.endswith("20 readings/s are captured and 10/s delivered")
+
+
 def test_requests_are_the_newest_that_were_delivered(repository):
     fill(repository, 40)
     for _ in range(3):

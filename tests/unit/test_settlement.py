@@ -223,7 +223,11 @@ def test_what_is_set_apart_is_a_probe_like_others_while_the_sink_is_down():
 
 @pytest.mark.parametrize(
     ("outcome", "alone"),
-    [(BUSY, True), (SILENT, True), (UNAUTHORIZED, True), (UNREACHABLE, False), (REFUSED, False)],
+    [
+        *[(ERROR, True), (SILENT, True), (UNAUTHORIZED, True)],
+        # Not met, has an answer of its own, and asks for a wait.
+        *[(UNREACHABLE, False), (REFUSED, False), (BUSY, False)],
+    ],
     ids=lambda value: getattr(value, "detail", value),
 )
 def test_only_what_the_sink_has_met_alone_is_marked_so(outcome, alone):
