@@ -212,8 +212,7 @@ class SensorDataSQLRepository:
     def halve(self, claim: Claim, error: str, due_at: float, now: float) -> bool:
         """SENDING -> two FAILED halves, for a batch that cannot be sent as it is."""
         with self._transaction() as connection:
-            suspects.put_off(connection, claim, due_at)
-            return tiles.halve(connection, claim, error, due_at, now)
+            return turns.halve(connection, claim, error, due_at, now)
 
     # Retry
 
