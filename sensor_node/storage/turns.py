@@ -180,7 +180,7 @@ def settle(
 def halve(
     connection: sqlite3.Connection, claim: Claim, error: str, due_at: float, now: float
 ) -> bool:
-    """SENDING -> FAILED for what was not sent; of an isolated sensor, that is tried so much later."""
+    """SENDING -> FAILED for what was not sent; an isolated sensor is tried so much later."""
     held = tiles.halve(connection, claim, error, due_at, now)
     if held:
         suspects.put_off(connection, claim, due_at)
