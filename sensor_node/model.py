@@ -141,8 +141,8 @@ class Outcome:
     """What came of sending a batch once.
 
     `answered`: a complete final answer was read. `fate_known`: it is certain whether the sink took
-    the messages. `retry_after`: seconds, as the sink asked; 0 if it did not say for how long.
-    `detail` and `hint` are for people.
+    the messages. `retry_after`: seconds, as the sink asked. `overloaded`: it wants fewer requests.
+    `surplus`: it was found to send more than it is asked for. `detail` and `hint` are for people.
     """
 
     verdict: Verdict
@@ -151,6 +151,8 @@ class Outcome:
     answered: bool = False
     fate_known: bool = False
     retry_after: float | None = None
+    overloaded: bool = False
+    surplus: bool = False
 
 
 class SinkStatus(enum.StrEnum):

@@ -64,12 +64,15 @@ class HttpTelemetryClient:
             return self._unforeseen.outcome(error, fate_known=True)
         if self._sink.compression == "gzip":
             body = gzip.compress(body, GZIP_LEVEL, mtime=0)
-        idle = self._clock.now().monotonic - self._last_used
+        idle, trusted = self._clock.now().monotonic - self._last_used, self._line.trusted
         if idle >= KEEP_ALIVE_SECONDS or self._line.is_spoilt():
             self._line.hang_up()
         self._guard.arm(self._sink.timeout)
         try:
-            return self._deliver(session, body, headers)
+            outcome = self._deliver(session, body, headers)
+            if trusted and not self._line.trusted:
+                outcome = replace(outcome, surplus=True)
+            return outcome
         finally:
             if self._guard.disarm() or self._sink.at_most_once or not self._line.trusted:
                 self._line.hang_up()

@@ -19,7 +19,7 @@ from sensor_node.log import LOGGER
 MAX_INTERIM_ANSWERS = 100
 MAX_INTERIM_BYTES = 65_536
 # What some proxies say as they close a connection that was not used for a while.
-IDLE = b"HTTP/1.1 408"
+IDLE = (b"HTTP/1.1 408", b"HTTP/1.0 408")
 
 
 @dataclass(slots=True)
@@ -57,7 +57,7 @@ class Line:
         kept.settimeout(0)
         try:
             # TLS has messages of its own, which make a socket readable and are no surplus.
-            self._note_surplus(kept.recv(len(IDLE)))
+            self._note_surplus(kept.recv(len(IDLE[0])))
         except (BlockingIOError, ssl.SSLWantReadError):
             return False
         except OSError:

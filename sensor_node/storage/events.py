@@ -16,13 +16,14 @@ IN_ORDER = ("started", "stopped", "unclean stop", "not running", "log held", "lo
 OTHERS = (
     *("sink down", "sink up", "clock step", "configuration changed"),
     *("database damaged", "database gone", "lock gone", "sensor isolated", "sensor let in"),
+    "surplus answer",
 )
 # One row for each outage, which goes on for as long as that lasts.
 OF_AN_OUTAGE = ("still down",)
 KINDS = (*SAME_GOES_ON, *IN_ORDER, *OTHERS, *OF_AN_OUTAGE)
 
 MOST_EVENTS = 10_000
-MOST_OF_A_KIND = 450
+MOST_OF_A_KIND = 430
 CALM_SECONDS = 600.0
 # More than so many within that time are a flood.
 FLOOD = 20

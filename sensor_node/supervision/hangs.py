@@ -20,14 +20,14 @@ class Verdict(enum.Enum):
     HANGS = "does not move"
 
 
-class Suspect(Protocol):
+class Observed(Protocol):
     """A child, where a look into /proc tells what keeps it."""
 
     def is_stopped(self) -> bool: ...
     def waits_for_disk(self) -> bool: ...
 
 
-def judge(signs: Signs, now: float, limit: float, child: Suspect) -> Verdict:
+def judge(signs: Signs, now: float, limit: float, child: Observed) -> Verdict:
     """`now` and `limit` in monotonic seconds.
 
     Waiting for the write lock is no fault. But who is stopped meanwhile may have the turnstile,

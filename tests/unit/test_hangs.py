@@ -28,14 +28,14 @@ WELL = Signs(
 )
 
 
-class Suspect:
+class Observed:
     def __init__(self, stopped=False, slow_disk=False):
         self.is_stopped = lambda: stopped
         self.waits_for_disk = lambda: slow_disk
 
 
 def verdict(signs, limit=STEP_SECONDS, **suspect):
-    return judge(signs, NOW, limit, Suspect(**suspect))
+    return judge(signs, NOW, limit, Observed(**suspect))
 
 
 def test_a_child_that_moves_is_well() -> None:
@@ -117,7 +117,7 @@ def slot():
 
 def late(slot):
     """What is thought, a minute later, of a child that is still where it is."""
-    return judge(slot.signs(), time.monotonic() + 60, STEP_SECONDS, Suspect())
+    return judge(slot.signs(), time.monotonic() + 60, STEP_SECONDS, Observed())
 
 
 def test_a_migration_may_take_its_time(slot, tmp_path, monkeypatch) -> None:
