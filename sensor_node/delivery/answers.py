@@ -18,6 +18,8 @@ NOT_TAKEN = frozenset(
     {*range(300, 400), 400, 401, 403, 404, 405, 407, 408, 411, 413, 415, 422, 425, 429, 431}
 )
 MAY_SAY_WHEN = frozenset({*range(300, 400), 429, 503})
+# So is answered who asks too often; so is, by others, who sends what they stumble over.
+OVERLOADED = frozenset({429, 503})
 SHOWN_CHARACTERS = 200
 
 
@@ -55,8 +57,6 @@ def interpret(answer: Answer, sink: SinkConfig, wall: float) -> Outcome:
     wait = None
     if verdict is Verdict.TRY_LATER or status in MAY_SAY_WHEN:
         wait = seconds_until(answer.retry_after, answer.date, wall)
-    if status == 429 and wait is None:
-        wait = 0.0  # it asks for a wait, and does not say for how long
     return Outcome(
         verdict,
         f"{title}: {excerpt}" if excerpt else title,
@@ -64,6 +64,7 @@ def interpret(answer: Answer, sink: SinkConfig, wall: float) -> Outcome:
         answered=True,
         fate_known=delivered or status in NOT_TAKEN or (status == 503 and wait is not None),
         retry_after=wait,
+        overloaded=verdict is Verdict.TRY_LATER and (status in OVERLOADED or wait is not None),
     )
 
 

@@ -129,8 +129,13 @@ class Courier:
             # Nothing is sent; halving leaves the sound messages and the missing one apart.
             error = f"{claim.size - len(messages)} rows are missing: run sensor-node-ctl audit"
             LOGGER.error("batch_unsent batch=%d-%d %s", claim.first_id, claim.last_id, error)
-            return self._halve(claim, error, self._rules.backoff.delay(claim.attempt))
-        body = formats.encode(messages, claim.stream, self._sink)
+            return self._halve_unsent(claim, error)
+        try:
+            body = formats.encode(messages, claim.stream, self._sink)
+        except Exception as error:
+            # The same: what cannot be told to the sink stops none of the others.
+            reason = self._unforeseen.outcome(error, fate_known=True).detail
+            return self._halve_unsent(claim, reason)
         if len(body) > MAX_BODY_BYTES and claim.size > 1:
             self._message_bytes = max(self._message_bytes, len(body) // claim.size + 1)
             return self._halve(claim, "", 0.0)
@@ -188,6 +193,11 @@ class Courier:
             self._carried = max(1, self._carried // 2)
         elif not slow and outcome.verdict is Verdict.DELIVERED and size >= self._carried:
             self._carried = min(2 * self._carried, self._sink.batch_size)
+
+    def _halve_unsent(self, claim: Claim, error: str) -> Settle:
+        """Its sound neighbours need not wait: nothing of it can be sent as it is."""
+        wait = self._rules.backoff.delay(claim.attempt) if claim.size == 1 else 0.0
+        return self._halve(claim, error, wait)
 
     def _halve(self, claim: Claim, error: str, wait: float) -> Settle:
         def halve(now: float) -> bool:

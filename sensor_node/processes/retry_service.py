@@ -65,10 +65,8 @@ class RetryService:
     def _claim(self, sink: SinkRecord, now: Moment) -> Claim | None:
         if self._repository.log_is_held(self._policy.min_free):
             return None
-        if not sink.up:
-            return self._repository.claim_probe(self._owner, self._policy, now.wall)
-        limit = self._courier.limit
-        return self._repository.claim_due(self._owner, self._policy, now.wall, limit)
+        what = (self._owner, self._policy, now.wall, self._courier.limit)
+        return self._repository.claim_due(*what) if sink.up else self._repository.claim_probe(*what)
 
     def _look_around(self, now: Moment) -> None:
         """Dead owners, doubtful batches after a change of mode, sensors let in, changed secrets."""

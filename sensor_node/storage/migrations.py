@@ -26,10 +26,10 @@ VERSION_1 = (
     """,
     # Tiles the ids 1..claimed without hole or overlap; what lies above is PENDING.
     # turn: order of the last failure. failures: for its own sake, as large as it is. failed_epoch:
-    # the sink's epoch at the first failure. alone: has failed as a single message. isolated: the
-    # sensor's name, which is set apart. failed_successes, refused_successes: how many messages
-    # the sink had taken at the last failure and at the first refusal of the lone message. answers:
-    # failures that a sink that was UP answered.
+    # the sink's epoch at the first failure. alone: has failed as a single message. unsent: could
+    # not be sent as it was. isolated: the sensor's name, which is set apart. failed_successes,
+    # refused_successes: how many messages the sink had taken at the last failure and at the first
+    # refusal of the lone message. answers: failures that a sink that was UP answered.
     """
     CREATE TABLE batch(
       first_id INTEGER PRIMARY KEY,
@@ -50,6 +50,7 @@ VERSION_1 = (
       refused_successes INTEGER,
       fate_unknown INTEGER NOT NULL DEFAULT 0,
       alone INTEGER NOT NULL DEFAULT 0,
+      unsent INTEGER NOT NULL DEFAULT 0,
       isolated TEXT,
       last_error TEXT)
     """,
@@ -113,6 +114,12 @@ VERSION_1 = (
       next_probe_at REAL NOT NULL DEFAULT 0,
       failures INTEGER NOT NULL DEFAULT 0,
       refused_successes INTEGER,
+      up_successes INTEGER NOT NULL DEFAULT -1,
+      taken_after REAL NOT NULL DEFAULT 0,
+      futile INTEGER NOT NULL DEFAULT 0,
+      faults INTEGER NOT NULL DEFAULT 0,
+      fault_successes INTEGER NOT NULL DEFAULT 0,
+      throttled INTEGER NOT NULL DEFAULT 0,
       next_send_at REAL NOT NULL DEFAULT 0)
     """,
     "INSERT INTO sink(id, state, epoch, since) VALUES (1, 'UP', 1, 0)",
@@ -126,7 +133,9 @@ VERSION_1 = (
       isolated INTEGER NOT NULL,
       since REAL NOT NULL,
       reason TEXT NOT NULL,
-      next_probe_at REAL NOT NULL) WITHOUT ROWID
+      next_probe_at REAL NOT NULL,
+      taken INTEGER NOT NULL DEFAULT 0,
+      times INTEGER NOT NULL DEFAULT 0) WITHOUT ROWID
     """,
     # wire_first: the number on the wire of the message first_id; another only if salvaged. last_id:
     # where it ended, as the streams above may be forgotten; none of the present one.

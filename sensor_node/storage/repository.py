@@ -176,10 +176,10 @@ class SensorDataSQLRepository:
         with self._transaction() as connection:
             return turns.claim_left_over(connection, owner, policy, now, limit)
 
-    def claim_probe(self, owner: str, policy: ClaimPolicy, now: float) -> Claim | None:
-        """While the sink is DOWN and a probe is due: the one message least recently tried."""
+    def claim_probe(self, owner: str, policy: ClaimPolicy, now: float, limit: int) -> Claim | None:
+        """While the sink is DOWN and a probe is due: the least recently tried."""
         with self._transaction() as connection:
-            return turns.claim_probe(connection, owner, policy, now)
+            return turns.claim_probe(connection, owner, policy, now, limit)
 
     def read_claim(self, claim: Claim) -> list[Message]:
         """The claim's messages in order; none if the claim is lost, fewer if rows are missing."""

@@ -10,14 +10,18 @@ READ = """
 SELECT state, epoch, since, reason, hint, next_probe_at, failures,
        (SELECT sum(n) FROM tally WHERE status IN ('SENT', 'PURGED')), refused_successes,
        (SELECT sum(n) FROM tally WHERE status = 'SENDING'),
-       (SELECT count(*) FROM suspect), (SELECT coalesce(sum(isolated), 0) FROM suspect)
+       (SELECT count(*) FROM suspect), (SELECT coalesce(sum(isolated), 0) FROM suspect),
+       up_successes, taken_after, futile, throttled, faults, fault_successes
 FROM sink
 """
 WRITE = """
 UPDATE sink
 SET state = :state, epoch = :epoch, since = :since, reason = :reason, hint = :hint,
-    next_probe_at = :next_probe_at, failures = :failures, refused_successes = :refused_successes
+    next_probe_at = :next_probe_at, failures = :failures, refused_successes = :refused_successes,
+    up_successes = :up_successes, taken_after = :taken_after, futile = :futile,
+    throttled = :throttled, faults = :faults, fault_successes = :fault_successes
 """
+PUT_OFF = "UPDATE sink SET next_probe_at = max(next_probe_at, :until) WHERE state = 'DOWN'"
 PROBE_NOW = "UPDATE sink SET next_probe_at = :now WHERE state = 'DOWN'"
 SINCE_BY_THE_NEW_CLOCK = "UPDATE sink SET since = since + :step WHERE since + :step <= :now"
 WAIT_NO_LONGER = """
@@ -40,6 +44,12 @@ def read(connection: sqlite3.Connection) -> SinkRecord:
         in_flight=row[9],
         suspects=row[10],
         isolated=row[11],
+        up_successes=row[12],
+        taken_after=row[13],
+        futile=bool(row[14]),
+        throttled=bool(row[15]),
+        faults=row[16],
+        fault_successes=row[17],
     )
 
 
@@ -55,6 +65,12 @@ def write(connection: sqlite3.Connection, sink: SinkRecord) -> None:
             "next_probe_at": sink.next_probe_at,
             "failures": sink.failures,
             "refused_successes": sink.refused_successes,
+            "up_successes": sink.up_successes,
+            "taken_after": sink.taken_after,
+            "futile": sink.futile,
+            "throttled": sink.throttled,
+            "faults": sink.faults,
+            "fault_successes": sink.fault_successes,
         },
     )
 
@@ -69,6 +85,11 @@ def note(connection: sqlite3.Connection, before: SinkRecord, after: SinkRecord, 
         backlog = ledger.counts(connection).undelivered
         detail = f"after {max(0.0, now - before.since):.0f} s, backlog {backlog}: {before.reason}"
         events.record(connection, now, "sink up", detail)
+
+
+def put_off(connection: sqlite3.Connection, until: float) -> None:
+    """What was claimed as a probe could not be sent."""
+    connection.execute(PUT_OFF, {"until": until})
 
 
 def probe_now(connection: sqlite3.Connection, now: float) -> None:

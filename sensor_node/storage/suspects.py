@@ -8,28 +8,30 @@ import sqlite3
 from dataclasses import asdict
 from typing import Any, NamedTuple
 
-from sensor_node.isolation import Suspect, suspect_after
+from sensor_node.isolation import Suspect, suspect_after, suspect_taken
 from sensor_node.model import Claim, Outcome, Verdict
-from sensor_node.settlement import BatchRecord, Rules, SinkRecord
+from sensor_node.settlement import BatchRecord, Probe, Rules, SinkRecord
 from sensor_node.storage import due, events, tiles
 
 OF = """
-SELECT name, failures, successes, isolated, since, reason, next_probe_at FROM suspect
+SELECT name, failures, successes, isolated, since, reason, next_probe_at, taken, times FROM suspect
 WHERE name = :name
 """
 ISOLATED = """
-SELECT name, failures, successes, isolated, since, reason, next_probe_at FROM suspect
+SELECT name, failures, successes, isolated, since, reason, next_probe_at, taken, times FROM suspect
 WHERE isolated ORDER BY name
 """
 PUT = """
-INSERT OR REPLACE INTO suspect(name, failures, successes, isolated, since, reason, next_probe_at)
-VALUES (:name, :failures, :successes, :isolated, :since, :reason, :next_probe_at)
+INSERT OR REPLACE INTO suspect
+  (name, failures, successes, isolated, since, reason, next_probe_at, taken, times)
+VALUES (:name, :failures, :successes, :isolated, :since, :reason, :next_probe_at, :taken, :times)
 """
-CLEAR = """
-DELETE FROM suspect
+AMONG = """
+SELECT name, failures, successes, isolated, since, reason, next_probe_at, taken, times FROM suspect
 WHERE name IN (SELECT name FROM message WHERE id BETWEEN :first_id AND :last_id)
-RETURNING name, isolated
 """
+CLEAR = "UPDATE suspect SET failures = 0, isolated = 0, taken = 0"
+FORGET = "DELETE FROM suspect WHERE name = :name"
 NAME_OF = "SELECT name FROM message WHERE id = :id"
 FIRST_ISOLATED = """
 SELECT id, name FROM message
@@ -38,6 +40,17 @@ ORDER BY id LIMIT 1
 """
 FIRST_OTHER = """
 SELECT id FROM message WHERE id BETWEEN :first AND :last AND name <> :name ORDER BY id LIMIT 1
+"""
+FIRST_UNSUSPECTED = """
+SELECT id FROM message
+WHERE id BETWEEN :first AND :last AND name NOT IN (SELECT name FROM suspect WHERE failures > 0)
+ORDER BY id LIMIT 1
+"""
+FIRST_SUSPECTED = """
+SELECT id FROM message
+WHERE id BETWEEN :first AND :last
+  AND name IN (SELECT name FROM suspect WHERE failures > 0 AND NOT isolated)
+ORDER BY id LIMIT 1
 """
 SET_APART = "UPDATE batch SET isolated = :name WHERE first_id = :first_id AND status = 'FAILED'"
 LEAST_RECENTLY_TRIED = """
@@ -54,6 +67,7 @@ WAITING = """
 SELECT coalesce(sum(last_id - first_id + 1), 0) FROM batch
 WHERE status = 'FAILED' AND isolated = :name
 """
+ANY_WAITING = "SELECT 1 FROM batch WHERE status = 'FAILED' AND isolated = :name LIMIT 1"
 PUT_OFF = """
 UPDATE suspect SET next_probe_at = max(next_probe_at, :until)
 WHERE name = (SELECT isolated FROM batch WHERE first_id = :first_id)
@@ -89,8 +103,8 @@ def heed(
     """What an outcome says about sensors: `before` and `after` are the batch's, `sink` was so."""
     if outcome.verdict is Verdict.DELIVERED:
         if sink.suspects:
-            _clear(connection, claim, now)
-    elif before.isolated or after.alone > before.alone:
+            _taken(connection, claim, now)
+    elif after.failures > before.failures if before.isolated else after.alone > before.alone:
         (name,) = connection.execute(NAME_OF, {"id": claim.first_id}).fetchone()
         known = connection.execute(OF, {"name": name}).fetchone()
         suspect = _suspect(known) if known else None
@@ -111,6 +125,15 @@ def first_run(connection: sqlite3.Connection, first: int, last: int) -> Run | No
         return None
     other = connection.execute(FIRST_OTHER, row | {"first": found[0], "name": found[1]}).fetchone()
     return Run(found[0], other[0] - 1 if other else last, found[1])
+
+
+def first_of_kind(
+    connection: sqlite3.Connection, first: int, last: int, probe: Probe
+) -> int | None:
+    """The first of these messages whose sensor is suspect, but not set apart, or is not suspect."""
+    query = FIRST_SUSPECTED if probe is Probe.SUSPECTED else FIRST_UNSUSPECTED
+    found = connection.execute(query, {"first": first, "last": last}).fetchone()
+    return found[0] if found else None
 
 
 def put_apart(connection: sqlite3.Connection, run: Run, now: float) -> None:
@@ -178,6 +201,11 @@ def waiting(connection: sqlite3.Connection, name: str) -> int:
     return int(connection.execute(WAITING, {"name": name}).fetchone()[0])
 
 
+def clear(connection: sqlite3.Connection) -> None:
+    """How often the sink was asked is why it failed, whatever it was asked."""
+    connection.execute(CLEAR)
+
+
 def put_off(connection: sqlite3.Connection, claim: Claim, until: float) -> None:
     """What was claimed of an isolated sensor, if it was, could not be sent."""
     connection.execute(PUT_OFF, {"first_id": claim.first_id, "until": until})
@@ -193,12 +221,18 @@ def clock_set(connection: sqlite3.Connection, step: float, now: float) -> None:
     connection.execute(SINCE_BY_THE_NEW_CLOCK, {"step": step, "now": now})
 
 
-def _clear(connection: sqlite3.Connection, claim: Claim, now: float) -> None:
+def _taken(connection: sqlite3.Connection, claim: Claim, now: float) -> None:
     """The sink takes readings of these sensors."""
     row = {"first_id": claim.first_id, "last_id": claim.last_id}
-    for name, was_isolated in connection.execute(CLEAR, row).fetchall():
-        if was_isolated:
-            events.record(connection, now, "sensor let in", name)
+    for before in [_suspect(found) for found in connection.execute(AMONG, row).fetchall()]:
+        waits = connection.execute(ANY_WAITING, {"name": before.name}).fetchone() is not None
+        after = suspect_taken(before, waits, now)
+        if after.is_forgotten:
+            connection.execute(FORGET, {"name": before.name})
+        else:
+            _put(connection, after)
+        if before.isolated and not after.isolated:
+            events.record(connection, now, "sensor let in", before.name)
             let_in(connection, now)
 
 
@@ -207,8 +241,8 @@ def _put(connection: sqlite3.Connection, suspect: Suspect) -> None:
 
 
 def _suspect(row: tuple[Any, ...]) -> Suspect:
-    name, failures, successes, is_isolated, since, reason, next_probe_at = row
-    return Suspect(name, failures, successes, bool(is_isolated), since, reason, next_probe_at)
+    name, failures, successes, is_isolated, *rest = row
+    return Suspect(name, failures, successes, bool(is_isolated), *rest)
 
 
 def _waiting(

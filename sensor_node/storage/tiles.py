@@ -7,7 +7,7 @@ PENDING; a tile is changed only by its owner (the fence), by a person's requeue,
 import sqlite3
 
 from sensor_node.model import Claim, Message, Stream
-from sensor_node.settlement import BatchRecord, Settlement, SinkRecord
+from sensor_node.settlement import DUE_FIRST, BatchRecord, Settlement, SinkRecord
 
 CAPTURED = "SELECT coalesce((SELECT seq FROM sqlite_sequence WHERE name = 'message'), 0)"
 CLAIMED = "SELECT coalesce((SELECT last_id FROM batch ORDER BY first_id DESC LIMIT 1), 0)"
@@ -46,7 +46,8 @@ ORDER BY message.id
 # The fence of every settle: still SENDING, still ours, still the same attempt.
 READ_BATCH = """
 SELECT last_id - first_id + 1, failures, answers, failed_epoch, failed_successes,
-       refused_successes, fate_unknown, alone, isolated IS NOT NULL, next_attempt_at
+       refused_successes, fate_unknown, alone, isolated IS NOT NULL, next_attempt_at,
+       (SELECT successes FROM suspect WHERE name = batch.isolated AND suspect.isolated)
 FROM batch
 WHERE first_id = :first_id AND last_id = :last_id
   AND status = 'SENDING' AND owner = :owner AND attempts = :attempt
@@ -65,7 +66,7 @@ RETURNING 1
 GIVE_BACK = """
 UPDATE batch
 SET status = 'FAILED', owner = NULL, settled_at = :now, next_attempt_at = :due_at, turn = :turn,
-    failures = failures + (first_id = last_id), last_error = :last_error
+    failures = failures + (first_id = last_id), unsent = 1, last_error = :last_error
 WHERE first_id = :first_id AND last_id = :last_id
   AND status = 'SENDING' AND owner = :owner AND attempts = :attempt
 """
@@ -94,12 +95,21 @@ SHORTEN = (
 COPY_RIGHT = """
 INSERT INTO batch(first_id, last_id, status, attempts, round, owner, claimed_at, settled_at,
                   next_attempt_at, turn, failures, answers, failed_epoch, failed_successes,
-                  refused_successes, fate_unknown, alone, isolated, last_error)
+                  refused_successes, fate_unknown, alone, unsent, isolated, last_error)
 SELECT :cut + 1, :last_id, status, attempts, round, owner, claimed_at, settled_at,
        next_attempt_at, turn, failures, answers, failed_epoch, failed_successes,
-       refused_successes, fate_unknown, alone, isolated, last_error
+       refused_successes, fate_unknown, alone, unsent, isolated, last_error
 FROM batch WHERE first_id = :first_id
 """
+# Nothing that was halved, or is to be.
+JOINABLE = """
+SELECT last_id, fate_unknown, round FROM batch
+WHERE first_id = :first_id AND status = 'FAILED' AND isolated IS NULL AND failures = 0
+  AND failed_epoch IS NULL AND refused_successes IS NULL AND unsent = 0
+  AND next_attempt_at > :after AND next_attempt_at <= :now
+"""
+DROP = "DELETE FROM batch WHERE first_id > :first_id AND first_id <= :last_id"
+LENGTHEN = "UPDATE batch SET last_id = :last_id, alone = 0 WHERE first_id = :first_id"
 TILE_OF = """
 SELECT first_id, last_id, status FROM batch WHERE first_id <= :id ORDER BY first_id DESC LIMIT 1
 """
@@ -186,7 +196,7 @@ def read_batch(connection: sqlite3.Connection, claim: Claim) -> BatchRecord | No
     row = connection.execute(READ_BATCH, _fence(claim)).fetchone()
     if row is None:
         return None
-    size, failures, answers, epoch, successes, refused, unknown, alone, isolated, due_at = row
+    size, failures, answers, epoch, successes, refused, unknown, alone, isolated, due_at, then = row
     return BatchRecord(
         size=size,
         failures=failures,
@@ -198,6 +208,7 @@ def read_batch(connection: sqlite3.Connection, claim: Claim) -> BatchRecord | No
         alone=bool(alone),
         isolated=bool(isolated),
         due_at=due_at,
+        isolated_successes=then,
     )
 
 
@@ -240,6 +251,26 @@ def cut(connection: sqlite3.Connection, first_id: int, last_id: int, at: int) ->
     row = {"first_id": first_id, "last_id": last_id, "cut": at}
     if connection.execute(SHORTEN, row).fetchone():
         connection.execute(COPY_RIGHT, row)
+
+
+def join(
+    connection: sqlite3.Connection, tile: tuple[int, int], most: int, now: float
+) -> tuple[int, int]:
+    """Make one tile of a FAILED one and those behind it, if none of them is known to be at fault.
+
+    Else each message that was a probe would be a request once more.
+    """
+    first, last = tile
+    end = min(first + most - 1, end_of_stream(connection, first))
+    row = {"first_id": first, "after": DUE_FIRST, "now": now}
+    found = alike = connection.execute(JOINABLE, row).fetchone()
+    while found and found[1:] == alike[1:] and found[0] <= end:
+        last = found[0]
+        found = connection.execute(JOINABLE, row | {"first_id": last + 1}).fetchone()
+    if last > tile[1]:
+        connection.execute(DROP, {"first_id": first, "last_id": last})
+        connection.execute(LENGTHEN, {"first_id": first, "last_id": last})
+    return first, last
 
 
 def mark(connection: sqlite3.Connection, first_id: int, last_id: int, status: str) -> None:

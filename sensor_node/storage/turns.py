@@ -5,13 +5,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from sensor_node.model import Claim, Outcome
-from sensor_node.settlement import Rules, SinkRecord, settlement
-from sensor_node.storage import due, rate_limit, retention, sink_row, suspects, tiles
+from sensor_node.settlement import Probe, Rules, SinkRecord, settlement
+from sensor_node.storage import due, events, rate_limit, retention, sink_row, suspects, tiles
 from sensor_node.storage.rate_limit import ClaimPolicy, may_send, paid
 
 # Of isolated sensors' readings, set apart in one transaction; and of as many neighbours at a time.
 MOST_RUNS = 1000
 MOST_MESSAGES = 5000
+SURPLUS = "the sink sends more than it is asked for: from now on a connection a request"
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,25 +55,30 @@ def claim_fresh(
 
 
 def claim_probe(
-    connection: sqlite3.Connection, owner: str, policy: ClaimPolicy, now: float
+    connection: sqlite3.Connection, owner: str, policy: ClaimPolicy, now: float, limit: int
 ) -> Claim | None:
-    """PENDING or FAILED -> SENDING for one message, while the sink is DOWN and a probe is due.
+    """PENDING or FAILED -> SENDING, of the probe's kind, while the sink is DOWN and it is due.
 
-    The least recently tried; a fresh one counts as never tried. What is at fault by itself keeps
-    no sink DOWN that is well, as the next probe is another.
+    A lone message is the least recently tried; a fresh one counts as never tried. What is at fault
+    by itself keeps no sink DOWN that is well, as the next probe is another. A batch is what is due
+    first.
     """
     sink = sink_row.read(connection)
     if not sink.probe_due(now, policy.longest):
         return None
     skip = policy.at_most_once
-    claim = _fresh(connection, sink, owner, 1, now) or _again(
-        connection,
-        sink,
-        owner,
-        1,
-        now,
-        lambda: due.find_least_recently_tried(connection, skip_unknown=skip),
-    )
+    if sink.probe is Probe.BATCH:
+        most = policy.limit(limit)
+        claim = _again(
+            connection,
+            sink,
+            owner,
+            most,
+            now,
+            lambda: due.find_due(connection, now, policy.longest, skip_unknown=skip),
+        ) or _fresh(connection, sink, owner, most, now)
+    else:
+        claim = _lone(connection, sink, owner, policy, now)
     if claim is None and sink.isolated:
         # Nothing else is left to ask with.
         tile = suspects.find_any(connection, now, policy.longest, skip_unknown=skip)
@@ -121,6 +127,38 @@ def claim_left_over(
     return paid(connection, policy, now, claim)
 
 
+def _lone(
+    connection: sqlite3.Connection, sink: SinkRecord, owner: str, policy: ClaimPolicy, now: float
+) -> Claim | None:
+    """PENDING or FAILED -> SENDING for one message."""
+    skip = policy.at_most_once
+    return (
+        (_of_kind(connection, sink, owner, now) if sink.probe is not Probe.LONE else None)
+        or _fresh(connection, sink, owner, 1, now)
+        or _again(
+            connection,
+            sink,
+            owner,
+            1,
+            now,
+            lambda: due.find_least_recently_tried(connection, skip_unknown=skip),
+        )
+    )
+
+
+def _of_kind(
+    connection: sqlite3.Connection, sink: SinkRecord, owner: str, now: float
+) -> Claim | None:
+    """PENDING -> SENDING for the first of the probe's kind; those before it wait, FAILED."""
+    ids = tiles.fresh(connection, MOST_MESSAGES)
+    first = suspects.first_of_kind(connection, *ids, sink.probe) if ids else None
+    if ids is None or first is None:
+        return None
+    if first > ids[0]:
+        tiles.put_aside(connection, ids[0], first - 1, now)
+    return tiles.claim_fresh(connection, sink, owner, (first, first), now)
+
+
 def _fresh(
     connection: sqlite3.Connection, sink: SinkRecord, owner: str, limit: int, now: float
 ) -> Claim | None:
@@ -152,6 +190,8 @@ def _again(
         tile = find()
         if tile is None:
             return None
+        if limit > 1 and not sink.isolated:
+            tile = tiles.join(connection, tile, limit, now)
         run = suspects.first_run(connection, *tile) if sink.isolated else None
         if run is None or run.first > tile[0]:
             most = min(limit, run.first - tile[0]) if run else limit
@@ -171,6 +211,10 @@ def settle(
     decided = settlement(batch, sink, claim, outcome, rules, now)
     tiles.settle(connection, claim, decided, outcome.detail, now)
     suspects.heed(connection, claim, batch, decided.batch, sink, outcome, rules, now)
+    if outcome.surplus:
+        events.record(connection, now, "surplus answer", SURPLUS)
+    if decided.sink.throttled and not sink.throttled:
+        suspects.clear(connection)
     if decided.sink != sink:
         sink_row.write(connection, decided.sink)
         sink_row.note(connection, sink, decided.sink, now)
@@ -180,10 +224,12 @@ def settle(
 def halve(
     connection: sqlite3.Connection, claim: Claim, error: str, due_at: float, now: float
 ) -> bool:
-    """SENDING -> FAILED for what was not sent; an isolated sensor is tried so much later."""
+    """SENDING -> FAILED for what was not sent; the sink or sensor it was to probe waits as long."""
     held = tiles.halve(connection, claim, error, due_at, now)
     if held:
         suspects.put_off(connection, claim, due_at)
+        if claim.probe:
+            sink_row.put_off(connection, due_at)
     return held
 
 

@@ -10,7 +10,7 @@ from hypothesis.stateful import precondition, rule
 from queue_model import LONGEST, QueueModel
 
 from sensor_node.model import Outcome, Verdict
-from sensor_node.settlement import DUE_FIRST
+from sensor_node.settlement import DUE_FIRST, Probe
 
 # Its readings, alone or among others, are never answered.
 BAD_SENSOR = "name 3"
@@ -28,6 +28,7 @@ outcomes = st.builds(
     answered=st.booleans(),
     fate_known=st.booleans(),
     retry_after=st.none() | st.floats(0, 3600),
+    overloaded=st.booleans(),
 )
 
 
@@ -44,6 +45,7 @@ class FailedTile(NamedTuple):
     turn: int
     failures: int
     isolated: str | None
+    alike: str | None
 
 
 class Sending(QueueModel):
@@ -109,8 +111,10 @@ class Sending(QueueModel):
     def failed_tiles(self, *, apart=False):
         """Range and due time of those that may go, and the sensor of those that are set apart."""
         sql = """
-        SELECT first_id, last_id, next_attempt_at, turn, failures, isolated FROM batch
-        WHERE status = 'FAILED'
+        SELECT first_id, last_id, next_attempt_at, turn, failures, isolated,
+               CASE WHEN failed_epoch IS NULL AND refused_successes IS NULL AND NOT unsent
+                    THEN fate_unknown || ' ' || round END
+        FROM batch WHERE status = 'FAILED'
         """
         found = [FailedTile(range(row[0], row[1] + 1), *row[2:]) for row in self.rows(sql)]
         if self.at_most_once:
@@ -120,36 +124,64 @@ class Sending(QueueModel):
     def of(self, tiles, limit):
         """What is claimed of tiles that are asked for in this order."""
         for one in tiles:
-            if ids := self.clean(list(one.ids)[len(self.apart(one.ids)) :])[:limit]:
+            ids = self.joined(one, limit)
+            if ids := self.clean(ids[len(self.apart(ids)) :])[:limit]:
                 return ids
         return []
 
-    def suspects(self):
-        """Of each isolated sensor of which something may go: wait, and the id tried first."""
+    def joined(self, one, limit):
+        """With its neighbours, as far as none of them is known to be at fault."""
+        ids = list(one.ids)
+        if limit == 1 or self.isolated_names():
+            return ids
+        clean = {
+            tile.ids[0]: tile
+            for tile in self.failed_tiles()
+            if tile.alike and not tile.failures and DUE_FIRST < tile.at <= self.now
+        }
+        following = clean.get(ids[0])
+        while following and following.alike == one.alike and len(ids) <= limit:
+            following = clean.get(ids[-1] + 1)
+            if following is None or self.wire[following.ids[0]][::2] != self.wire[ids[0]][::2]:
+                break
+            if following.alike != one.alike or len(ids) + len(following.ids) > limit:
+                break
+            ids += following.ids
+        return ids
+
+    def suspects(self, on_the_way=()):
+        """Of each isolated sensor of which something may go: wait, and the id tried first.
+
+        With what a claim sets apart of these tiles on its way.
+        """
+        tiles = [*self.failed_tiles(apart=True), *on_the_way]
+        turns = [(one.turn, number) for one in tiles for number in one.ids]
         found = []
         for name, at in self.rows("SELECT name, next_probe_at FROM suspect WHERE isolated"):
-            tiles = [one for one in self.failed_tiles(apart=True) if one.isolated == name]
-            if tiles:
-                first = min(tiles, key=lambda one: (one.turn, one.ids[0]))
+            if of_it := [one for one in turns if self.reading[one[1]].name == name]:
                 wait = at - self.now
-                found.append((wait if wait <= LONGEST else 0.0, first.ids[0]))
+                found.append((wait if wait <= LONGEST else 0.0, min(of_it)[1]))
         return sorted(found)
+
+    def due(self):
+        """Tiles in the order in which they are due; last those of a clock that has jumped."""
+        failed = sorted(self.failed_tiles(), key=lambda one: (one.at, one.ids[0]))
+        overdue = [one for one in failed if one.at > self.now + LONGEST]
+        return [*(one for one in failed if one.at <= self.now), *overdue]
 
     @precondition(lambda self: self.ids("FAILED"))
     @rule(index=indexes, limit=limits)
     def claim_due(self, index, limit):
-        failed = sorted(self.failed_tiles(), key=lambda one: (one.at, one.ids[0]))
-        due = [one for one in failed if one.at <= self.now]
-        overdue = [one for one in failed if one.at > self.now + LONGEST]
+        failed, due = self.failed_tiles(), self.due()
         suspects = self.suspects()
         up, crashing = self.sink.up, self.cut is not None
         if not crashing:
-            waits = [0.0 if due or overdue else one.at - self.now for one in failed]
+            waits = [0.0 if due else one.at - self.now for one in failed]
             waits += [max(0.0, wait) for wait, _ in suspects]
             assert self.repository.due_in(self.policy, self.now) == min(waits, default=math.inf)
+        expected = self.of(due, limit)
         claim = self.do(self.repository.claim_due, self.owner(index), self.policy, self.now, limit)
-        expected = self.of([*due, *overdue], limit)
-        since = due[0].at if due else math.inf
+        since = min([one.at for one in due if one.at <= self.now], default=math.inf)
         if suspects and suspects[0][0] <= 0 and self.now + suspects[0][0] <= since:
             expected = [suspects[0][1]]
         self.claims_again(claim, expected if up else [], crashing)
@@ -161,8 +193,9 @@ class Sending(QueueModel):
         failed = sorted(self.failed_tiles(), key=lambda one: (one.at, one.ids[0]))
         left = [one for one in failed if not one.failures and DUE_FIRST < one.at <= self.now]
         up, crashing, owner = self.sink.up, self.cut is not None, self.owner(index)
+        expected = self.of(left, limit) if up else []
         claim = self.do(self.repository.claim_left_over, owner, self.policy, self.now, limit)
-        self.claims_again(claim, self.of(left, limit) if up else [], crashing)
+        self.claims_again(claim, expected, crashing)
 
     def claims_again(self, claim, expected, crashing):
         if claim:
@@ -172,29 +205,56 @@ class Sending(QueueModel):
             assert crashing or not expected
 
     @precondition(lambda self: not self.sink.up)
-    @rule(index=indexes)
-    def claim_probe(self, index):
+    @rule(index=indexes, limit=limits)
+    def claim_probe(self, index, limit):
         sink, crashing = self.sink, self.cut is not None
         due = sink.next_probe_at <= self.now or sink.next_probe_at > self.now + LONGEST
-        fresh = self.fresh_range(1)
         by_turn = sorted(self.failed_tiles(), key=lambda one: (one.turn, one.ids[0]))
         tried = [one.ids[0] for one in by_turn if one.ids[0] not in self.was_apart]
         assert tried == sorted(tried, key=lambda number: (self.failed_at[number], number))
-        failed = self.of(by_turn, 1) or [number for _, number in self.suspects()[:1]]
-        claim = self.do(self.repository.claim_probe, self.owner(index), self.policy, self.now)
+        chosen = self.of_kind(sink.probe)
+        if sink.probe is Probe.BATCH:
+            failed = self.of(self.due(), limit)
+            fresh = [] if failed else self.fresh_range(limit)
+        else:
+            limit = 1
+            fresh = chosen or self.fresh_range(1)
+            failed = [] if fresh else self.of(by_turn, 1)
+        failed = failed or [number for _, number in self.suspects(by_turn)[:1]]
+        what = (self.owner(index), self.policy, self.now, limit)
+        claim = self.do(self.repository.claim_probe, *what)
         if claim is None:
             assert crashing or sink.up or not due or not (fresh or failed)
             self.follow_some("FAILED", self.ids("PENDING"))
             return
         assert not sink.up and due
+        if chosen:
+            before = [number for number in self.ids("PENDING") if number < chosen[0]]
+            assert self.follow_some("FAILED", before) == before
         if fresh:
             self.claims_fresh(claim, fresh)
             return
         self.follow_some("FAILED", self.ids("PENDING"))
-        assert claim.size == 1
-        # What was set aside just now was never tried.
+        assert claim.size <= limit
+        if self.status[claim.first_id] == "PENDING":  # set aside just now, and never tried
+            self.status[claim.first_id] = "FAILED"
+            self.failed_at[claim.first_id] = 0
         assert claim.first_id in failed or self.failed_at[claim.first_id] == 0
         self.claimed(claim, "FAILED")
+
+    def of_kind(self, probe):
+        """The first message that is of the kind of lone probe that is asked for."""
+        names = dict(self.rows("SELECT name, isolated FROM suspect WHERE failures > 0"))
+        pending = self.ids("PENDING")
+        for number in pending:
+            if self.wire[number][::2] != self.wire[pending[0]][::2]:
+                break
+            name = self.reading[number].name
+            if probe is Probe.SUSPECTED and names.get(name) == 0:
+                return [number]
+            if probe is Probe.UNSUSPECTED and name not in names:
+                return [number]
+        return []
 
     # Settling
 
@@ -217,7 +277,7 @@ class Sending(QueueModel):
         before = len(self.live)
         for claim in (self.claim_due, self.claim_fresh, self.claim_probe):
             if len(self.live) == before:
-                claim(0) if claim == self.claim_probe else claim(0, limit)
+                claim(0, limit)
         if len(self.live) > before:
             self.settle(before, answer(self.live[before]))
         self.now += wait

@@ -23,7 +23,9 @@ RULES_ONCE = replace(RULES, at_most_once=True)
 
 DELIVERED = Outcome(Verdict.DELIVERED, "200 OK", answered=True, fate_known=True)
 REFUSED = Outcome(Verdict.REFUSED, "400 Bad Request", answered=True, fate_known=True)
-BUSY = Outcome(Verdict.TRY_LATER, "503 Busy", answered=True, fate_known=True, retry_after=2.0)
+BUSY = Outcome(
+    Verdict.TRY_LATER, "503 Busy", answered=True, fate_known=True, retry_after=2.0, overloaded=True
+)
 ERROR = Outcome(Verdict.TRY_LATER, "500 Internal Server Error", answered=True)
 UNREACHABLE = Outcome(Verdict.TRY_LATER, "connection refused", fate_known=True)
 SILENT = Outcome(Verdict.TRY_LATER, "no answer within 30 s")

@@ -40,7 +40,7 @@ def due(repository, now=NOW, policy=POLICY):
 
 
 def probe(repository, now=NOW, policy=POLICY):
-    return repository.claim_probe("retrier", policy, now)
+    return repository.claim_probe("retrier", policy, now, 100)
 
 
 def sink_down(repository, **columns):

@@ -26,6 +26,7 @@ from storage_fixtures import (
 )
 
 from sensor_node.config import load_config
+from sensor_node.delivery import formats
 from sensor_node.delivery.deliver import MAX_BODY_BYTES, QUICK_SECONDS, Courier
 from sensor_node.errors import StorageUnavailable
 from sensor_node.model import Reading
@@ -439,6 +440,23 @@ class TestAClaim:
         assert tiles(repository) == [(1, 2, "FAILED")]
         assert not sender.courier.in_hand
         assert "claim_lost batch=1-2" in caplog.text
+
+    def test_of_what_cannot_be_encoded_is_halved(self, make, repository, caplog, monkeypatch):
+        def encode(messages, stream, sink):
+            if any(message.id == 4 for message in messages):
+                raise ValueError("out of range")
+            return real(messages, stream, sink)
+
+        real = formats.encode
+        monkeypatch.setattr(formats, "encode", encode)
+        sender = make()
+        sender.capture(4)
+        sender.step()
+        assert sender.client.requests == []
+        assert tiles(repository) == [(1, 2, "FAILED"), (3, 4, "FAILED")]
+        assert batch(repository, 3, "last_error") == ("ValueError: out of range",)
+        assert caplog.text.count("send_failed ValueError: out of range") == 1
+        assert "in encode" in caplog.text
 
     def test_with_rows_missing_is_halved_and_nothing_of_it_is_sent(
         self, make, repository, caplog

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 from storage_fixtures import BACKOFF, BUSY, ERROR
 
-from sensor_node.isolation import ENOUGH_FAILURES, suspect_after
+from sensor_node.isolation import ENOUGH_FAILURES, WELL_SECONDS, suspect_after, suspect_taken
 from sensor_node.model import SinkStatus
 from sensor_node.settlement import SinkRecord
 
@@ -44,6 +44,40 @@ def test_an_isolated_sensor_is_tried_less_and_less_often():
         assert found.isolated
     assert found.since == NOW + ENOUGH_FAILURES - 1, "since it is isolated"
     assert found.reason == ERROR.detail
+
+
+def test_one_that_comes_back_is_set_apart_sooner_until_it_was_well_for_long():
+    def failures_until_isolated(before):
+        found, n = before, 0
+        while not (found and found.isolated):
+            sink = replace(SINK, successes=2000 + n)
+            found = suspect_after(found, "bad", sink, ERROR, BACKOFF, NOW)
+            n += 1
+        return found, n
+
+    found, needed = None, []
+    for _ in range(5):
+        found, n = failures_until_isolated(found)
+        needed.append(n)
+        found = suspect_taken(found, False, NOW)
+        assert not found.isolated, "nothing more of it waits"
+    assert needed == [5, 4, 3, 2, 2]
+    assert suspect_taken(found, False, NOW + WELL_SECONDS - 1).times == 5
+    assert suspect_taken(found, False, NOW + WELL_SECONDS).is_forgotten
+
+
+def test_a_failure_among_those_that_are_taken_begins_the_row_anew_and_waits_as_at_first():
+    found = replace(suspect(ENOUGH_FAILURES + 9), times=2)
+    for _ in range(3):
+        found = suspect_taken(found, True, NOW)
+        assert found.isolated
+        assert found.next_probe_at == NOW
+    found = suspect_after(found, "bad", SINK, ERROR, BACKOFF, NOW)
+    assert found.taken == 0
+    assert found.next_probe_at <= NOW + BACKOFF.ceiling(2)
+    for taken in range(1, 5):
+        found = suspect_taken(found, True, NOW)
+        assert found.isolated is (taken < 4)
 
 
 @pytest.mark.parametrize("asked", [120.0, 3600.0])

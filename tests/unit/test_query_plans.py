@@ -171,7 +171,62 @@ def claim_probe(repository, policy):
     while claim(repository):
         pass
     set_sink(repository, state="DOWN", next_probe_at=NOW)
-    return repository.claim_probe("retrier", policy, NOW)
+    return repository.claim_probe("retrier", policy, NOW, 100)
+
+
+def claim_of_kind(repository, turn):
+    """A message of a sensor that is suspect, or is not, behind others."""
+    while claim(repository):
+        pass
+    for name in ("pressure", "temperature", "pressure"):
+        execute(
+            repository,
+            "INSERT INTO message(name, value, timestamp_us) VALUES (:name, 1.0, 1)",
+            name=name,
+        )
+    execute(repository, "UPDATE suspect SET isolated = 0")
+    set_sink(repository, state="DOWN", next_probe_at=NOW, epoch=0, failures=turn)
+    assert repository.claim_probe("retrier", POLICY, NOW, 100).size == 1
+
+
+def fail_three_probes(repository):
+    """They are due before all else, and can be joined."""
+    while claim(repository):
+        pass
+    for _ in range(3):
+        execute(
+            repository,
+            "INSERT INTO message(name, value, timestamp_us) VALUES ('temperature', 1.0, 1)",
+        )
+        set_sink(repository, state="DOWN", next_probe_at=NOW, epoch=0, failures=0)
+        probe = repository.claim_probe("retrier", POLICY, NOW, 100)
+        assert repository.settle(probe, BUSY, RULES, NOW)
+        execute(
+            repository,
+            "UPDATE batch SET next_attempt_at = 1.0 WHERE first_id = :first",
+            first=probe.first_id,
+        )
+
+
+def claim_joined(repository):
+    fail_three_probes(repository)
+    set_sink(repository, state="UP")
+    execute(repository, "UPDATE suspect SET isolated = 0")
+    assert repository.claim_left_over("sender-1", POLICY, LATER, 3).size == 3
+
+
+def become_throttled(repository):
+    fail_three_probes(repository)
+    execute(repository, "UPDATE suspect SET isolated = 0")
+    set_sink(repository, epoch=0, failures=1, futile=1)
+    batch = repository.claim_probe("retrier", POLICY, LATER, 3)
+    assert batch.size == 3
+    assert repository.settle(batch, DELIVERED, RULES, LATER)
+    assert rows(repository, "SELECT throttled FROM sink") == [(1,)]
+
+
+def halve_a_probe(repository):
+    return repository.halve(claim_probe(repository, POLICY), "too large", LATER, NOW)
 
 
 def claim_lone(repository):
@@ -250,11 +305,14 @@ REPEATED = {
     "claim_left_over": [
         lambda node: node.claim_left_over("sender-1", POLICY, LATER, 1),
         lambda node: node.claim_left_over("sender-1", POLICY_ONCE, LATER, 1),
+        claim_joined,
     ],
     "let_in": [let_in, lambda node: node.let_in(NOW)],
     "claim_probe": [
         lambda node: claim_probe(node, POLICY),
         lambda node: claim_probe(node, POLICY_ONCE),
+        lambda node: claim_of_kind(node, 1),
+        lambda node: claim_of_kind(node, 2),
     ],
     "read_claim": [lambda node: node.read_claim(claim(node))],
     "settle": [
@@ -266,9 +324,10 @@ REPEATED = {
         lambda node: node.settle(claim_isolated(node), BUSY, RULES, NOW),
         lambda node: node.settle(claim_isolated(node), DELIVERED, RULES, NOW),
         lambda node: node.settle(claim_lone(node), BUSY, RULES, NOW),
+        become_throttled,
     ],
     "settle_and_claim": [settle_and_claim, lambda node: settle_and_claim(node, REFUSED)],
-    "halve": [lambda node: node.halve(claim(node), "too large", NOW, NOW)],
+    "halve": [lambda node: node.halve(claim(node), "too large", NOW, NOW), halve_a_probe],
     "due_in": [
         lambda node: node.due_in(POLICY_ONCE, NOW),
         lambda node: node.due_in(POLICY_ONCE, 1.0),

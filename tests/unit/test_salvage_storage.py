@@ -121,7 +121,7 @@ class TestWhatComesBack:
         policy = replace(POLICY, batch_size=4)
         salvage(repository, old.path, policy)
         streams = set()
-        while claim := repository.claim_due("retrier", policy, NOW, 100):
+        while claim := repository.claim_due("retrier", policy, NOW, 4):
             assert claim.size <= 4
             assert batch(repository, claim.first_id, "fate_unknown") == (1,)
             assert len(repository.read_claim(claim)) == claim.size

@@ -95,7 +95,7 @@ def test_the_sink_goes_down_and_up_with_the_batches_and_both_are_events(reposito
     down = repository.backlog(0.0).sink
     assert (down.up, down.since, down.reason) == (False, NOW, UNAUTHORIZED.detail)
     assert (down.hint, down.epoch, down.failures) == (UNAUTHORIZED.hint, 2, 1)
-    probe = repository.claim_probe("retrier", POLICY, LATER)
+    probe = repository.claim_probe("retrier", POLICY, LATER, 100)
     assert repository.settle(probe, DELIVERED, RULES, NOW + 60)
     up = repository.backlog(0.0).sink
     assert (up.up, up.since, up.reason, up.hint, up.epoch) == (True, NOW + 60, "", "", 3)
@@ -106,7 +106,7 @@ def test_the_sink_goes_down_and_up_with_the_batches_and_both_are_events(reposito
 def test_repeated_failed_probes_are_one_event(repository, claim):
     assert repository.settle(claim, BUSY, RULES, NOW)
     for _ in range(3):
-        probe = repository.claim_probe("retrier", POLICY, LATER)
+        probe = repository.claim_probe("retrier", POLICY, LATER, 100)
         assert repository.settle(probe, BUSY, RULES, LATER)
         set_sink(repository, next_probe_at=0.0)
     assert events(repository, "sink down") == ["503 Busy"]
@@ -117,7 +117,7 @@ def test_each_change_of_the_reason_is_told_by_one_event_of_each_outage(repositor
         for outcome in outcomes:
             assert repository.settle(claim, outcome, RULES, NOW)
             set_sink(repository, next_probe_at=0.0)
-            claim = repository.claim_probe("retrier", POLICY, LATER)
+            claim = repository.claim_probe("retrier", POLICY, LATER, 100)
         assert repository.settle(claim, DELIVERED, RULES, NOW)
 
     outage(claim, BUSY, BUSY)
@@ -127,6 +127,12 @@ def test_each_change_of_the_reason_is_told_by_one_event_of_each_outage(repositor
     assert rows(repository, "SELECT n FROM event WHERE kind = 'still down'") == [(3,)]
     outage(repository.claim_fresh("sender", POLICY, NOW, 3), UNAUTHORIZED, BUSY)
     assert events(repository, "still down") == ["401 Unauthorized", "503 Busy"]
+
+
+def test_a_surplus_answer_is_an_event(repository, claim):
+    assert repository.settle(claim, replace(DELIVERED, surplus=True), RULES, NOW)
+    [detail] = events(repository, "surplus answer")
+    assert detail.startswith("the sink sends more than it is asked for: ")
 
 
 def test_messages_purged_after_delivery_still_count_as_accepted(repository):

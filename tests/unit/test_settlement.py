@@ -76,7 +76,9 @@ def test_a_delivered_batch_is_sent_and_says_nothing_new_about_a_sink_that_is_up(
 def test_a_delivered_probe_brings_the_sink_up_in_a_new_epoch(sink):
     decided = settle(MANY, sink, DELIVERED)
     assert decided.status == "SENT"
-    assert decided.sink == replace(UP, epoch=sink.epoch + 1, since=NOW)
+    up = replace(UP, epoch=sink.epoch + 1, since=NOW)
+    taken = sink.successes + MANY.size
+    assert decided.sink == replace(up, up_successes=taken, taken_after=NOW - sink.since)
 
 
 def test_a_delivery_that_began_before_the_sink_went_down_does_not_bring_it_up():
@@ -162,7 +164,7 @@ def test_a_place_that_a_clock_has_put_into_the_future_is_given_up(outcome):
 def test_a_batch_that_failed_before_the_sink_came_up_never_takes_it_down_again(size, outcome):
     batch = replace(FAILED_BEFORE, size=size, failures=4)
     decided = settle(batch, UP, outcome)
-    assert (decided.status, decided.sink) == ("FAILED", UP)
+    assert (decided.status, decided.sink.state) == ("FAILED", UP.state)
     assert_waits(decided.next_attempt_at, 5, outcome)
 
 
@@ -209,10 +211,27 @@ def test_halves_begin_to_wait_anew(outcome):
 # Isolated
 
 
+APART = replace(LONE, isolated=True, isolated_successes=UP.successes - 1)
+
+
+@pytest.mark.parametrize("outcome", [BUSY, ERROR, SILENT, UNAUTHORIZED], ids=lambda one: one.detail)
+def test_what_is_set_apart_does_not_take_the_sink_down_while_that_takes_others(outcome):
+    decided = settle(APART, UP, outcome)
+    assert (decided.status, decided.sink.state, decided.batch.failures) == ("FAILED", UP.state, 1)
+
+
 @every_failure
-def test_what_is_set_apart_never_takes_the_sink_down(outcome):
-    decided = settle(replace(LONE, isolated=True), UP, outcome)
-    assert (decided.status, decided.sink) == ("FAILED", UP)
+def test_it_does_if_nothing_was_taken_since_it_failed_last_or_nobody_has_met_it(outcome):
+    apart = replace(APART, isolated_successes=UP.successes)
+    for batch, answer in [(apart, outcome), (APART, UNREACHABLE)]:
+        decided = settle(batch, UP, answer)
+        assert decided.sink.state is SinkStatus.DOWN
+        assert (decided.sink.reason, decided.batch.failures) == (answer.detail, 0)
+
+
+def test_an_outage_never_condemns_what_is_set_apart():
+    apart = replace(APART, isolated_successes=UP.successes, answers=99)
+    assert settle(apart, UP, ERROR, retries(5)).status == "FAILED"
 
 
 def test_what_is_set_apart_is_a_probe_like_others_while_the_sink_is_down():
@@ -225,8 +244,8 @@ def test_what_is_set_apart_is_a_probe_like_others_while_the_sink_is_down():
     ("outcome", "alone"),
     [
         *[(ERROR, True), (SILENT, True), (UNAUTHORIZED, True)],
-        # Not met, has an answer of its own, and asks for a wait.
-        *[(UNREACHABLE, False), (REFUSED, False), (BUSY, False)],
+        # Not met, and has an answer of its own.
+        *[(BUSY, True), (UNREACHABLE, False), (REFUSED, False)],
     ],
     ids=lambda value: getattr(value, "detail", value),
 )

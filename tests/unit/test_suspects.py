@@ -4,7 +4,6 @@ from dataclasses import replace
 
 import pytest
 from storage_fixtures import (
-    BUSY,
     DELIVERED,
     ERROR,
     POLICY,
@@ -102,10 +101,8 @@ def test_one_that_is_taken_among_others_is_too(repository):
     assert rows(repository, "SELECT * FROM suspect") == []
 
 
-@pytest.mark.parametrize(
-    "outcome", [UNREACHABLE, REFUSED, BUSY], ids=lambda outcome: outcome.detail
-)
-def test_what_the_sink_has_not_met_or_refuses_or_wants_later_says_nothing(repository, outcome):
+@pytest.mark.parametrize("outcome", [UNREACHABLE, REFUSED], ids=lambda outcome: outcome.detail)
+def test_what_the_sink_has_not_met_or_refuses_says_nothing(repository, outcome):
     fail_alone(repository, 2 * ENOUGH_FAILURES, outcome)
     assert rows(repository, "SELECT * FROM suspect") == []
 
@@ -170,7 +167,7 @@ def test_what_is_set_apart_at_once_stays_together(repository):
     isolate(repository)
     capture(repository, "b" * 50 + "aa")
     set_sink(repository, state="DOWN", next_probe_at=NOW)
-    assert repository.claim_probe("retrier", POLICY, NOW).size == 1
+    assert repository.claim_probe("retrier", POLICY, NOW, 100).size == 1
     first, last = apart(repository)[-1]
     assert last - first + 1 == 50
 
@@ -192,8 +189,8 @@ def test_a_probe_of_the_sink_is_another_sensors_if_there_is_one(repository):
     capture(repository, "ba")
     set_sink(repository, state="DOWN", next_probe_at=NOW)
     top = repository.counts().captured
-    assert span(repository.claim_probe("retrier", POLICY, NOW)) == (top, top)
-    assert repository.claim_probe("retrier", POLICY, NOW).size == 1, "else one of these"
+    assert span(repository.claim_probe("retrier", POLICY, NOW, 100)) == (top, top)
+    assert repository.claim_probe("retrier", POLICY, NOW, 100).size == 1, "else one of these"
 
 
 # Trying again
@@ -202,6 +199,7 @@ def test_a_probe_of_the_sink_is_another_sensors_if_there_is_one(repository):
 def test_the_sensor_is_tried_by_itself_when_it_is_due_with_the_least_recently_tried(repository):
     isolate(repository)
     capture(repository, "bbb")
+    top = repository.counts().captured
     assert fresh(repository) is None
     assert 0 < repository.due_in(POLICY, NOW) <= RULES.backoff.ceiling(1)
     assert repository.claim_due("retrier", POLICY, NOW, 100) is None
@@ -211,9 +209,10 @@ def test_the_sensor_is_tried_by_itself_when_it_is_due_with_the_least_recently_tr
         assert claim.size == 1
         tried.append(claim.first_id)
         assert repository.settle(claim, ERROR, RULES, NOW)
+        capture(repository, "a")
+        send(repository, DELIVERED)
         assert rows(repository, "SELECT state FROM sink") == [("UP",)]
         execute(repository, "UPDATE suspect SET next_probe_at = 0")
-    top = repository.counts().captured
     assert tried == [top - 2, top - 1, top, 1, 3, 5, 7, 9], "those set aside were never tried"
 
 
@@ -246,6 +245,8 @@ def test_each_failure_puts_the_next_try_off(repository):
         execute(repository, "UPDATE suspect SET next_probe_at = 0")
         claim = repository.claim_due("retrier", POLICY, LATER, 1)
         assert repository.settle(claim, ERROR, RULES, NOW)
+        capture(repository, "a")
+        send(repository, DELIVERED)
         waits.append(rows(repository, "SELECT next_probe_at FROM suspect")[0][0] - NOW)
     assert max(waits[:2]) <= RULES.backoff.ceiling(3)
     assert max(waits[10:]) > RULES.backoff.ceiling(3)
@@ -266,6 +267,25 @@ def test_one_that_is_taken_lets_the_sensor_in_and_all_that_waits(repository):
         left += 1
     assert left == ENOUGH_FAILURES
     assert repository.counts().pending == 1
+
+
+def test_each_time_it_takes_more_of_them_in_a_row(repository):
+    """A sensor of which some readings are good must not go in and out."""
+    taken = []
+    for _ in range(5):
+        while not isolated(repository):
+            fail_alone(repository, 1)
+        capture(repository, "b" * 200)
+        assert fresh(repository, 200) is None
+        assert repository.claim_left_over("sender", POLICY, NOW, 100) is None
+        taken.append(0)
+        while isolated(repository):
+            claim = repository.claim_due("retrier", POLICY, NOW + POLICY.longest + 1, 1)
+            assert repository.settle(claim, DELIVERED, RULES, NOW)
+            taken[-1] += 1
+        while claim := repository.claim_left_over("sender", POLICY, LATER, 100):
+            assert repository.settle(claim, DELIVERED, RULES, NOW)
+    assert taken == [1, 4, 16, 64, 64]
 
 
 def test_very_much_that_waits_is_let_in_bite_by_bite(repository, monkeypatch):
