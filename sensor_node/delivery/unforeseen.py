@@ -1,8 +1,9 @@
-"""What nobody foresaw on the way to the sink is an outcome, never the end of a process."""
+"""What nobody foresaw on the way to the sink is an outcome; only a lack of memory is the end."""
 
 import traceback
 from collections.abc import Callable
 
+from sensor_node.errors import is_out_of_memory
 from sensor_node.log import LOGGER
 from sensor_node.model import Outcome, Verdict
 
@@ -18,7 +19,12 @@ class Unforeseen:
         self._logged: set[str] = set()
 
     def outcome(self, error: Exception, *, fate_known: bool) -> Outcome:
-        """Try later, with the error's text as the reason; its stack goes to the log, once."""
+        """Try later, with the error's text as the reason; its stack goes to the log, once.
+
+        A process without memory ends all the same: the next one has some.
+        """
+        if is_out_of_memory(error):
+            raise error
         said = self._mask(f"{type(error).__name__}: {error}")
         text = "".join(filter(str.isprintable, " ".join(said.split())))[:SHOWN_CHARACTERS]
         stack = "".join(traceback.format_tb(error.__traceback__))

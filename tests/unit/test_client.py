@@ -752,12 +752,12 @@ def test_an_address_that_takes_connections_and_does_not_answer_does_not_come_fir
 
 def test_a_lookup_that_fails_as_nobody_foresaw_is_tried_again(connect, monkeypatch):
     def fail(*_, **__):
-        raise MemoryError
+        raise SystemError("a surprise")
 
     with RawSink(keep_answering(OK)) as sink:
         client = connect(sink.url)
         monkeypatch.setattr(socket, "getaddrinfo", fail)
-        assert client.post(b"[A]", KEY).detail.startswith("MemoryError")
+        assert client.post(b"[A]", KEY).detail == "SystemError: a surprise"
         monkeypatch.undo()
         assert client.post(b"[A]", KEY).verdict is Verdict.DELIVERED
 
@@ -1285,6 +1285,17 @@ def test_any_other_error_is_an_outcome_and_tells_no_secret(
         assert "sesame" not in caplog.text
         monkeypatch.undo()
         assert client.post(b"[A]", KEY).verdict is Verdict.DELIVERED
+
+
+@pytest.mark.parametrize("error", [MemoryError, SystemError("error return without exception set")])
+def test_no_memory_is_the_end_of_the_process(connect, monkeypatch, error):
+    def fail(*_, **__):
+        raise error
+
+    client = connect("http://sink.example/")
+    monkeypatch.setattr(socket, "getaddrinfo", fail)
+    with pytest.raises((MemoryError, SystemError)):
+        client.post(b"[A]", KEY)
 
 
 # What may not be read

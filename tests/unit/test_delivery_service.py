@@ -458,6 +458,19 @@ class TestAClaim:
         assert caplog.text.count("send_failed ValueError: out of range") == 1
         assert "in encode" in caplog.text
 
+    def test_for_which_there_is_no_memory_is_left_to_another_process(
+        self, make, repository, monkeypatch
+    ) -> None:
+        def encode(messages, stream, sink):
+            raise MemoryError
+
+        monkeypatch.setattr(formats, "encode", encode)
+        sender = make()
+        sender.capture(4)
+        with pytest.raises(MemoryError):
+            sender.step()
+        assert tiles(repository) == [(1, 4, "SENDING")]
+
     def test_with_rows_missing_is_halved_and_nothing_of_it_is_sent(
         self, make, repository, caplog
     ) -> None:
