@@ -255,14 +255,13 @@ def _at_fault(
     nothing taken in between, that is so.
     """
     counts = outcome.answered and outcome.verdict is not Verdict.MISCONFIGURED
-    batch = replace(failed, answers=failed.answers + counts)
+    batch = replace(failed, answers=failed.answers + counts, failures=failed.failures + 1)
     if batch.size == 1 and counts and 0 < rules.max_attempts <= batch.answers:
         return Settlement("DEAD", batch, sink)  # SENDING -> DEAD
-    failures = batch.failures + 1
-    wait = max(rules.backoff.delay(failures), outcome.retry_after or 0.0)
+    wait = max(rules.backoff.delay(batch.failures), outcome.retry_after or 0.0)
     taken_since = sink.successes > (before.failed_successes or 0)
     halve = batch.size > 1 and taken_since
-    batch = replace(batch, failures=0 if halve else failures)
+    batch = replace(batch, failures=0) if halve else batch
     after = _overloaded(sink, taken_since, outcome, rules, now) if outcome.overloaded else sink
     return Settlement("FAILED", batch, after, halve, now + wait)
 

@@ -131,13 +131,18 @@ class HttpTelemetryClient:
         return answer
 
     def _read(self, response: requests.Response) -> Answer:
-        """The answer. The connection is kept only if that is final and was read to its end."""
+        """The answer. The connection is kept only if that is good and was read to its end.
+
+        If a surplus answer went unnoticed, each that follows is the one to the request before. What
+        is wrong is so taken for the next batch's, and nothing that comes after it.
+        """
         body = bytearray()
         self._guard.hurry(BODY_SECONDS)
         final = 200 <= response.status_code <= 599
-        if final and read_beginning(response, body):
+        whole = final and read_beginning(response, body)
+        if whole:
             self._line.end_answer()
-        else:
+        if not whole or response.status_code >= 300:
             self._line.hang_up()
         headers, mask = response.headers, self._credentials.mask
         return Answer(

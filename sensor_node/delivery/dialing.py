@@ -15,11 +15,16 @@ class Dialer:
         self._guard = guard
         self._lookup: Future[list[Address]] | None = None
         self._dialed: Address | None = None
-        self._last_good: Address | None = None
+        self._ranks: dict[Address, int] = {}
 
     def judge(self, *, good: bool) -> None:
-        """How the address that was dialed last has fared: a good one comes first from now on."""
-        self._last_good = self._dialed if good else None
+        """How the address has fared that was dialed last, if that answered.
+
+        A good one comes first from now on. One that is not comes last: another may be.
+        """
+        if self._dialed is not None:
+            last = max(self._ranks.values(), default=0) + 1
+            self._ranks = {self._dialed: -1} if good else {**self._ranks, self._dialed: last}
 
     def dial(self, host: str, port: int) -> socket.socket:
         """A connected socket that the guard watches.
@@ -27,8 +32,9 @@ class Dialer:
         Raises OSError, that is also gaierror, and NoAddressAnswers if there are several.
         """
         # urllib3 may leave the brackets on IPv6, and the escape before its zone.
+        self._dialed = None
         addresses = self._resolve(host.strip("[]").replace("%25", "%"), port)
-        connected, self._dialed = self._race(in_turn(addresses, self._last_good))
+        connected, self._dialed = self._race(in_turn(addresses, self._ranks))
         try:
             connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             self._guard.watch(connected)

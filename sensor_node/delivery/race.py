@@ -5,6 +5,7 @@ import os
 import selectors
 import socket
 import time
+from collections.abc import Mapping
 from itertools import chain, zip_longest
 from typing import Any
 
@@ -72,10 +73,10 @@ class Race:
         self.answers[address[4][0]] = OSError(number, os.strerror(number))
 
 
-def in_turn(addresses: list[Address], last_good: Address | None) -> list[Address]:
-    """First the one that answered last, then the families by turns, each in the given order."""
+def in_turn(addresses: list[Address], ranks: Mapping[Address, int]) -> list[Address]:
+    """By rank, 0 if it has none; within one the families by turns, each in the given order."""
     families: dict[int, list[Address]] = {}
     for address in addresses:
         families.setdefault(address[0], []).append(address)
     mixed = filter(None, chain(*zip_longest(*families.values())))
-    return sorted(mixed, key=lambda address: address != last_good)
+    return sorted(mixed, key=lambda address: ranks.get(address, 0))

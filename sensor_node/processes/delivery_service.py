@@ -1,6 +1,7 @@
 """DeliveryService, the sender: while the sink is UP, claims batches and delivers them.
 
-What is left over goes first, then what is fresh: oldest first.
+What is left over goes first, then what is fresh: oldest first. But what is left over in batches
+that are not whole goes by turns with what is fresh: there may be thousands, of single messages.
 """
 
 from collections.abc import Callable
@@ -41,6 +42,7 @@ class DeliveryService:
         self._heed_commits = heed_commits
         self._heeding = True
         self._version = UNSEEN
+        self._took_part = False
         self._oldest_us: int | None = None
         self._oldest_seen_at = 0.0
 
@@ -81,8 +83,9 @@ class DeliveryService:
             return None
         what = (self._owner, self._policy, now.wall, self._courier.limit)
         claim = None
-        if backlog.left_over:
+        if backlog.left_over and not (self._took_part and backlog.pending):
             claim = self._repository.claim_left_over(*what)
+        self._took_part = claim is not None and claim.size < self._courier.limit
         return claim or self._repository.claim_fresh(*what)
 
     def _time_to_fill(self, backlog: Backlog, now: Moment) -> float:

@@ -8,7 +8,7 @@ import sqlite3
 from dataclasses import asdict
 from typing import Any, NamedTuple
 
-from sensor_node.isolation import Suspect, suspect_after, suspect_taken
+from sensor_node.isolation import WELL_SECONDS, Suspect, suspect_after, suspect_taken
 from sensor_node.model import Claim, Outcome, Verdict
 from sensor_node.settlement import BatchRecord, Probe, Rules, SinkRecord
 from sensor_node.storage import due, events, tiles
@@ -32,6 +32,7 @@ WHERE name IN (SELECT name FROM message WHERE id BETWEEN :first_id AND :last_id)
 """
 CLEAR = "UPDATE suspect SET failures = 0, isolated = 0, taken = 0"
 FORGET = "DELETE FROM suspect WHERE name = :name"
+FORGET_ISOLATED = "DELETE FROM suspect WHERE name = :name AND isolated"
 NAME_OF = "SELECT name FROM message WHERE id = :id"
 FIRST_ISOLATED = """
 SELECT id, name FROM message
@@ -56,6 +57,13 @@ SET_APART = "UPDATE batch SET isolated = :name WHERE first_id = :first_id AND st
 LEAST_RECENTLY_TRIED = """
 SELECT turn, first_id, last_id FROM batch
 WHERE status = 'FAILED' AND isolated = :name AND fate_unknown = :fate ORDER BY turn LIMIT 1
+"""
+# Of which nothing waits to be tried.
+GONE = """
+SELECT name FROM suspect
+WHERE isolated AND next_probe_at < :before
+  AND NOT EXISTS (SELECT 1 FROM batch WHERE status = 'FAILED' AND isolated = suspect.name)
+LIMIT 1
 """
 NEXT_NAME = "SELECT min(isolated) FROM batch WHERE status = 'FAILED' AND isolated > :after"
 LET_IN = """
@@ -178,22 +186,29 @@ def due_in(
     return max(0.0, found[0]) if found else math.inf
 
 
-def to_let_in(connection: sqlite3.Connection) -> str | None:
-    """A sensor that is not isolated any more, of which something is still set apart."""
+def to_let_in(connection: sqlite3.Connection, now: float) -> str | None:
+    """A sensor that is not isolated any more, of which something is still set apart.
+
+    Or one that is isolated, and nothing of which has waited for long.
+    """
     names = {suspect.name for suspect in isolated(connection)}
     name = ""
     while name := connection.execute(NEXT_NAME, {"after": name}).fetchone()[0] or "":
         if name not in names:
             return name
-    return None
+    gone = connection.execute(GONE, {"before": now - WELL_SECONDS}).fetchone()
+    return gone[0] if gone else None
 
 
 def let_in(connection: sqlite3.Connection, now: float) -> bool:
-    """A bite of what was set apart of a sensor that is not isolated any more. Whether any was."""
-    name = to_let_in(connection)
-    if name is not None:
-        connection.execute(LET_IN, {"name": name, "now": now, "most": LET_IN_BITE})
-    return name is not None
+    """A bite of what to_let_in() finds. Whether that was anything."""
+    name = to_let_in(connection, now)
+    if name is None:
+        return False
+    connection.execute(LET_IN, {"name": name, "now": now, "most": LET_IN_BITE})
+    if connection.execute(FORGET_ISOLATED, {"name": name}).rowcount:
+        events.record(connection, now, "sensor let in", f"{name}: nothing of it waits")
+    return True
 
 
 def waiting(connection: sqlite3.Connection, name: str) -> int:

@@ -12,6 +12,8 @@ from sensor_node.storage.rate_limit import ClaimPolicy, may_send, paid
 # Of isolated sensors' readings, set apart in one transaction; and of as many neighbours at a time.
 MOST_RUNS = 1000
 MOST_MESSAGES = 5000
+# So many times as many are looked through for a probe of its kind.
+MOST_WINDOWS = 10
 SURPLUS = "the sink sends more than it is asked for: from now on a connection a request"
 
 
@@ -150,13 +152,18 @@ def _of_kind(
     connection: sqlite3.Connection, sink: SinkRecord, owner: str, now: float
 ) -> Claim | None:
     """PENDING -> SENDING for the first of the probe's kind; those before it wait, FAILED."""
-    ids = tiles.fresh(connection, MOST_MESSAGES)
-    first = suspects.first_of_kind(connection, *ids, sink.probe) if ids else None
-    if ids is None or first is None:
-        return None
-    if first > ids[0]:
-        tiles.put_aside(connection, ids[0], first - 1, now)
-    return tiles.claim_fresh(connection, sink, owner, (first, first), now)
+    for _ in range(MOST_WINDOWS):
+        ids = tiles.fresh(connection, MOST_MESSAGES)
+        if ids is None:
+            return None
+        first = suspects.first_of_kind(connection, *ids, sink.probe)
+        if first is None and ids[1] - ids[0] + 1 < MOST_MESSAGES:
+            return None
+        if first != ids[0]:
+            tiles.put_aside(connection, ids[0], first - 1 if first else ids[1], now)
+        if first is not None:
+            return tiles.claim_fresh(connection, sink, owner, (first, first), now)
+    return None
 
 
 def _fresh(

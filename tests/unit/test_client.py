@@ -279,11 +279,20 @@ def test_gzip_makes_the_same_bytes_of_the_same_body(connect, monkeypatch):
 
 
 def test_a_connection_is_kept_for_the_next_request(connect):
-    with RawSink(keep_answering(OK, BUSY, OK)) as sink:
+    with RawSink(keep_answering(OK, OK, OK)) as sink:
         client = connect(sink.url)
         verdicts = [client.post(b"[]", KEY).verdict for _ in range(3)]
-    assert verdicts == [Verdict.DELIVERED, Verdict.TRY_LATER, Verdict.DELIVERED]
+    assert verdicts == [Verdict.DELIVERED] * 3
     assert sink.connections == 1
+
+
+def test_what_is_wrong_is_the_last_answer_of_a_connection(connect):
+    """After a surplus answer that nobody noticed, each is the one to the request before."""
+    with RawSink(keep_answering(OK, OK, BUSY), keep_answering(OK)) as sink:
+        client = connect(sink.url)
+        verdicts = [client.post(b"[]", KEY).verdict for _ in range(4)]
+    assert verdicts == [*[Verdict.DELIVERED] * 2, Verdict.TRY_LATER, Verdict.DELIVERED]
+    assert sink.connections == 2
 
 
 def test_a_connection_idle_for_20_seconds_is_not_used_again(connect, clock):
@@ -569,11 +578,12 @@ def test_a_captive_portal_whose_page_is_torn_is_still_recognised(connect):
 
 
 def test_chunked_answers_are_read_and_their_connection_is_kept(connect):
-    chunked = b"HTTP/1.1 500 Oops\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nfirst\r\n0\r\n\r\n"
-    with RawSink(keep_answering(chunked, OK)) as sink:
+    rest = b"Transfer-Encoding: chunked\r\n\r\n5\r\nfirst\r\n0\r\n\r\n"
+    good, bad = b"HTTP/1.1 200 Fine\r\n" + rest, b"HTTP/1.1 500 Oops\r\n" + rest
+    with RawSink(keep_answering(good, bad)) as sink:
         client = connect(sink.url)
-        assert client.post(b"[A]", KEY).detail == "500 Oops: first"
-        client.post(b"[B]", KEY)
+        assert client.post(b"[A]", KEY).detail == "200 Fine"
+        assert client.post(b"[B]", KEY).detail == "500 Oops: first"
     assert sink.connections == 1
 
 
@@ -750,6 +760,18 @@ def test_an_address_that_takes_connections_and_does_not_answer_does_not_come_fir
         assert client.post(b"[A]", KEY).verdict is Verdict.DELIVERED
 
 
+@pytest.mark.parametrize("dead", [silent, store_and_reset, keep_answering(BUSY)])
+def test_an_address_that_takes_connections_and_fails_comes_last(connect, monkeypatch, dead):
+    """Something before it takes them, and what should answer is not there."""
+    with RawSink(dead) as first, RawSink(dead) as second, RawSink(keep_answering(OK)) as sink:
+        ports = [first.port, second.port, sink.port]
+        addresses = [(*TCP, ("127.0.0.1", port)) for port in ports]
+        monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: addresses)
+        client = connect("http://sink.example/", timeout=SHORT)
+        verdicts = [client.post(b"[A]", KEY).verdict for _ in range(3)]
+    assert verdicts == [Verdict.TRY_LATER, Verdict.TRY_LATER, Verdict.DELIVERED]
+
+
 def test_a_lookup_that_fails_as_nobody_foresaw_is_tried_again(connect, monkeypatch):
     def fail(*_, **__):
         raise SystemError("a surprise")
@@ -781,9 +803,10 @@ def test_what_each_address_answered_is_said(connect, monkeypatch):
 def test_families_take_turns_and_the_address_that_worked_comes_first():
     v6 = [(socket.AF_INET6, *TCP[1:], (f"fe80::{number}", 80, 0, 1)) for number in (1, 2, 3)]
     v4 = [(*TCP, (f"192.0.2.{number}", 80)) for number in (1, 2)]
-    assert in_turn([*v6, *v4], None) == [v6[0], v4[0], v6[1], v4[1], v6[2]]
-    assert in_turn([*v6, *v4], v4[1]) == [v4[1], v6[0], v4[0], v6[1], v6[2]]
-    assert in_turn([*v6, *v4], (*TCP, ("192.0.2.9", 80))) == in_turn([*v6, *v4], None)
+    assert in_turn([*v6, *v4], {}) == [v6[0], v4[0], v6[1], v4[1], v6[2]]
+    assert in_turn([*v6, *v4], {v4[1]: -1}) == [v4[1], v6[0], v4[0], v6[1], v6[2]]
+    assert in_turn([*v6, *v4], {v6[0]: 2, v4[0]: 1}) == [v6[1], v4[1], v6[2], v4[0], v6[0]]
+    assert in_turn([*v6, *v4], {(*TCP, ("192.0.2.9", 80)): -1}) == in_turn([*v6, *v4], {})
 
 
 @pytest.mark.parametrize("zone", ["%25lo", "%lo"])

@@ -9,7 +9,9 @@ from clocks import WALL, ManualClock
 from storage_fixtures import (
     BUSY,
     DELIVERED,
+    POLICY,
     REFUSED,
+    RULES,
     SILENT,
     WHO,
     LockCounter,
@@ -429,6 +431,19 @@ class TestADatabaseThatCannotBeUsedForAWhile:
         sender.finish()
         assert tiles(repository) == [(1, 2, "SENT")]
         assert len(sender.client.requests) == 1
+
+
+def test_what_is_left_over_in_parts_goes_by_turns_with_what_is_fresh(make, repository) -> None:
+    sender = make("batch_size = 3")
+    sender.capture(6)
+    for outcome in (BUSY, DELIVERED) * 3:
+        claim = repository.claim_fresh("another", POLICY, WALL, 1)
+        repository.settle(claim, outcome, RULES, WALL)
+        set_sink(repository, state="UP")
+    sender.capture(7)
+    while sender.step() == 0.0:
+        pass
+    assert sender.sent() == [[1], [7, 8, 9], [3], [10, 11, 12], [5], [13]]
 
 
 class TestAClaim:

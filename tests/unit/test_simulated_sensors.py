@@ -7,6 +7,7 @@ import pytest
 from storage_fixtures import BUSY, DELIVERED, ERROR, POLICY, ROOM, RULES, SILENT, events
 
 from sensor_node.model import Reading
+from sensor_node.storage import turns
 
 START = 1_000_000.0
 REQUEST_SECONDS = 0.05
@@ -19,8 +20,9 @@ AFTER_SECONDS = 120.0
 class Node:
     """Two senders and a retrier; sensors "a" to "z" are read so often a second."""
 
-    def __init__(self, repository, rates, answer):
+    def __init__(self, repository, rates, answer, rules=RULES):
         self.repository = repository
+        self.rules = rules
         self.rates = rates
         self.answer = answer
         self.now = START
@@ -71,7 +73,7 @@ class Node:
             outcome = self.answer(self, ids)
             seconds = REQUEST_SECONDS if outcome is not SILENT else TIMEOUT_SECONDS
             took, self.requests = max(took, seconds), self.requests + 1
-            assert node.settle(claim, outcome, RULES, now + seconds)
+            assert node.settle(claim, outcome, self.rules, now + seconds)
             if outcome is DELIVERED:
                 self.sent_at.update(dict.fromkeys(ids, now + seconds))
         self.now += took
@@ -135,6 +137,35 @@ def test_they_do_where_only_some_readings_of_the_other_are_bad(repository, outco
     node = Node(repository, {"a": 8.0, "b": 2.0}, fails_with("b", outcome, share))
     node.run(500)
     assert node.in_time("a") >= 0.8
+
+
+def test_one_arrives_that_comes_after_very_many_bad_ones(repository, monkeypatch):
+    monkeypatch.setattr(turns, "MOST_MESSAGES", 50)
+    node = Node(repository, {"a": 1 / 60, "b": 5.0}, fails_with("b", ERROR))
+    node.run(900)
+    assert sum(node.names[number] == "a" for number in node.sent_at) >= 12
+    assert len(events(repository, "sensor isolated")) == 1
+
+
+def test_what_is_given_up_after_one_answer_is_tried_as_seldom(repository):
+    """And an outage of the sink condemns nothing more."""
+
+    def answer(node, ids):
+        return ERROR if is_down or any(node.names[number] == "b" for number in ids) else DELIVERED
+
+    is_down = False
+    node = Node(repository, {"a": 2.0, "b": 10.0}, answer, replace(RULES, max_attempts=1))
+    node.run(120)
+    assert len(events(repository, "sensor isolated")) == 1
+    before, dead = node.requests, repository.counts().dead
+    node.run(60)
+    asked = node.requests - before
+    assert repository.counts().dead - dead <= 3
+    is_down = True
+    before, dead = node.requests, repository.counts().dead
+    node.run(60)
+    assert repository.counts().dead - dead <= 1
+    assert node.requests - before < asked
 
 
 def test_they_do_where_two_are_bad(repository):

@@ -22,7 +22,7 @@ from storage_fixtures import (
 )
 
 from sensor_node.clock import Moment
-from sensor_node.isolation import ENOUGH_FAILURES
+from sensor_node.isolation import ENOUGH_FAILURES, WELL_SECONDS
 from sensor_node.model import Reading
 from sensor_node.storage import suspects, turns
 
@@ -296,6 +296,19 @@ def test_very_much_that_waits_is_let_in_bite_by_bite(repository, monkeypatch):
     while repository.let_in(NOW):
         bites += 1
     assert (bites, apart(repository)) == (3, [])
+
+
+def test_a_sensor_that_is_gone_is_forgotten(repository):
+    isolate(repository)
+    assert not repository.let_in(LATER)
+    waiting = "(SELECT first_id FROM batch WHERE isolated = 'b')"
+    execute(repository, f"UPDATE message SET status = 'DEAD' WHERE id IN {waiting}")
+    execute(repository, "UPDATE batch SET status = 'DEAD' WHERE isolated = 'b'")
+    assert not repository.let_in(NOW + POLICY.longest), "it may come again"
+    assert repository.let_in(NOW + POLICY.longest + WELL_SECONDS)
+    assert isolated(repository) == []
+    assert events(repository, "sensor let in") == ["b: nothing of it waits"]
+    assert not repository.let_in(LATER)
 
 
 def test_at_most_once_what_may_have_arrived_is_not_tried_again(repository):
