@@ -98,6 +98,8 @@ def tls_context(sink: SinkConfig) -> ssl.SSLContext | None:
         context = create_urllib3_context(cert_reqs=ssl.CERT_REQUIRED)
     except OSError as error:  # it may write keys to a file, which it does not name
         raise OSError(error.errno, error.strerror, os.environ.get("SSLKEYLOGFILE")) from error
+    # As urllib3 does from 2.0 on. Before, an older version fails later, and nobody says for what.
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
     trusted = sink.ca_file or DEFAULT_CA_BUNDLE_PATH
     try:
         context.load_verify_locations(trusted)

@@ -73,7 +73,8 @@ def _explained(causes: tuple[BaseException, ...], sink: SinkConfig) -> tuple[Ver
     if _first(causes, ssl.SSLEOFError):
         return Verdict.TRY_LATER, "TLS failed: the other side closed the connection", hints.TLS
     if failed := _first(causes, ssl.SSLError):
-        reason = str(getattr(failed, "reason", None) or type(failed).__name__)
+        # Not each reason has a name in each version of Python.
+        reason = one_line(str(getattr(failed, "reason", None) or failed))
         hint = hints.OLD_TLS if reason in OLD_TLS else hints.TLS
         return Verdict.TRY_LATER, f"TLS failed: {reason.replace('_', ' ').lower()}", hint
     if _first(causes, *CLOSED):

@@ -379,10 +379,13 @@ def surplus(seconds):
 def test_a_surplus_answer_is_not_credited_to_the_next_batch(connect, seconds):
     with RawSink(surplus(seconds), keep_answering(BUSY), keep_answering(BUSY)) as sink:
         client = connect(sink.url)
-        assert client.post(b"[A]", KEY).verdict is Verdict.DELIVERED
+        first = client.post(b"[A]", KEY)
+        assert first.verdict is Verdict.DELIVERED
         time.sleep((seconds or 0.0) + 0.1)
-        found = client.post(b"[B]", KEY)
-        assert (found.detail, found.surplus) == ("503 Busy: later", seconds is not None)
+        second = client.post(b"[B]", KEY)
+        assert second.detail == "503 Busy: later"
+        # It may have come with the answer, and then it is found with that.
+        assert (first.surplus, second.surplus) in [(True, False), (False, True)]
         # Who sends more than it is asked for is not trusted with a kept connection any more.
         assert client.post(b"[C]", KEY).detail == "503 Busy: later"
     assert sink.connections == 3
