@@ -55,7 +55,8 @@ VERSION_1 = (
       last_error TEXT)
     """,
     # Failures are rare, so these cost nothing on the way that most messages go. settled_at: a claim
-    # has one if its messages were claimed before.
+    # has one if its messages were claimed before. Not `fate_unknown = 1`: a query with
+    # `fate_unknown = :fate` would be planned anew each time, as the value might be that.
     """
     CREATE INDEX batch_due ON batch(fate_unknown, next_attempt_at)
     WHERE status = 'FAILED' AND isolated IS NULL
@@ -74,7 +75,7 @@ VERSION_1 = (
     """,
     """
     CREATE INDEX batch_doubtful ON batch(fate_unknown)
-    WHERE status = 'FAILED' AND fate_unknown = 1
+    WHERE status = 'FAILED' AND fate_unknown > 0
     """,
     "CREATE INDEX batch_failed ON batch(first_id) WHERE status = 'FAILED'",
     "CREATE INDEX batch_parked ON batch(first_id) WHERE status IN ('DEAD', 'IN_DOUBT')",

@@ -27,7 +27,7 @@ RETURNING last_id
 """
 DOUBTFUL = """
 SELECT first_id, last_id FROM batch
-WHERE status = 'FAILED' AND fate_unknown = 1 LIMIT 100
+WHERE status = 'FAILED' AND fate_unknown > 0 LIMIT 100
 """
 PARK = """
 UPDATE batch SET status = 'IN_DOUBT', settled_at = :now, isolated = NULL WHERE first_id = :first_id

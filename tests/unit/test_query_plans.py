@@ -119,6 +119,17 @@ def test_a_statement_of_every_day_reads_no_table_from_end_to_end(repository, nam
         assert "TEMP B-TREE" not in step or name in SORTS, step
 
 
+def test_no_statement_is_planned_anew_for_each_value(repository):
+    """SQLite does so where an index has `x = 1` as its condition and a statement `x = :value`."""
+    indexes = rows(repository, "SELECT sql FROM sqlite_schema WHERE type = 'index' AND sql NOTNULL")
+    conditions = " ".join(sql.partition("WHERE")[2] for (sql,) in indexes)
+    fixed = set(re.findall(r"(\w+) = \d", conditions))
+    assert fixed, "the expression still finds some"
+    for name, text in STATEMENTS.items():
+        compared = set(re.findall(r"(\w+) = :", text.partition("WHERE")[2]))
+        assert not compared & fixed, name
+
+
 @pytest.mark.parametrize("name", sorted(FIRST_ROW | LONG))
 def test_a_longer_read_goes_by_ids_and_sorts_nothing(repository, name):
     """SQLite once chose to read all messages for each batch."""
