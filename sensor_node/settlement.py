@@ -176,9 +176,8 @@ def _has_met(outcome: Outcome) -> bool:
 
 
 def _is_too_soon(sink: SinkRecord, outcome: Outcome) -> bool:
-    """A sink that is throttled takes no other request so soon, whatever that is."""
-    just_asked = not sink.up or sink.has_taken_only_the_probe
-    return outcome.overloaded and sink.throttled and just_asked
+    """One that is throttled takes no other request so soon after it came UP, whatever that is."""
+    return outcome.overloaded and sink.throttled and sink.has_taken_only_the_probe
 
 
 def _may_be_too_soon(sink: SinkRecord, claim: Claim, outcome: Outcome, now: float) -> bool:

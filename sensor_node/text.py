@@ -1,5 +1,7 @@
 """Text of others' making, made fit for a log and for a person's terminal."""
 
+SHOWN_CHARACTERS = 200
+
 
 def visible(line: str) -> str:
     """Control characters escaped: a sensor, a sink or a file may say them, and steer with them."""
@@ -9,3 +11,8 @@ def visible(line: str) -> str:
 def visible_lines(text: str) -> str:
     """The same, where line ends are our own."""
     return "\n".join(map(visible, text.split("\n")))
+
+
+def one_line(text: str) -> str:
+    """Printable, on one line, and not long."""
+    return "".join(filter(str.isprintable, " ".join(text.split())))[:SHOWN_CHARACTERS]

@@ -10,6 +10,7 @@ from sensor_node.config import SinkConfig
 from sensor_node.delivery import hints, strangers
 from sensor_node.model import Outcome, Verdict
 from sensor_node.schedule import RETRY_AFTER_CAP_SECONDS
+from sensor_node.text import one_line
 
 TRY_LATER = frozenset({408, 409, 425, 429, *range(500, 600)})
 # A complete answer of these says that the sink did not take the batch; so does 503 if it says when
@@ -20,7 +21,6 @@ NOT_TAKEN = frozenset(
 MAY_SAY_WHEN = frozenset({*range(300, 400), 429, 503})
 # So is answered who asks too often; so is, by others, who sends what they stumble over.
 OVERLOADED = frozenset({429, 503})
-SHOWN_CHARACTERS = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,11 +88,6 @@ def seconds_until(retry_after: str, date: str, wall: float) -> float | None:
             return None
         seconds = until - (wall if since is None else since)
     return min(max(seconds, 0.0), RETRY_AFTER_CAP_SECONDS)
-
-
-def one_line(text: str) -> str:
-    """Printable, on one line, and not long."""
-    return "".join(filter(str.isprintable, " ".join(text.split())))[:SHOWN_CHARACTERS]
 
 
 def _hint(answer: Answer, verdict: Verdict, sink: SinkConfig) -> str:

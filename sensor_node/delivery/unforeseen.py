@@ -6,9 +6,9 @@ from collections.abc import Callable
 from sensor_node.errors import is_out_of_memory
 from sensor_node.log import LOGGER
 from sensor_node.model import Outcome, Verdict
+from sensor_node.text import one_line
 
 HINT = "this is a fault of the program, or of its surroundings: the log has the details"
-SHOWN_CHARACTERS = 200
 
 
 class Unforeseen:
@@ -25,8 +25,7 @@ class Unforeseen:
         """
         if is_out_of_memory(error):
             raise error
-        said = self._mask(f"{type(error).__name__}: {error}")
-        text = "".join(filter(str.isprintable, " ".join(said.split())))[:SHOWN_CHARACTERS]
+        text = one_line(self._mask(f"{type(error).__name__}: {error}"))
         stack = "".join(traceback.format_tb(error.__traceback__))
         if stack not in self._logged:
             self._logged.add(stack)

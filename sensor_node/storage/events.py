@@ -52,6 +52,12 @@ WHERE id = (SELECT max(id) FROM event WHERE kind = :kind)
   AND id > (SELECT max(id) FROM event WHERE kind = 'sink down')
 RETURNING 1
 """
+# How each kind goes on; none that is in order.
+AGAIN = {
+    **dict.fromkeys(SAME_GOES_ON, SAME_AGAIN),
+    **dict.fromkeys(OTHERS, NEWEST_AGAIN),
+    **dict.fromkeys(OF_AN_OUTAGE, OUTAGE_AGAIN),
+}
 INSERT = """
 INSERT INTO event(at, until, kind, detail, n, first, last)
 VALUES (:now, :now, :kind, :detail, :n, :first, :last)
@@ -105,10 +111,8 @@ def since(connection: sqlite3.Connection, moment: float) -> list[EventRow]:
 
 
 def _goes_on(connection: sqlite3.Connection, row: dict[str, Any]) -> bool:
-    if row["kind"] in IN_ORDER:
+    again = AGAIN.get(row["kind"])
+    if again is None:
         return False
-    again = SAME_AGAIN if row["kind"] in SAME_GOES_ON else NEWEST_AGAIN
-    if row["kind"] in OF_AN_OUTAGE:
-        again = OUTAGE_AGAIN
     known = {**row, "since": row["now"] - CALM_SECONDS, "flood": FLOOD}
     return connection.execute(again, known).fetchone() is not None

@@ -122,21 +122,23 @@ def first_undelivered(connection: sqlite3.Connection) -> int:
 
 def oldest_undelivered_us(connection: sqlite3.Connection) -> int | None:
     """When the oldest message that is still to be delivered was captured, by the present clock."""
-    first = first_undelivered(connection)
-    at = retention.captured_at_us(connection, first)
-    return None if at is None else at + int(clock_steps.since(connection, first, at)[0] * 1e6)
+    return _captured_us(connection, first_undelivered(connection))
 
 
 def oldest_pending_us(connection: sqlite3.Connection) -> int | None:
     """When the oldest message that nobody has taken yet was captured, by the present clock."""
-    first = tiles.claimed(connection) + 1
-    at = retention.captured_at_us(connection, first)
-    return None if at is None else at + int(clock_steps.since(connection, first, at)[0] * 1e6)
+    return _captured_us(connection, tiles.claimed(connection) + 1)
 
 
 def requests(connection: sqlite3.Connection, since: float) -> Requests:
     """The mean of the newest deliveries since a wall time; zeros if there are none."""
     return Requests(*connection.execute(REQUESTS, {"since": since}).fetchone())
+
+
+def _captured_us(connection: sqlite3.Connection, message_id: int) -> int | None:
+    """By the present clock."""
+    at = retention.captured_at_us(connection, message_id)
+    return None if at is None else at + int(clock_steps.since(connection, message_id, at)[0] * 1e6)
 
 
 def _row(

@@ -1,6 +1,7 @@
 """The one row about the sink: whether it is UP or DOWN, and when to try again."""
 
 import sqlite3
+from dataclasses import asdict
 
 from sensor_node.model import SinkStatus
 from sensor_node.settlement import SinkRecord
@@ -54,25 +55,7 @@ def read(connection: sqlite3.Connection) -> SinkRecord:
 
 
 def write(connection: sqlite3.Connection, sink: SinkRecord) -> None:
-    connection.execute(
-        WRITE,
-        {
-            "state": sink.state.value,
-            "epoch": sink.epoch,
-            "since": sink.since,
-            "reason": sink.reason,
-            "hint": sink.hint,
-            "next_probe_at": sink.next_probe_at,
-            "failures": sink.failures,
-            "refused_successes": sink.refused_successes,
-            "up_successes": sink.up_successes,
-            "taken_after": sink.taken_after,
-            "futile": sink.futile,
-            "throttled": sink.throttled,
-            "faults": sink.faults,
-            "fault_successes": sink.fault_successes,
-        },
-    )
+    connection.execute(WRITE, asdict(sink))
 
 
 def note(connection: sqlite3.Connection, before: SinkRecord, after: SinkRecord, now: float) -> None:

@@ -70,15 +70,8 @@ def claim_probe(
         return None
     skip = policy.at_most_once
     if sink.probe is Probe.BATCH:
-        most = policy.limit(limit)
-        claim = _again(
-            connection,
-            sink,
-            owner,
-            most,
-            now,
-            lambda: due.find_due(connection, now, policy.longest, skip_unknown=skip),
-        ) or _fresh(connection, sink, owner, most, now)
+        claim = _due(connection, sink, owner, policy, now, limit)
+        claim = claim or _fresh(connection, sink, owner, policy.limit(limit), now)
     else:
         claim = _lone(connection, sink, owner, policy, now)
     if claim is None and sink.isolated:
@@ -99,15 +92,7 @@ def claim_due(
     if sink.isolated and (tile := suspects.find_due(connection, now, longest, skip_unknown=skip)):
         probe = tiles.claim_again(connection, sink, owner, tile, 1, now)
         return paid(connection, policy, now, probe)
-    claim = _again(
-        connection,
-        sink,
-        owner,
-        policy.limit(limit),
-        now,
-        lambda: due.find_due(connection, now, longest, skip_unknown=skip),
-    )
-    return paid(connection, policy, now, claim)
+    return paid(connection, policy, now, _due(connection, sink, owner, policy, now, limit))
 
 
 def claim_left_over(
@@ -127,6 +112,26 @@ def claim_left_over(
         lambda: due.find_left_over(connection, now, skip_unknown=skip),
     )
     return paid(connection, policy, now, claim)
+
+
+def _due(
+    connection: sqlite3.Connection,
+    sink: SinkRecord,
+    owner: str,
+    policy: ClaimPolicy,
+    now: float,
+    limit: int,
+) -> Claim | None:
+    """FAILED -> SENDING for what is due first."""
+    skip, longest = policy.at_most_once, policy.longest
+    return _again(
+        connection,
+        sink,
+        owner,
+        policy.limit(limit),
+        now,
+        lambda: due.find_due(connection, now, longest, skip_unknown=skip),
+    )
 
 
 def _lone(
