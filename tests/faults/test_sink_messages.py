@@ -38,6 +38,9 @@ def test_one_message_that_is_never_accepted_stops_no_other_and_is_shown(tmp_path
         await_up(node)
         await_messages(node, "FAILED", 1, sink.summary)
         node.await_delivered(but=bad)
+        # Until then it may take the sink DOWN once more, for a moment.
+        at_fault = f"SELECT count(*) FROM batch WHERE first_id = {bad} AND failures > 0"
+        wait_until(lambda: node.one(at_fault), what="it is known to be at fault")
         assert not is_down(node)
         problem = wait_until(lambda: any_problem(node, reason), what="status tells of it")
         assert problem["what"].startswith("1 message failed while the sink takes others"), problem
