@@ -1,5 +1,6 @@
 """Where the configuration is found, and where state lives: that follows from the file alone."""
 
+import errno
 import os
 import stat
 from pathlib import Path
@@ -48,15 +49,19 @@ def bears_name(file: os.stat_result, name: Path) -> bool:
 
 
 def open_unlinked(file: Path, mode: str = "r") -> IO[Any]:
-    """open() for files in the node's own directories, where somebody may have put a link or a pipe.
+    """open() for files in the node's own directories, where somebody may have put anything.
 
-    A link is an OSError, and a pipe keeps nobody waiting.
+    What is no regular file is an OSError.
     """
     return open(file, mode, opener=_open_unlinked)
 
 
 def _open_unlinked(file: str, flags: int) -> int:
-    return os.open(file, flags | os.O_NOFOLLOW | os.O_NONBLOCK, 0o640)
+    descriptor = os.open(file, flags | os.O_NOFOLLOW | os.O_NONBLOCK, 0o640)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(errno.EINVAL, "is no file", file)
+    return descriptor
 
 
 def directories(file: Path) -> tuple[Path, Path]:

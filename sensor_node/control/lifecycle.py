@@ -8,7 +8,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 from sensor_node.config import Config
@@ -69,28 +68,35 @@ def restart(config: Config) -> int:
     return start(config)
 
 
-def hang_up(pid: int) -> None:
-    """The supervisor's sign to take its configuration again."""
-    os.kill(pid, signal.SIGHUP)
-
-
-def reload(config: Config, tell: Callable[[int], None] = hang_up) -> int:
+def reload(config: Config) -> int:
     """Have the supervisor take the configuration, which is good, and wait for its children."""
+    pid, reloads = before_reload(config)
+    os.kill(pid, signal.SIGHUP)
+    await_reload(config, pid, reloads)
+    print("reloaded")
+    return exits.OK
+
+
+def before_reload(config: Config) -> tuple[int, int]:
+    """The supervisor's pid, and how many configurations it has taken."""
     pid = running_pid(config.runtime_directory)
     before = read_report(config.runtime_directory)
     if pid is None or before is None:
         raise SensorNodeError("not running; start it with: sensor-node-ctl start")
     _insist_on_ours(in_force.configuration(config.file), pid)
-    tell(pid)
+    return pid, before.reloads
+
+
+def await_reload(config: Config, pid: int, reloads: int) -> None:
+    """Wait until it has taken one more. Raises SensorNodeError where it has not."""
     deadline = time.monotonic() + config.process.stop_timeout + RELOAD_SECONDS
     while time.monotonic() < deadline:
         report = read_report(config.runtime_directory)
-        if report and report.reloads > before.reloads:
+        if report and report.reloads > reloads:
             if report.problem:
                 raise SensorNodeError(report.problem)
             if report.ready:
-                print("reloaded")
-                return exits.OK
+                return
         if running_pid(config.runtime_directory) != pid:
             raise SensorNodeError("it ended meanwhile; start it with: sensor-node-ctl start")
         time.sleep(POLL_SECONDS)

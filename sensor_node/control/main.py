@@ -150,15 +150,24 @@ def _run(arguments: argparse.Namespace) -> int:
 
         return serve(arguments.host, arguments.port, arguments.db)
     file = find_config(arguments.config)
-    if arguments.command in ("start", "restart", "reload", "run"):
-        return _lifecycle(arguments.command, load_config(file))
-    if arguments.command == "check":
-        return _check(load_config(file), with_values=arguments.print)
-    from sensor_node.control import in_force
+    from sensor_node.control import in_force, privileges
 
-    config = in_force.configuration(file)
-    if arguments.command == "stop":
+    privileges.drop(file)
+    if (
+        arguments.command in ("start", "stop", "restart", "reload")
+        and (done := _by_systemd(arguments.command, file)) is not None
+    ):
+        return done
+    if arguments.command in ("start", "restart", "reload", "run", "check"):
+        config = load_config(file)
+    else:
+        privileges.drop(*privileges.of_file(file))
+        config = in_force.configuration(file)
+    privileges.drop(*privileges.of_config(config))
+    if arguments.command in ("start", "stop", "restart", "reload", "run"):
         return _lifecycle(arguments.command, config)
+    if arguments.command == "check":
+        return _check(config, with_values=arguments.print)
     if arguments.command == "status":
         return _status(config, as_json=arguments.json)
     if arguments.command in ("requeue", "salvage"):
@@ -166,27 +175,37 @@ def _run(arguments: argparse.Namespace) -> int:
     return _inspect(arguments, config)
 
 
+def _by_systemd(command: str, file: Path) -> int | None:
+    """None where no systemd looks after this appliance."""
+    from sensor_node.control import systemctl
+
+    unit = systemctl.unit_of(file)
+    if unit is None:
+        return None
+    if command == "stop":
+        return systemctl.stop(file, unit)
+    verbs = {
+        "start": systemctl.start,
+        "restart": systemctl.restart,
+        "reload": systemctl.reload,
+    }
+    return verbs[command](load_config(file), unit)
+
+
 def _lifecycle(command: str, config: Config) -> int:
     if command == "run":
         from sensor_node.supervision import appliance
 
         return appliance.run(config)
-    from sensor_node.control import lifecycle, systemctl
+    from sensor_node.control import lifecycle
 
-    by_systemd = {
-        "start": systemctl.start,
-        "stop": systemctl.stop,
-        "restart": systemctl.restart,
-        "reload": systemctl.reload,
-    }
-    by_ourselves = {
+    commands = {
         "start": lifecycle.start,
         "stop": lifecycle.stop,
         "restart": lifecycle.restart,
         "reload": lifecycle.reload,
     }
-    unit = systemctl.unit_of(config)
-    return by_systemd[command](config, unit) if unit else by_ourselves[command](config)
+    return commands[command](config)
 
 
 def _status(config: Config, *, as_json: bool) -> int:

@@ -5,7 +5,7 @@ import subprocess
 from pathlib import Path
 
 from sensor_node.config import Config
-from sensor_node.control import exits, lifecycle
+from sensor_node.control import exits, in_force, lifecycle, privileges
 from sensor_node.control.snapshot import buffered
 from sensor_node.errors import ConfigError, SensorNodeError
 from sensor_node.places import SYSTEM_DIRECTORY
@@ -15,51 +15,66 @@ from sensor_node.supervision.pidfile import running_pid
 BOOTED = Path("/run/systemd/system")
 
 
-def unit_of(config: Config) -> str | None:
+def unit_of(file: Path) -> str | None:
     """The unit that runs the appliance of this configuration, if there is one on this machine."""
-    if config.file.parent != SYSTEM_DIRECTORY or not BOOTED.is_dir():
+    file = Path(os.path.abspath(file))
+    if file.parent != SYSTEM_DIRECTORY or not BOOTED.is_dir():
         return None
-    name = config.file.stem
+    name = file.stem
     unit = "sensor-node.service" if name == "config" else f"sensor-node@{name}.service"
     return unit if _property(unit, "LoadState") == "loaded" else None
 
 
 def start(config: Config, unit: str) -> int:
     """Returns when every process is ready, as lifecycle.start() does."""
-    if pid := running_pid(config.runtime_directory):
+    if pid := _running(config.file):
         print(f"already running (pid {pid})")
         return exits.OK
     _be_root("start", unit)
-    return _begin(config, unit, "start")
+    return _begin(unit, "start")
 
 
 def restart(config: Config, unit: str) -> int:
     """One job of systemd's, so that nothing comes between stop and start."""
     _be_root("restart", unit)
-    return _begin(config, unit, "restart")
+    return _begin(unit, "restart")
 
 
-def stop(config: Config, unit: str) -> int:
+def stop(file: Path, unit: str) -> int:
     """Also ends the attempts to start again of a unit that fails."""
     _be_root("stop", unit)
-    was_running = running_pid(config.runtime_directory) is not None
+    was_running = _running(file)
     _systemctl("stop", unit)
     if not was_running:
         print("not running")
         return exits.OK
-    if pid := running_pid(config.runtime_directory):
+    if pid := _running(file):
         raise SensorNodeError(f"still running, but not by {unit}; to stop it: kill {pid}")
-    print(f"stopped; {buffered(config)}")
+    left = privileges.as_owner(
+        privileges.of_file(file), lambda: buffered(in_force.configuration(file))
+    )
+    print(f"stopped; {left}")
     return exits.OK
 
 
 def reload(config: Config, unit: str) -> int:
     """systemd signals the supervisor; who waits for it is we."""
     _be_root("reload", unit)
-    return lifecycle.reload(config, lambda pid: _systemctl("reload", unit))
+    names = privileges.of_config(config)
+    before = privileges.as_owner(names, lambda: lifecycle.before_reload(config))
+    _systemctl("reload", unit)
+    privileges.as_owner(names, lambda: lifecycle.await_reload(config, *before))
+    print("reloaded")
+    return exits.OK
 
 
-def _begin(config: Config, unit: str, verb: str) -> int:
+def _running(file: Path) -> int | None:
+    names = privileges.of_file(file)
+    *_, runtime = names
+    return privileges.as_owner(names, lambda: running_pid(runtime))
+
+
+def _begin(unit: str, verb: str) -> int:
     try:
         _systemctl(verb, unit)
     except SensorNodeError:

@@ -8,7 +8,6 @@ import sys
 
 import pytest
 
-from sensor_node.config import load_config
 from sensor_node.control import main as main_module
 from sensor_node.control import systemctl
 from sensor_node.processes import owner
@@ -38,7 +37,9 @@ class Machine:
         state = directory / "state"
         monkeypatch.setattr("sensor_node.places.SYSTEM_DIRECTORY", self.etc)
         monkeypatch.setattr("sensor_node.control.systemctl.SYSTEM_DIRECTORY", self.etc)
-        monkeypatch.setattr("sensor_node.config.directories", lambda file: (state, state))
+        for module in ("config", "control.privileges"):
+            name = f"sensor_node.{module}.directories"
+            monkeypatch.setattr(name, lambda file: (state, state))
         monkeypatch.setattr(systemctl, "BOOTED", directory / "booted")
         monkeypatch.setenv("PATH", f"{self.bin}:{os.environ['PATH']}")
         monkeypatch.setattr("os.geteuid", lambda: 0)
@@ -146,14 +147,13 @@ def test_a_second_node_has_a_unit_of_its_own(machine) -> None:
 def test_a_configuration_elsewhere_is_no_business_of_systemds(machine, tmp_path) -> None:
     own = tmp_path / "config.ini"
     own.write_text("[sensor:room]\n")
-    assert systemctl.unit_of(load_config(own)) is None
+    assert systemctl.unit_of(own) is None
 
 
 def test_neither_is_one_where_systemd_is_not_in_charge_or_has_no_such_unit(machine) -> None:
-    config = load_config(machine.file)
-    assert systemctl.unit_of(config) == "sensor-node.service"
+    assert systemctl.unit_of(machine.file) == "sensor-node.service"
     machine.says(LoadState="not-found")
-    assert systemctl.unit_of(config) is None
+    assert systemctl.unit_of(machine.file) is None
     machine.says(LoadState="loaded")
     systemctl.BOOTED.rmdir()
-    assert systemctl.unit_of(config) is None
+    assert systemctl.unit_of(machine.file) is None

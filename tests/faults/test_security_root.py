@@ -1,0 +1,248 @@
+"""Root's commands among files of a user who may be who was broken into: root is led nowhere."""
+
+import hashlib
+import json
+import os
+import shutil
+import signal
+import stat
+import struct
+import subprocess
+import sysconfig
+import tempfile
+import time
+from pathlib import Path
+
+import pytest
+from crash import proc
+from crash.node import Node
+from sinks import SinkProcess
+
+import sensor_node
+
+NOBODY = 65534
+SECRET = b"root only: s3cret\n"
+COMMANDS = (
+    "status",
+    "check",
+    "messages",
+    "history",
+    "audit",
+    "requeue --dead",
+    "stop",
+    "reload",
+    "start",
+    "stop",
+)
+# What the node makes in its directories, each to be replaced by a trap.
+FILES = (
+    "telemetry.db",
+    "telemetry.db-wal",
+    "telemetry.db-shm",
+    "telemetry.db-journal",
+    "telemetry.db.turnstile",
+    "telemetry.db.writer",
+    "telemetry.db.appliance",
+    "sensor-node.log",
+    "sensor-node.pid",
+    "processes.json",
+    "processes.new",
+)
+
+
+PYTHON = "/usr/bin/python3"
+SOURCE = Path(sensor_node.__file__).parents[1]
+
+
+class OpenToAll(Node):
+    """One whose program another user can read too: not all of this test's own need be so."""
+
+    def command(self, *arguments):
+        return [PYTHON, *super().command(*arguments)[1:]]
+
+    def environment(self):
+        path = os.pathsep.join([str(SOURCE), sysconfig.get_paths()["purelib"]])
+        return super().environment() | {"PYTHONPATH": path}
+
+
+@pytest.fixture
+def place():
+    """A directory that everybody may enter; the others of a test are its user's alone."""
+    if os.geteuid():
+        pytest.skip("only root can be led to do what others may not")
+    with tempfile.TemporaryDirectory(prefix="sensor-node-") as directory:
+        Path(directory).chmod(0o755)
+        yield Path(directory)
+
+
+@pytest.fixture
+def node(place):
+    """One that has run, whose files are another user's now. Beside it there is root's own file."""
+    own = place / "rootdir"
+    own.mkdir(mode=0o755)
+    (own / "own").write_bytes(SECRET)
+    (own / "own").chmod(0o600)
+    with SinkProcess(place) as sink, OpenToAll(place / "node", sink={"url": sink.url}) as node:
+        node.file.parent.chmod(0o755)
+        node.start()
+        node.await_captured(5)
+        node.stop()
+        give_away(node)
+        insist_on_others_reading(node)
+        yield node
+
+
+def insist_on_others_reading(node):
+    become = ["setpriv", f"--reuid={NOBODY}", "--clear-groups"]
+    program = [PYTHON, "-c", "import psutil, requests, sensor_node"]
+    if subprocess.run([*become, *program], env=node.environment(), cwd="/").returncode:
+        pytest.skip("this checkout, or its libraries, are not for other users")
+
+
+def give_away(node):
+    for name in (node.state, *node.state.iterdir()):
+        os.chown(name, NOBODY, NOBODY, follow_symlinks=False)
+
+
+def outside(place):
+    """All that is not the node's: what a file is, whose, what it says and when that was changed."""
+    found = {}
+    for name in sorted((place / "rootdir").rglob("*")):
+        seen = name.lstat()
+        text = hashlib.sha256(name.read_bytes()).hexdigest() if stat.S_ISREG(seen.st_mode) else ""
+        found[name] = (
+            seen.st_mode,
+            seen.st_uid,
+            seen.st_gid,
+            seen.st_nlink,
+            seen.st_mtime_ns,
+            text,
+        )
+    return found
+
+
+def link(trap, own):
+    trap.symlink_to(own / "own")
+
+
+def link_to_what_is_not_there(trap, own):
+    trap.symlink_to(own / "made-by-root")
+
+
+def link_to_a_directory(trap, own):
+    trap.symlink_to(own)
+
+
+def pipe(trap, own):
+    os.mkfifo(trap)
+
+
+def directory(trap, own):
+    trap.mkdir()
+
+
+def device(trap, own):
+    os.mknod(trap, 0o666 | stat.S_IFCHR, os.makedev(1, 5))  # /dev/zero: without an end
+
+
+def hard_link(trap, own):
+    os.link(own / "own", trap)
+
+
+@pytest.mark.parametrize(
+    "trap",
+    [link, link_to_what_is_not_there, link_to_a_directory, pipe, directory, device, hard_link],
+)
+def test_every_command_of_root_among_traps_touches_nothing_outside(node, place, trap):
+    own = place / "rootdir"
+    for name in FILES:
+        file, aside = node.state / name, node.state / "aside"
+        if file.exists():
+            file.rename(aside)
+        trap(file, own)
+        if trap is not hard_link:
+            os.chown(file, NOBODY, NOBODY, follow_symlinks=False)
+        before = outside(place)
+        for command in COMMANDS:
+            done = node.run(*command.split(), status=None)
+            assert "s3cret" not in done.stdout + done.stderr
+        assert outside(place) == before, name
+        node.run("stop", status=None)
+        remove(file)
+        if aside.exists():
+            aside.rename(file)
+    node.start()
+    node.await_delivered()
+
+
+def remove(file):
+    if file.is_dir() and not file.is_symlink():
+        shutil.rmtree(file)
+    else:
+        file.unlink(missing_ok=True)
+
+
+def test_a_journal_that_names_a_file_of_roots_deletes_nothing(node, place):
+    own = place / "rootdir" / "own"
+    (node.state / "telemetry.db-journal").write_bytes(forged(node.database, own))
+    give_away(node)
+    for command in ("requeue --dead", "status", "audit", "start"):
+        node.run(*command.split(), status=None)
+        assert own.read_bytes() == SECRET
+
+
+def forged(database, name):
+    """A rollback journal that names `name` as its super-journal, which SQLite deletes after it."""
+    page = database.read_bytes()[:1024]
+    magic = bytes.fromhex("d9d505f920a163d7")
+    pages = database.stat().st_size // 1024
+    head = magic + struct.pack(">IIIII", 1, 7, pages, 512, 1024)
+    check = 7
+    for place in range(824, 0, -200):
+        check = (check + page[place]) & 0xFFFFFFFF
+    text = os.fsencode(name)
+    return (
+        head.ljust(512, b"\0")
+        + struct.pack(">I", 1)
+        + page
+        + struct.pack(">I", check)
+        + struct.pack(">I", 0x40000000 // 1024 + 1)
+        + text
+        + struct.pack(">II", len(text), sum(text))
+        + magic
+    )
+
+
+@pytest.mark.parametrize("command", ["stop", "reload"])
+def test_a_stranger_whom_the_pid_file_names_gets_no_signal(node, place, command):
+    own = place / "rootdir" / "own"
+    with own.open("rb") as opened, subprocess.Popen(["sleep", "60"], stdin=opened) as stranger:
+        try:
+            boot = (proc.PROC / "sys/kernel/random/boot_id").read_text().strip()
+            ticks = (proc.PROC / str(stranger.pid) / "stat").read_text().rpartition(")")[2].split()
+            identity = f"supervisor:{boot}:{stranger.pid}:{ticks[19]}"
+            (node.state / "sensor-node.pid").write_text(f"{stranger.pid}\n{identity}\n")
+            lock = node.state / "telemetry.db.appliance"
+            lock.unlink()
+            lock.symlink_to(own)
+            give_away(node)
+            node.run(command, status=None)
+            time.sleep(0.3)
+            assert stranger.poll() is None
+        finally:
+            stranger.send_signal(signal.SIGKILL)
+
+
+def test_what_root_starts_runs_as_the_owner_and_what_root_asks_is_answered(node):
+    node.start()
+    node.await_captured(node.captured() + 5)
+    for pid in node.processes():
+        assert os.stat(f"/proc/{pid}").st_uid in (0, NOBODY)
+        status = Path(f"/proc/{pid}/status").read_text()
+        assert f"Uid:\t{NOBODY}\t{NOBODY}\t{NOBODY}\t{NOBODY}" in status
+        assert "CapEff:\t0000000000000000" in status
+    assert json.loads(node.run("status", "--json").stdout)["state"] == "running"
+    node.run("reload")
+    owners = {name.name: name.lstat().st_uid for name in node.state.iterdir()}
+    assert set(owners.values()) == {NOBODY}, owners
+    node.run("stop")
