@@ -1,23 +1,21 @@
 """Reads config.ini and its drop-ins into frozen values, and reports every mistake at once."""
 
-import configparser
 import difflib
 import os
-import re
 import socket
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from sensor_node import config_files
 from sensor_node.config_schema import MAX_NAME_BYTES, SECTIONS, Option, options_of
 from sensor_node.errors import ConfigError
-from sensor_node.places import directories, drop_in_directory
-from sensor_node.text import visible
+from sensor_node.places import directories
+from sensor_node.text import visible, without_password
 
 SENSOR_PREFIX = "sensor:"
 _NEEDS = {"username": "password_file", "password_file": "username", "key_file": "cert_file"}
-_TWICE = (configparser.DuplicateSectionError, configparser.DuplicateOptionError)
 # Real sources are asked once a tick; faster than this they could not keep up.
 MAX_RATE = {"mock": 1e6, "host": 100.0, "command": 10.0}
 
@@ -177,38 +175,10 @@ class _Reader:
         self.texts: dict[str, dict[str, _Text]] = {}
 
     def read_files(self) -> None:
-        self._read(self.file)
-        directory, found = drop_in_directory(self.file), []
-        try:
-            # glob() would take a directory that it may not read for an empty one.
-            found = sorted(directory.iterdir()) if directory.exists() else []
-        except OSError as error:
-            self.errors.append(f"{directory}: cannot be read: {_reason(error)}")
-        for drop_in in found:
-            if drop_in.suffix == ".ini":
-                self._read(drop_in)
-
-    def _read(self, file: Path) -> None:
-        try:
-            text = file.read_text(encoding="utf-8-sig")
-        except (OSError, UnicodeDecodeError) as error:
-            self.errors.append(f"{file}: cannot be read: {_reason(error)}")
-            return
-        # Parsing ends at a name that comes twice: then once more, for all other mistakes.
-        for strict in (True, False):
-            # The default section has a name that no file can contain, so that [DEFAULT] is refused.
-            parser = configparser.ConfigParser(
-                interpolation=None, default_section="\n", empty_lines_in_values=False, strict=strict
-            )
-            try:
-                parser.read_string(text, str(file))
-            except configparser.Error as error:
-                self.errors.append(f"{file}: {' '.join(error.message.split())}")
-                if isinstance(error, _TWICE):
-                    continue
-            break
-        for section in parser.sections():
-            self._take_section(file, section, dict(parser.items(section)))
+        for file, sections, errors in config_files.read_all(self.file):
+            self.errors += errors
+            for section, texts in sections.items():
+                self._take_section(file, section, texts)
 
     def _take_section(self, file: Path, section: str, texts: dict[str, str]) -> None:
         kind = "sensor" if section.startswith(SENSOR_PREFIX) else section
@@ -217,7 +187,8 @@ class _Reader:
             self.errors.append(f"{file}: [DEFAULT] is not used here; name the section meant")
         elif section == "sensor" or not known:
             names = [SENSOR_PREFIX + "NAME" if name == "sensor" else name for name in SECTIONS]
-            self.errors.append(f"{file}: [{section}]: unknown section{_nearest(section, names)}")
+            quoted = without_password(section)
+            self.errors.append(f"{file}: [{quoted}]: unknown section{_nearest(section, names)}")
         else:
             self._take_options(file, section, texts, known)
 
@@ -278,8 +249,8 @@ class _Reader:
     def _refuse(self, section: str, name: str, wanted: str) -> None:
         kind = "sensor" if section.startswith(SENSOR_PREFIX) else section
         text, file = self._text(section, options_of(kind)[name])
-        text = re.sub(r"^(\w+:/+)?.*@", r"\1***@", text)  # a password in a URL is not for the log
-        self.errors.append(f"{file}: [{section}] {name} = {text!r}: want {wanted}")
+        quoted = repr(without_password(text))
+        self.errors.append(f"{file}: [{section}] {name} = {quoted}: want {wanted}")
 
     def _sensor(self, section: str) -> dict[str, Any]:
         name = section.removeprefix(SENSOR_PREFIX)
@@ -332,13 +303,6 @@ class _Reader:
                     text, file = texts.get(option.name, (option.default, ""))
                     rows.append(Effective(section, option.name, text, str(file)))
         return rows
-
-
-def _reason(error: OSError | UnicodeDecodeError) -> str:
-    if isinstance(error, UnicodeDecodeError):
-        return "it is not UTF-8 text"
-    hint = "; try as root" if isinstance(error, PermissionError) else ""
-    return f"{error.strerror}{hint}"
 
 
 def _nearest(name: str, known: list[str]) -> str:

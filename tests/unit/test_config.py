@@ -109,8 +109,8 @@ class TestEveryMistakeIsToldAtOnce:
     @pytest.mark.parametrize(
         ("text", "said"),
         [
-            ("[node]\nid = a\nID = b\n", "'id' in section 'node' already exists"),
-            ("[node]\n[node]\n", "section 'node' already exists"),
+            ("[node]\nid = a\nID = b\n", "line 3: [node] id comes twice"),
+            ("[node]\n[node]\n", "line 2: [node] comes twice"),
         ],
     )
     def test_what_is_there_twice_and_all_else(self, errors, text, said) -> None:
@@ -409,3 +409,38 @@ def test_a_password_in_a_url_that_is_none_is_not_repeated_either(load, url) -> N
         load(SENSOR + f"[sink]\nproxy = {url}\n")
     assert "secret" not in str(refused.value)
     assert "***@sink.example" in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        "format = json\n  url = {}",
+        "batch_size = 100\n\turl = {}",
+        "url = http://h/\n proxy = {}",
+        "url = http://joe:secret\n  x@sink.example/",
+        "url = http://joe:sec\nret@sink.example/",
+        "= {}",
+        "{}",
+        "[{}]",
+        "timeout = 1s  ; was {}",
+        "senders = {}",
+    ],
+)
+def test_nor_one_in_a_line_where_it_does_not_belong(load, lines) -> None:
+    with pytest.raises(ConfigError) as refused:
+        load(SENSOR + "[sink]\n" + lines.format("http://joe:secret@sink.example/") + "\n")
+    for part in ("secret", "sec'", "'ret"):
+        assert part not in str(refused.value)
+
+
+def test_a_line_that_is_no_option_is_named(load, file) -> None:
+    with pytest.raises(ConfigError) as refused:
+        load("[sensor:room]\n= 3\nrate = 1\nwhat\n")
+    wanted = "want OPTION = VALUE, after a line [SECTION]"
+    assert refused.value.lines == (
+        f"{file}: line 2, '= 3': {wanted}",
+        f"{file}: line 4, 'what': {wanted}",
+    )
+    with pytest.raises(ConfigError) as refused:
+        load("rate = 1\n")
+    assert str(refused.value) == f"{file}: line 1, 'rate = 1': {wanted}"
