@@ -280,6 +280,19 @@ def test_stdin_is_empty(tmp_path: Path) -> None:
     assert run(tmp_path, "wc -c")[0].value == 0
 
 
+def test_of_the_environment_it_gets_what_it_needs_and_no_more(tmp_path, monkeypatch) -> None:
+    for name in os.environ:
+        monkeypatch.delenv(name)
+    for name in ("PATH", "HOME", "LANG", "LC_TIME", "TZ", "DB_PASSWORD", "NOTIFY_SOCKET"):
+        monkeypatch.setenv(name, os.defpath if name == "PATH" else "x")
+    run(tmp_path, f"env > {tmp_path}/env; echo 1")
+    got = {line.split("=")[0] for line in (tmp_path / "env").read_text().splitlines()}
+    assert got - {"PWD", "SHLVL", "_"} == {
+        *("PATH", "HOME", "LANG", "LC_TIME", "TZ"),
+        "SENSOR_NODE_COMMAND",
+    }
+
+
 def test_a_timeout_kills_the_whole_group(tmp_path: Path, told: Told) -> None:
     with pytest.raises(SourceError, match="ran longer than 1 s and was killed; raise timeout"):
         run(tmp_path, f"{FOREVER} & echo $! > {told.path}; {FOREVER}; true", timeout=1)
