@@ -10,7 +10,7 @@ from pathlib import Path
 
 from sensor_node.errors import DatabaseDamaged, DatabaseUnusable, StorageUnavailable
 from sensor_node.log import LOGGER
-from sensor_node.storage import aside, filesystem, home, shm, write_lock
+from sensor_node.storage import aside, filesystem, home, journal, shm, write_lock
 from sensor_node.storage.checkpoint import WAL_CHECKPOINT_BYTES, wal_bytes
 from sensor_node.storage.migrations import APPLICATION_ID, FOREIGN, migrate, schema_version
 from sensor_node.storage.write_lock import LockWatch, WriteLock
@@ -161,6 +161,7 @@ class Database:
             with self.guarded(), self.lock:
                 self.lock.allow_long()  # a migration
                 home.insist_on(self.path)
+                journal.move_aside(self.path)
                 self._clear_place()
                 shm.insist_on_room(self.path, PAGE_SIZE)
                 self._connection = sqlite3.connect(
@@ -254,6 +255,7 @@ def open_reader(path: Path) -> sqlite3.Connection:
     """
     path = filesystem.resolved(path)
     home.insist_on(path)
+    journal.move_aside(path)
     if path.is_file():
         shm.insist_on_room(path, PAGE_SIZE)
     with translated(path):

@@ -187,8 +187,26 @@ def test_a_journal_that_names_a_file_of_roots_deletes_nothing(node, place):
     (node.state / "telemetry.db-journal").write_bytes(forged(node.database, own))
     give_away(node)
     for command in ("requeue --dead", "status", "audit", "start"):
+        (node.state / "telemetry.db-journal").write_bytes(forged(node.database, own))
+        give_away(node)
         node.run(*command.split(), status=None)
         assert own.read_bytes() == SECRET
+    node.await_delivered()
+
+
+def test_a_journal_is_played_back_by_nobody(node, place):
+    """Not by the node's own user either: it may be of use, and it may name what that user has."""
+    victim = node.state / "victim"
+    for command in ("status", "requeue --dead", "start", "status"):
+        victim.write_bytes(SECRET)
+        (node.state / "telemetry.db-journal").write_bytes(forged(node.database, victim))
+        give_away(node)
+        said = node.run(*command.split(), status=None)
+        assert victim.read_bytes() == SECRET
+        assert not (node.state / "telemetry.db-journal").exists()
+        assert command == "start" or "no node has made it" in said.stderr
+    assert list(node.state.glob("telemetry.db-journal.aside-*"))
+    node.await_delivered()
 
 
 def forged(database, name):

@@ -304,3 +304,29 @@ def test_a_reader_that_is_kept_out_does_not_read_the_file_as_if_nobody_wrote(pat
     monkeypatch.setattr(connections, "schema_version", busy_once)
     with pytest.raises(StorageUnavailable, match=r"^locked by another program"):
         open_reader(path)
+
+
+def test_a_journal_beside_a_database_with_a_wal_is_moved_aside(path, caplog):
+    Database(path, Unwatched(), full=False).close()
+    journal = path.with_name(path.name + "-journal")
+    for use in (lambda: Database(path, Unwatched(), full=False), lambda: open_reader(path)):
+        journal.write_bytes(b"whatever")
+        use().close()
+        assert not journal.exists()
+        assert "no node has made it" in caplog.text
+        [kept] = path.parent.glob("*-journal.aside-*")
+        assert kept.read_bytes() == b"whatever"
+        kept.unlink()
+        caplog.clear()
+
+
+def test_that_of_another_program_is_left_to_it(path):
+    other = sqlite3.connect(path, isolation_level=None)
+    other.execute("CREATE TABLE t(x)")
+    other.execute("BEGIN IMMEDIATE")
+    other.execute("INSERT INTO t VALUES (1)")
+    with pytest.raises((DatabaseUnusable, StorageUnavailable)):
+        open_reader(path)
+    other.execute("COMMIT")
+    other.close()
+    assert [file.name for file in path.parent.glob("*aside*")] == []
