@@ -35,14 +35,17 @@ def resolved(path: Path) -> Path:
     path = real(path)
     if path.is_symlink():
         raise DatabaseUnusable(f"{path}: is a symbolic link to itself; remove it")
-    if path.is_dir():
-        raise DatabaseUnusable(f"{path}: is a directory; set another [storage] path")
+    if path.exists() and not path.is_file():
+        what = "a directory" if path.is_dir() else "no regular file"
+        raise DatabaseUnusable(f"{path}: is {what}; set another [storage] path")
     if any(point == str(path) for point, _, _ in _mounts(_mountinfo())):
         raise DatabaseUnusable(f"{path}: is mounted by itself; mount its directory instead")
     for suffix in COMPANIONS:
         companion = path.with_name(path.name + suffix)
         if companion.is_symlink():
             raise DatabaseUnusable(f"{companion}: is a symbolic link; remove it")
+        if companion.exists() and not companion.is_file():
+            raise DatabaseUnusable(f"{companion}: is no regular file; remove it")
     return path
 
 

@@ -105,7 +105,7 @@ def give_away(node):
 
 
 def outside(place):
-    """All that is not the node's: what a file is, whose, what it says and when that was changed."""
+    """All that is not the node's: what a file is, whose, what it says and since when."""
     found = {}
     for name in sorted((place / "rootdir").rglob("*")):
         seen = name.lstat()
@@ -114,7 +114,6 @@ def outside(place):
             seen.st_mode,
             seen.st_uid,
             seen.st_gid,
-            seen.st_nlink,
             seen.st_mtime_ns,
             text,
         )
