@@ -1,5 +1,7 @@
 """start, stop, restart and reload, where no systemd looks after the appliance."""
 
+import contextlib
+import fcntl
 import os
 import select
 import signal
@@ -8,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 from sensor_node.config import Config
@@ -29,10 +32,56 @@ POLL_SECONDS = 0.05
 
 def start(config: Config) -> int:
     """Start in the background and return when every process is ready."""
-    if pid := running_pid(config.runtime_directory):
-        _insist_on_this_configuration(config, pid)
-        print(f"already running (pid {pid})")
+    if not config.runtime_directory.is_dir():
+        make_directories(config)
+    with _alone(config):
+        return _start(config)
+
+
+def stop(config: Config) -> int:
+    """Stop gracefully, then by force; say what is left for the next start."""
+    if not config.runtime_directory.is_dir():
+        print("not running")
         return exits.OK
+    with _alone(config):
+        return _stop(config)
+
+
+def restart(config: Config) -> int:
+    """Stop what runs by the configuration that it has, then start with this one."""
+    if not config.runtime_directory.is_dir():
+        make_directories(config)
+    with _alone(config):
+        _stop(in_force.configuration(config.file))
+        return _start(config)
+
+
+@contextlib.contextmanager
+def _alone(config: Config) -> Iterator[None]:
+    """One command at a time starts or stops the appliance: who comes later sees what came of it."""
+    limit = START_SECONDS + config.process.stop_timeout + STOP_MARGIN_SECONDS
+    deadline = time.monotonic() + limit
+    directory = os.open(config.runtime_directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        while True:
+            try:
+                fcntl.flock(directory, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() >= deadline:
+                    raise SensorNodeError(
+                        f"{config.runtime_directory}: another command starts or stops this node; "
+                        "try again when it is done"
+                    ) from None
+                time.sleep(POLL_SECONDS)
+        yield
+    finally:
+        os.close(directory)
+
+
+def _start(config: Config) -> int:
+    if (pid := running_pid(config.runtime_directory)) and not _ends_by_itself(config, pid):
+        return _already_running(config, pid)
     make_directories(config)
     with (
         tempfile.TemporaryDirectory() as directory,
@@ -44,8 +93,34 @@ def start(config: Config) -> int:
         return _await_ready(process, channel, config)
 
 
-def stop(config: Config) -> int:
-    """Stop gracefully, then by force; say what is left for the next start."""
+def _already_running(config: Config, pid: int) -> int:
+    """Somebody else has started it, perhaps just now."""
+    deadline = time.monotonic() + START_SECONDS
+    while not ((report := read_report(config.runtime_directory)) and report.ready):
+        if time.monotonic() >= deadline or running_pid(config.runtime_directory) != pid:
+            break
+        time.sleep(POLL_SECONDS)
+    _insist_on_this_configuration(config, pid)
+    print(f"already running (pid {pid})")
+    return exits.OK
+
+
+def _ends_by_itself(config: Config, pid: int) -> bool:
+    """Wait for a supervisor that somebody else has told to stop. False: nobody has."""
+    report = read_report(config.runtime_directory)
+    if not (report and report.pid == pid and report.stopping):
+        return False
+    supervisor = _open_pid(pid)
+    if supervisor is not None:
+        limit = config.process.stop_timeout + STOP_MARGIN_SECONDS
+        ended = select.select([supervisor], [], [], limit)[0]
+        os.close(supervisor)
+        if not ended:
+            raise SensorNodeError(f"process {pid} is stopping, and has not ended yet; try again")
+    return True
+
+
+def _stop(config: Config) -> int:
     pid = running_pid(config.runtime_directory)
     if pid is None:
         print("not running")
@@ -60,12 +135,6 @@ def stop(config: Config) -> int:
         os.close(supervisor)
     print(f"stopped; {buffered(config)}")
     return exits.OK
-
-
-def restart(config: Config) -> int:
-    """Stop what runs by the configuration that it has, then start with this one."""
-    stop(in_force.configuration(config.file))
-    return start(config)
 
 
 def reload(config: Config) -> int:
@@ -83,8 +152,17 @@ def before_reload(config: Config) -> tuple[int, int]:
     before = read_report(config.runtime_directory)
     if pid is None or before is None:
         raise SensorNodeError("not running; start it with: sensor-node-ctl start")
+    _insist_on_this_configuration(config, pid)
     _insist_on_ours(in_force.configuration(config.file), pid)
     return pid, before.reloads
+
+
+def reload_problem(config: Config) -> str:
+    """Why the last one was refused, or why there can be none; else empty."""
+    if not running_pid(config.runtime_directory):
+        return "not running; start it with: sensor-node-ctl start"
+    report = read_report(config.runtime_directory)
+    return report.problem if report else ""
 
 
 def await_reload(config: Config, pid: int, reloads: int) -> None:
@@ -132,6 +210,8 @@ def _await_ready(process: subprocess.Popen[bytes], channel: socket.socket, confi
         except TimeoutError:
             if ended is None:
                 continue
+            if pid := running_pid(config.runtime_directory):
+                return _already_running(config, pid)
             reason = said or f"it ended; see {log_file(config)}"
             kind = ConfigError if ended == exits.CONFIG else SensorNodeError
             raise kind(reason) from None

@@ -58,14 +58,27 @@ def stop(file: Path, unit: str) -> int:
 
 
 def reload(config: Config, unit: str) -> int:
-    """systemd signals the supervisor; who waits for it is we."""
-    _be_root("reload", unit)
-    names = privileges.of_config(config)
-    before = privileges.as_owner(names, lambda: lifecycle.before_reload(config))
-    _systemctl("reload", unit)
-    privileges.as_owner(names, lambda: lifecycle.await_reload(config, *before))
+    """systemd has the node's own user give this command once more, and waits for it."""
+    if os.geteuid():
+        if not _is_mine(config):
+            _be_root("reload", unit)
+        return lifecycle.reload(config)
+    try:
+        _systemctl("reload", unit)
+    except SensorNodeError:
+        names = privileges.of_config(config)
+        problem = privileges.as_owner(names, lambda: lifecycle.reload_problem(config))
+        if not problem:
+            raise
+        raise SensorNodeError(problem) from None
     print("reloaded")
     return exits.OK
+
+
+def _is_mine(config: Config) -> bool:
+    """Whether the appliance runs as the user who gives this command."""
+    pid = running_pid(config.runtime_directory)
+    return pid is not None and Path(f"/proc/{pid}").stat().st_uid == os.geteuid()
 
 
 def _running(file: Path) -> int | None:

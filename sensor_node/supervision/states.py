@@ -55,6 +55,7 @@ class Report:
     since: float
     ready: bool
     reloads: int
+    stopping: bool
     problem: str
     processes: list[ChildReport]
     settings: list[Effective]

@@ -53,6 +53,7 @@ class Supervisor:
         self._all_well = True
         self._reloading = False
         self._reloads = 0
+        self._stopping = False
         self._problem = ""
         self._reported: Report | None = None
 
@@ -270,6 +271,7 @@ class Supervisor:
             since=self._since,
             ready=self._ready and not self._reloading,
             reloads=self._reloads,
+            stopping=self._stopping,
             problem=self._problem,
             processes=[child.report() for child in self._children],
             settings=list(self._config.effective),
@@ -279,6 +281,7 @@ class Supervisor:
         """Capture first, so that nothing new comes; who notes the orderly stop last."""
         seconds = GENERATOR_STOP_SECONDS + HOUSEKEEPER_STOP_SECONDS + STOP_MARGIN_SECONDS
         seconds += self._config.process.stop_timeout
+        self._stopping = True
         self._notifier.send("STOPPING=1", f"EXTEND_TIMEOUT_USEC={int(seconds * 1e6)}")
         LOGGER.info("stopping")
         in_order = True

@@ -6,6 +6,7 @@ import signal
 import socket
 import time
 
+import pytest
 from crash import proc
 from crash.node import Node, assert_nothing_lost, await_hanging, running
 from sinks import SinkProcess, hang, ok
@@ -52,6 +53,58 @@ def test_stop_ends_capture_first_and_lets_the_request_in_hand_finish(tmp_path):
         assert node.history()[-1]["kind"] == "stopped"
         assert node.run("audit").returncode == 0
         assert node.run("stop").stdout == "not running\n"
+
+
+@pytest.mark.parametrize("by", ["stop", "SIGTERM"])
+def test_a_start_during_a_slow_stop_starts_it_afterwards(tmp_path, by):
+    with running(tmp_path, process={"senders": 1, "stop_timeout": "60s"}) as (node, sink):
+        sink.behave(hang(store="before"))
+        await_hanging(sink)
+        pids = node.pids()
+        with contextlib.ExitStack() as commands:
+            if by == "stop":
+                commands.enter_context(node.background("stop"))
+            else:
+                os.kill(pids["supervisor"], signal.SIGTERM)
+            wait_until(lambda: not proc.is_alive(pids["generator"]), what="it is stopping")
+            starting = commands.enter_context(node.background("start"))
+            time.sleep(0.5)
+            assert starting.poll() is None
+            sink.behave(ok())
+            sink.release()
+            said, _ = starting.communicate(timeout=60)
+            assert (starting.returncode, said[:7]) == (0, "started")
+        assert node.status()["state"] == "running"
+        assert_nothing_lost(node, sink)
+
+
+def test_of_many_starts_one_starts_it_and_all_say_that_it_runs(tmp_path):
+    with Node(tmp_path / "node") as node, contextlib.ExitStack() as commands:
+        starts = [commands.enter_context(node.background("start")) for _ in range(6)]
+        said = [start.communicate(timeout=60)[0] for start in starts]
+        assert [start.returncode for start in starts] == [0] * 6, said
+        pid = node.pids()["supervisor"]
+        started = f"started (pid {pid}); see: sensor-node-ctl status\n"
+        assert sorted(said) == [*[f"already running (pid {pid})\n"] * 5, started]
+
+
+def test_a_start_beside_a_run_says_that_it_runs(tmp_path):
+    with Node(tmp_path / "node") as node, node.background("run") as supervisor:
+        said = [node.run("start").stdout for _ in range(3)]
+        assert said == [f"already running (pid {supervisor.pid})\n"] * 3
+        os.kill(supervisor.pid, signal.SIGTERM)
+        assert supervisor.wait(60) == 0
+
+
+def test_another_configuration_beside_it_is_told_what_runs(tmp_path):
+    with running(tmp_path) as (node, sink):
+        other = node.file.with_name("other.ini")
+        other.write_text(node.file.read_text())
+        for command in ("start", "reload"):
+            said = node.run("-c", str(other), command, status=1).stderr
+            assert f"goes by {node.file}" in said
+        node.run("reload")
+        assert_nothing_lost(node, sink)
 
 
 def test_stop_kills_what_does_not_end_in_time_and_says_what_is_left(tmp_path):

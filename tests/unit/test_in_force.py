@@ -23,7 +23,8 @@ def file(tmp_path):
     config = load_config(file)
     config.runtime_directory.mkdir()
     write_pid_file(config)
-    report = Report(os.getpid(), "0.1.0", str(file), 0.0, True, 0, "", [], list(config.effective))
+    settings = list(config.effective)
+    report = Report(os.getpid(), "0.1.0", str(file), 0.0, True, 0, False, "", [], settings)
     assert write_report(config, report)
     return file
 

@@ -34,6 +34,7 @@ REPORT = Report(
     since=1_795_419_878.0,
     ready=True,
     reloads=2,
+    stopping=False,
     problem="",
     processes=[CHILD, replace(CHILD, name="retrier", role="retrier", pid=None)],
     settings=[Effective("node", "id", "edge-01", "/etc/sensor-node/config.ini")],

@@ -111,6 +111,7 @@ class Node:
             since=WALL - 3660 - 86_400,  # by a clock that has been set since
             ready=True,
             reloads=0,
+            stopping=False,
             problem="",
             processes=[child, idle],
             settings=list(self.config.effective),
