@@ -20,7 +20,13 @@ from sensor_node.errors import ConfigError, SensorNodeError
 from sensor_node.places import open_unlinked, real
 from sensor_node.supervision.appliance import make_directories
 from sensor_node.supervision.logfile import log_file
-from sensor_node.supervision.pidfile import has_lock, is_appliance, pid_file, running_pid
+from sensor_node.supervision.pidfile import (
+    has_lock,
+    is_appliance,
+    is_elsewhere,
+    pid_file,
+    running_pid,
+)
 from sensor_node.supervision.states import read_report
 
 START_SECONDS = 10.0
@@ -122,6 +128,10 @@ def _ends_by_itself(config: Config, pid: int) -> bool:
 
 def _stop(config: Config) -> int:
     pid = running_pid(config.runtime_directory)
+    if pid is None and is_elsewhere(config.runtime_directory):
+        raise SensorNodeError(
+            "it runs where it cannot be seen from here, perhaps in another container: stop it there"
+        )
     if pid is None:
         print("not running")
         return exits.OK

@@ -218,7 +218,7 @@ def _status(config: Config, *, as_json: bool) -> int:
         print(status_text.render(found, colour=sys.stdout.isatty()))
     if found["state"] == "dead":
         return exits.DEAD_BUT_PID_FILE
-    if found["database_error"]:
+    if found["state"] == "unknown" or found["database_error"]:
         return exits.UNKNOWN
     return exits.STOPPED if found["state"] == "stopped" else exits.RUNNING
 

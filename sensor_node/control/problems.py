@@ -87,6 +87,9 @@ def _is_local(host: str) -> bool:
 
 def _of_processes(found: dict[str, Any]) -> list[Problem]:
     problems = []
+    if found["state"] == "unknown":
+        what = "whether it runs cannot be seen from here, but something holds its pid file"
+        problems.append(Problem(what, "if it is in another container, ask there"))
     if found["state"] == "dead":
         problems.append(Problem("the supervisor died", "sensor-node-ctl start"))
     if found["reload_problem"]:

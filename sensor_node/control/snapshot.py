@@ -33,7 +33,7 @@ from sensor_node.storage.checkpoint import wal_bytes
 from sensor_node.storage.connection import Connection, reading, sqlite_facts
 from sensor_node.storage.filesystem import complaint, is_read_only
 from sensor_node.storage.room import Room, Space, measure
-from sensor_node.supervision.pidfile import pid_file, running_pid
+from sensor_node.supervision.pidfile import is_elsewhere, pid_file, running_pid
 from sensor_node.supervision.states import ChildReport, Report, read_report
 
 # Rates need a little time between two looks.
@@ -102,6 +102,8 @@ def buffered(config: Config) -> str:
 
 def _state(config: Config, pid: int | None, report: Report | None) -> str:
     if pid is None:
+        if is_elsewhere(config.runtime_directory):
+            return "unknown"
         return "dead" if pid_file(config.runtime_directory).exists() else "stopped"
     return "running" if report and report.ready else "starting"
 

@@ -6,7 +6,7 @@ import time
 from sensor_node import log
 from sensor_node.config import Config
 from sensor_node.errors import ConfigError, SensorNodeError
-from sensor_node.supervision.pidfile import remove_pid_file, write_pid_file
+from sensor_node.supervision.pidfile import remove_pid_file
 from sensor_node.supervision.presence import Presence
 from sensor_node.supervision.states import read_report
 from sensor_node.supervision.supervisor import Supervisor
@@ -24,7 +24,7 @@ def run(config: Config) -> int:
         make_directories(config)
         presence = Presence(config)
         _take(presence, config, notifier)
-        write_pid_file(config)
+        presence.be_found(config)
     except SensorNodeError as error:
         notifier.send(f"STATUS={error}")
         raise

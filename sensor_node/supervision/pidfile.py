@@ -4,6 +4,7 @@ import contextlib
 import fcntl
 import os
 import re
+import time
 from pathlib import Path
 
 from sensor_node.config import Config
@@ -11,8 +12,10 @@ from sensor_node.errors import ConfigError, SensorNodeError
 from sensor_node.places import FOREIGN_LINK, bears_name, is_foreign_link, open_unlinked, real
 from sensor_node.proc import has_open
 from sensor_node.processes import owner
+from sensor_node.supervision.file_lock import holder
 
 LOCK_SUFFIX = ".appliance"
+LOCK_TRIES, LOCK_TRY_SECONDS = 100, 0.01
 # As own_identity() makes it.
 IDENTITY = r"[a-z]+:[0-9a-f-]+:[0-9]{1,9}:[0-9]{1,19}"
 
@@ -72,8 +75,10 @@ def pid_file(runtime_directory: Path) -> Path:
     return runtime_directory / "sensor-node.pid"
 
 
-def write_pid_file(config: Config) -> None:
+def write_pid_file(config: Config) -> int:
     """The pid on the first line, as everybody expects; then who that is, as pids are used again.
+
+    Returns a descriptor: whoever keeps that has a lock on the file, and so is known to live.
 
     Raises SensorNodeError: an appliance that nobody can find or stop had better not start.
     """
@@ -81,10 +86,24 @@ def write_pid_file(config: Config) -> None:
     try:
         with open_unlinked(file, "w") as opened:
             opened.write(f"{os.getpid()}\n{identity}\n")
+            opened.flush()
+            _lock(opened.fileno())
+            return os.dup(opened.fileno())
     except OSError as error:
         with contextlib.suppress(OSError):
             file.unlink()  # an empty one would say that this appliance has died
         raise SensorNodeError(f"{file}: cannot be written: {error.strerror}") from error
+
+
+def _lock(opened: int) -> None:
+    """Whoever looks whether it is locked has it for a moment."""
+    for _ in range(LOCK_TRIES):
+        try:
+            fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            time.sleep(LOCK_TRY_SECONDS)
+        else:
+            return
 
 
 def remove_pid_file(config: Config) -> None:
@@ -98,12 +117,27 @@ def running_pid(runtime_directory: Path) -> int | None:
     """The supervisor's pid, if the pid file names a living one."""
     try:
         with open_unlinked(pid_file(runtime_directory)) as opened:
-            pid, identity = opened.read().split()
+            text, identity = opened.read().split()
+            pid = int(text)
+            # In some containers /proc names another boot than it does to the service there.
+            lives = is_appliance(identity) or holder(os.fstat(opened.fileno())) == pid
     except PermissionError:
         raise
     except (OSError, ValueError):
         return None
-    return int(pid) if is_appliance(identity) and identity.split(":")[2] == pid else None
+    return pid if lives and identity.split(":")[2:3] == [text] else None
+
+
+def is_elsewhere(runtime_directory: Path) -> bool:
+    """Whether the pid file is a living appliance's that cannot be seen from here."""
+    try:
+        with open_unlinked(pid_file(runtime_directory)) as opened:
+            fcntl.flock(opened, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return running_pid(runtime_directory) is None
+    except OSError:
+        return False
+    return False
 
 
 def is_appliance(identity: str) -> bool:

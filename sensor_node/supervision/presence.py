@@ -28,10 +28,22 @@ class Presence:
     def __init__(self, config: Config) -> None:
         self._lock = ApplianceLock(config)
         self._file = FileLock(config.storage.path)
+        self._pid_file = -1
 
     def take(self) -> bool:
         """Whether the place is ours now, and the database, if there is one; does not wait."""
         return self._lock.take() and self._file.keep()
+
+    def be_found(self, config: Config) -> None:
+        """Write the pid file. Raises SensorNodeError where that cannot be."""
+        opened = write_pid_file(config)
+        self._forget_pid_file()
+        self._pid_file = opened
+
+    def _forget_pid_file(self) -> None:
+        if self._pid_file >= 0:
+            os.close(self._pid_file)
+        self._pid_file = -1
 
     def holder(self, config: Config) -> int | None:
         """The living supervisor of another appliance that has the place, or the database."""
@@ -62,6 +74,7 @@ class Presence:
         """Let go of the place."""
         self._lock.close()
         self._file.close()
+        self._forget_pid_file()
 
     def keep(self, config: Config) -> Kept:
         """Put back what is gone.
@@ -101,7 +114,7 @@ class Presence:
     def _keep_pid_file(self, config: Config) -> Kept:
         if not _size(pid_file(config.runtime_directory)):
             with contextlib.suppress(SensorNodeError):  # no directory, or no room
-                write_pid_file(config)
+                self.be_found(config)
                 return Kept.PID_FILE_MADE_ANEW
         return Kept.AS_IT_WAS
 

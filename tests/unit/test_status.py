@@ -99,9 +99,9 @@ class Node:
         return self.repository
 
     def run(self, **changes):
-        """As if this process were the supervisor."""
+        """As if this process were the supervisor; what keeps its pid file locked."""
         self.config.state_directory.mkdir(exist_ok=True)
-        write_pid_file(self.config)
+        locked = write_pid_file(self.config)
         child = replace(generator(), restarts=1)
         idle = replace(child, name="sender-1", role="sender", pid=None, state="BACKOFF")
         report = Report(
@@ -117,6 +117,7 @@ class Node:
             settings=list(self.config.effective),
         )
         write_report(self.config, replace(report, **changes))
+        return locked
 
     def status(self):
         return snapshot.take(self.config, self.clock.now())
@@ -513,11 +514,19 @@ class TestTheState:
         assert node.status()["state"] == "stopped"
 
     def test_is_dead_where_a_pid_file_names_nobody(self, node) -> None:
-        node.run()
+        os.close(node.run())
         pid_file(node.config.runtime_directory).write_text("812\nsupervisor:another-boot:812:1\n")
         found = node.status()
         assert (found["state"], found["processes"]) == ("dead", [])
         assert found["problems"][0]["what"] == "the supervisor died"
+
+    def test_is_unknown_where_somebody_holds_a_pid_file_that_names_nobody_here(self, node) -> None:
+        """In another container; so the kernel tells."""
+        node.run()
+        pid_file(node.config.runtime_directory).write_text("812\nsupervisor:another-boot:812:1\n")
+        found = node.status()
+        assert (found["state"], found["processes"]) == ("unknown", [])
+        assert "cannot be seen from here" in found["problems"][0]["what"]
 
     def test_is_starting_until_every_process_is_ready(self, node) -> None:
         node.run(ready=False)
