@@ -1,6 +1,9 @@
 """Reads config.ini and its drop-ins as texts; whatever is wrong in their form is a line each."""
 
 import configparser
+import errno
+import os
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -23,13 +26,19 @@ def read_all(file: Path) -> Iterator[tuple[Path, Sections, list[str]]]:
         yield directory, {}, [f"{directory}: cannot be read: {_reason(error)}"]
         return
     for drop_in in found:
-        if drop_in.suffix == ".ini":
+        if is_read(drop_in):
             yield (drop_in, *_read(drop_in))
+
+
+def is_read(drop_in: Path) -> bool:
+    """Editors and other systems leave hidden files of their own, which are no configuration."""
+    return drop_in.suffix == ".ini" and not drop_in.name.startswith(".")
 
 
 def _read(file: Path) -> tuple[Sections, list[str]]:
     try:
-        text = file.read_text(encoding="utf-8-sig")
+        with open(file, encoding="utf-8-sig", opener=_open_regular) as opened:
+            text = opened.read()
     except (OSError, UnicodeDecodeError) as error:
         return {}, [f"{file}: cannot be read: {_reason(error)}"]
     errors = []
@@ -56,6 +65,15 @@ def _read(file: Path) -> tuple[Sections, list[str]]:
     # A line without a name is a mistake already.
     sections = {section: dict(parser.items(section)) for section in parser.sections()}
     return {name: {k: v for k, v in texts.items() if k} for name, texts in sections.items()}, errors
+
+
+def _open_regular(file: str, flags: int) -> int:
+    """A pipe, or a device, would keep us waiting. Links may lead anywhere."""
+    descriptor = os.open(file, flags | os.O_NONBLOCK)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(errno.EINVAL, "it is no regular file", file)
+    return descriptor
 
 
 def _lines_of(error: configparser.ParsingError) -> list[int]:

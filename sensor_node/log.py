@@ -2,7 +2,9 @@
 
 import logging
 import os
+import select
 import sys
+from typing import TextIO
 
 from sensor_node.text import visible_lines
 
@@ -26,9 +28,33 @@ class _Journal(_File):
         return "\n".join(prefix + line for line in super().format(record).splitlines())
 
 
+class _Patient(logging.StreamHandler[TextIO]):
+    """Nobody may read what we write to, a pipe: then lines are left out, and counted."""
+
+    def __init__(self, stream: TextIO) -> None:
+        super().__init__(stream)
+        self._left_out = 0
+        self._poll = select.poll()
+        self._poll.register(stream, select.POLLOUT)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if not self._poll.poll(0):
+            self._left_out += 1
+            return
+        if self._left_out:
+            left_out, self._left_out = self._left_out, 0
+            super().emit(
+                logging.LogRecord(
+                    *(record.name, logging.WARNING, __file__, 0),
+                    *("log_lines_left_out n=%d: nobody read them", (left_out,), None),
+                )
+            )
+        super().emit(record)
+
+
 def configure(level: str) -> None:
     """Send this process's lines to standard error, in the journal's form where it listens."""
-    handler = logging.StreamHandler(sys.stderr)
+    handler = _Patient(sys.stderr)
     if "JOURNAL_STREAM" in os.environ:
         handler.setFormatter(_Journal("%(message)s"))
     else:

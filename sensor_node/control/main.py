@@ -1,6 +1,7 @@
 """sensor-node-ctl: the command line."""
 
 import argparse
+import io
 import json
 import os
 import sys
@@ -42,9 +43,11 @@ HELP = dict(line.split(maxsplit=1) for line in COMMANDS.strip().splitlines())
 
 def main() -> None:
     """The console script."""
+    _open_streams()
     # What cannot be written in this locale is shown as it can.
-    for stream in filter(None, (sys.stdout, sys.stderr)):
-        stream.reconfigure(errors="backslashreplace")
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     arguments = _arguments()
     try:
         status = _run(arguments)
@@ -73,6 +76,18 @@ def main() -> None:
     except KeyboardInterrupt:
         status = 130
     sys.exit(status)
+
+
+def _open_streams() -> None:
+    """Some start a daemon with its streams closed: else our first files would be taken for them."""
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        if getattr(sys, name) is None:
+            opened = os.open(os.devnull, os.O_RDWR)
+            if opened != number:
+                os.dup2(opened, number)
+                os.close(opened)
+            os.set_inheritable(number, True)
+            setattr(sys, name, os.fdopen(number, "r" if number == 0 else "w", closefd=False))
 
 
 def _tell_systemd(error: ConfigError) -> None:

@@ -1,9 +1,11 @@
 """One child of the supervisor: starting it, watching it, and when to start it again."""
 
+import contextlib
 import multiprocessing
 import os
 import signal
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 from multiprocessing.process import BaseProcess
 
@@ -191,3 +193,15 @@ class Child:
             trouble=signs.trouble if self.pid else "",
             trouble_since=signs.trouble_since if self.pid else 0.0,
         )
+
+
+def reap_strangers(children: Iterable[Child]) -> None:
+    """A container's first process is the parent of all whose own has died."""
+    if os.getpid() != 1:
+        return
+    own = {child.pid for child in children}
+    with contextlib.suppress(ChildProcessError):
+        while ended := os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT):
+            if ended.si_pid in own:
+                return  # at the next turn, and the others after it
+            os.waitpid(ended.si_pid, 0)

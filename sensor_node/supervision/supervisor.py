@@ -15,7 +15,7 @@ from sensor_node.errors import ConfigError
 from sensor_node.log import LOGGER
 from sensor_node.places import real
 from sensor_node.supervision import hangs, logfile
-from sensor_node.supervision.child import Child, Death
+from sensor_node.supervision.child import Child, Death, reap_strangers
 from sensor_node.supervision.presence import Kept, Presence
 from sensor_node.supervision.slots import make_slots
 from sensor_node.supervision.states import ChildState, Report, write_report
@@ -127,6 +127,7 @@ class Supervisor:
                 self._notifier.send(f"STATUS={death.said}", f"ERRNO={EXIT_CONFIG}")
                 return EXIT_CONFIG
             child.plan_restart(death, now)
+        reap_strangers(self._children)
         return None
 
     def _obey_signals(self, now: float) -> int | None:
