@@ -6,9 +6,9 @@ import os
 import select
 import signal
 import socket
+import struct
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -34,6 +34,8 @@ START_SECONDS = 10.0
 STOP_MARGIN_SECONDS = 15.0
 RELOAD_SECONDS = 30.0
 POLL_SECONDS = 0.05
+# Of unix(7): pid, uid, gid.
+CREDENTIALS = struct.Struct("3i")
 
 
 def start(config: Config) -> int:
@@ -89,13 +91,11 @@ def _start(config: Config) -> int:
     if (pid := running_pid(config.runtime_directory)) and not _ends_by_itself(config, pid):
         return _already_running(config, pid)
     make_directories(config)
-    with (
-        tempfile.TemporaryDirectory() as directory,
-        socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as channel,
-    ):
-        address = str(Path(directory) / "notify")
-        channel.bind(address)
-        process = _spawn(config, address)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as channel:
+        # The kernel makes up a name, which needs no file, and tells who sends to it: anybody may.
+        channel.bind("")
+        channel.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
+        process = _spawn(config, "@" + channel.getsockname()[1:].decode())
         return _await_ready(process, channel, config)
 
 
@@ -215,7 +215,7 @@ def _await_ready(process: subprocess.Popen[bytes], channel: socket.socket, confi
         ended = process.poll()
         channel.settimeout(POLL_SECONDS)
         try:
-            lines = channel.recv(65536).decode().splitlines()
+            lines = _hear(channel, process.pid)
             fields = dict(line.partition("=")[::2] for line in lines)
         except TimeoutError:
             if ended is None:
@@ -234,6 +234,14 @@ def _await_ready(process: subprocess.Popen[bytes], channel: socket.socket, confi
             if "STATUS" in fields:
                 print(f"sensor-node-ctl: {said}", file=sys.stderr, flush=True)
     raise SensorNodeError(f"not ready in time, but still trying; see {log_file(config)}")
+
+
+def _hear(channel: socket.socket, pid: int) -> list[str]:
+    """What that process says; of another one, nothing."""
+    size = CREDENTIALS.size
+    said, attached, _, _ = channel.recvmsg(65536, socket.CMSG_SPACE(size))
+    senders = [CREDENTIALS.unpack(data[:size])[0] for _, _, data in attached]
+    return said.decode(errors="replace").splitlines() if senders == [pid] else []
 
 
 def _insist_on_ours(config: Config, pid: int) -> None:
