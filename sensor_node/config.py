@@ -2,7 +2,6 @@
 
 import difflib
 import os
-import socket
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -220,7 +219,7 @@ class _Reader:
             values["sink"][name] = self._resolved(values["sink"][name])
         return Config(
             file=self.file,
-            node_id=values["node"]["id"] or socket.gethostname(),
+            node_id=values["node"]["id"] or _host_name(),
             sensors=tuple(SensorConfig(**sensor) for sensor in sensors),
             storage=StorageConfig(**storage),
             sink=SinkConfig(**values["sink"]),
@@ -303,6 +302,12 @@ class _Reader:
                     text, file = texts.get(option.name, (option.default, ""))
                     rows.append(Effective(section, option.name, text, str(file)))
         return rows
+
+
+def _host_name() -> str:
+    """What may be sent of this host's name, which may be of any bytes, or none yet."""
+    name = "".join(char if char.isprintable() else "-" for char in os.uname().nodename)
+    return name.strip() or "localhost"
 
 
 def _nearest(name: str, known: list[str]) -> str:

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+from dataclasses import replace
 from pathlib import Path
 
 from sensor_node.config import Config, config_of, load_config
@@ -22,7 +23,7 @@ def configuration(file: Path) -> Config:
     if report:
         # Of another version, or of nobody's: the report may say what cannot be.
         with contextlib.suppress(ConfigError):
-            return config_of(file, report.settings)
+            return replace(config_of(file, report.settings), node_id=report.node)
     return load_config(file)
 
 

@@ -44,7 +44,9 @@ class ChildReport:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """The appliance. `reloads` counts the configurations taken; `problem` is of the last reload.
+    """The appliance. `node`: its readings go by this name, whatever the host is called by now.
+
+    `reloads` counts the configurations taken; `problem` is of the last reload.
 
     `settings`: what it goes by, whatever its files say by now.
     """
@@ -52,6 +54,7 @@ class Report:
     pid: int
     version: str
     config: str
+    node: str
     since: float
     ready: bool
     reloads: int

@@ -269,6 +269,7 @@ class Supervisor:
             pid=os.getpid(),
             version=__version__,
             config=str(self._config.file),
+            node=self._config.node_id,
             since=self._since,
             ready=self._ready and not self._reloading,
             reloads=self._reloads,

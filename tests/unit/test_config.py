@@ -1,8 +1,10 @@
 """The configuration: found where it is said to be, and every mistake in it told at once."""
 
+import os
 import re
 from dataclasses import FrozenInstanceError
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -127,7 +129,7 @@ class TestAFileThatCannotBeUsed:
 
     def test_is_named_if_it_is_a_directory(self, file) -> None:
         file.mkdir()
-        with pytest.raises(ConfigError, match="Is a directory"):
+        with pytest.raises(ConfigError, match="cannot be read: it is no regular file"):
             load_config(file)
 
     def test_is_named_if_it_is_not_utf_8(self, file) -> None:
@@ -327,9 +329,23 @@ class TestWhereThingsAre:
         assert find_config(None) == tmp_path / "config.ini"
 
     def test_the_node_is_called_as_it_says_else_as_its_machine(self, load, monkeypatch) -> None:
-        monkeypatch.setattr("socket.gethostname", lambda: "edge-07")
+        monkeypatch.setattr("os.uname", lambda: SimpleNamespace(nodename="edge-07"))
         assert load(SENSOR).node_id == "edge-07"
         assert load(SENSOR + "[node]\nid = edge-01\n").node_id == "edge-01"
+
+    @pytest.mark.parametrize(
+        ("name", "sent"),
+        [
+            ("", "localhost"),
+            ("  ", "localhost"),
+            (os.fsdecode(b"caf\xe9"), "caf-"),
+            ("a\x1b[31mb\n", "a-[31mb-"),
+            ("caf\u00e9", "caf\u00e9"),
+        ],
+    )
+    def test_a_machine_may_have_any_name(self, load, monkeypatch, name, sent) -> None:
+        monkeypatch.setattr("os.uname", lambda: SimpleNamespace(nodename=name))
+        assert load(SENSOR).node_id == sent
 
     def test_secret_files_are_beside_the_configuration(self, file, load) -> None:
         sink = load(SENSOR + "[sink]\ntoken_file = token\nca_file = /etc/ca.pem\n").sink

@@ -24,7 +24,9 @@ def file(tmp_path):
     config.runtime_directory.mkdir()
     write_pid_file(config)
     settings = list(config.effective)
-    report = Report(os.getpid(), "0.1.0", str(file), 0.0, True, 0, False, "", [], settings)
+    report = Report(
+        os.getpid(), "0.1.0", str(file), config.node_id, 0.0, True, 0, False, "", [], settings
+    )
     assert write_report(config, report)
     return file
 

@@ -31,6 +31,7 @@ REPORT = Report(
     pid=811,
     version="0.1.0",
     config="/etc/sensor-node/config.ini",
+    node="edge-01",
     since=1_795_419_878.0,
     ready=True,
     reloads=2,

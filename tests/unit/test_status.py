@@ -108,6 +108,7 @@ class Node:
             pid=os.getpid(),
             version="0.1.0",
             config=str(self.file),
+            node=self.config.node_id,
             since=WALL - 3660 - 86_400,  # by a clock that has been set since
             ready=True,
             reloads=0,
