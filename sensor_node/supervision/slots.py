@@ -1,8 +1,8 @@
 """Where each child shows its supervisor that it lives: a slot in an anonymous shared map.
 
-Written without locks, as aligned 8-byte words; read by the supervisor alone. It serves supervision
-only: no child reads another's slot. The words are items of a memoryview, which are stored whole;
-struct.pack_into() would let the supervisor see a zero in between.
+Written without locks, as aligned words of 32 bits, which every processor stores whole; read by the
+supervisor alone. It serves supervision only: no child reads another's slot. The words are items of
+a memoryview; struct.pack_into() would let the supervisor see a zero in between.
 """
 
 import mmap
@@ -12,8 +12,10 @@ from dataclasses import dataclass
 from sensor_node.errors import STORAGE_REASONS
 
 BEAT, WAITING, HOLDING, READY, TROUBLE, SAID_LENGTH, FINAL, CHECKED, SINCE = range(9)
-SAID = 72
+SAID = 36
 SLOT_BYTES = 1024
+# Times are milliseconds of the monotonic clock, which begin anew each 50 days; 0 is none.
+TIMES = 2**32
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,20 +40,20 @@ class Slot:
 
     def __init__(self, memory: mmap.mmap, index: int) -> None:
         whole = memoryview(memory)[index * SLOT_BYTES : (index + 1) * SLOT_BYTES]
-        self._words = whole[:SAID].cast("q")
+        self._words = whole[:SAID].cast("I")
         self._said = whole[SAID:]
 
     # In the child
 
     def beat(self) -> None:
-        self._put(BEAT, time.monotonic_ns())
+        self._put(BEAT, _now())
 
     def waiting(self) -> None:
-        self._put(WAITING, time.monotonic_ns())
+        self._put(WAITING, _now())
         self._put(HOLDING, 0)
 
     def holding(self) -> None:
-        self._put(HOLDING, time.monotonic_ns())
+        self._put(HOLDING, _now())
         self._put(WAITING, 0)
 
     def released(self) -> None:
@@ -64,7 +66,7 @@ class Slot:
     def trouble(self, reason: str) -> None:
         trouble = STORAGE_REASONS.index(reason) + 1 if reason else 0
         if trouble != self._get(TROUBLE):
-            self._put(SINCE, time.time_ns() if trouble else 0)
+            self._put(SINCE, int(time.time()) % TIMES if trouble else 0)
             self._put(TROUBLE, trouble)
 
     def checked(self) -> None:
@@ -95,7 +97,7 @@ class Slot:
 
     def forgive(self) -> None:
         """Start all measures of time anew."""
-        now = time.monotonic_ns()
+        now = _now()
         self._put(BEAT, now)
         for word in (WAITING, HOLDING):
             if self._get(word):
@@ -105,21 +107,31 @@ class Slot:
         said = bytes(self._said[: self._get(SAID_LENGTH)])
         trouble = self._get(TROUBLE)
         return Signs(
-            beat=self._get(BEAT) / 1e9,
-            waiting_since=self._get(WAITING) / 1e9 or None,
-            holding_since=self._get(HOLDING) / 1e9 or None,
+            beat=self._time(BEAT) or 0.0,
+            waiting_since=self._time(WAITING),
+            holding_since=self._time(HOLDING),
             ready=bool(self._get(READY)),
             checked=bool(self._get(CHECKED)),
             trouble=STORAGE_REASONS[trouble - 1] if trouble else "",
-            trouble_since=self._get(SINCE) / 1e9,
+            trouble_since=float(self._get(SINCE)),
             said=said.decode(errors="replace"),
         )
+
+    def _time(self, word: int) -> float | None:
+        """Monotonic seconds, the nearest to now that the word can mean; None for 0."""
+        value, now = self._get(word), time.monotonic_ns() // 1_000_000
+        age = (now - value + TIMES // 2) % TIMES - TIMES // 2
+        return (now - age) / 1000 if value else None
 
     def _put(self, word: int, value: int) -> None:
         self._words[word] = value
 
     def _get(self, word: int) -> int:
         return self._words[word]
+
+
+def _now() -> int:
+    return (time.monotonic_ns() // 1_000_000) % TIMES or 1
 
 
 def make_slots(count: int) -> list[Slot]:
