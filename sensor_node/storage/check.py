@@ -74,7 +74,7 @@ STRANGE = {
         """,
     "message": """
         SELECT coalesce(sum(typeof(name) <> 'text' OR typeof(value) <> 'real'
-            OR abs(value) > 1.7976931348623157e308 OR typeof(timestamp_us) <> 'integer'
+            OR value - value IS NOT 0 OR typeof(timestamp_us) <> 'integer'
             OR typeof(captured_us) NOT IN ('integer', 'null')), 0)
         FROM message
         """,

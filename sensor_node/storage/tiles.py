@@ -33,13 +33,15 @@ SET status = 'SENDING', attempts = attempts + 1, owner = :owner, claimed_at = :n
 WHERE first_id = :first_id AND status = 'FAILED'
 RETURNING first_id, last_id, attempts, round
 """
-# A damaged row counts as missing: JSON has no nan and no infinity, and a sink would refuse it.
+# A damaged row counts as missing: JSON has no nan and no infinity, and a sink would refuse it. Only
+# what is finite is 0 less itself. There is no limit to compare with: SQLite on 32-bit ARM reads the
+# greatest float, written in SQL, as infinity.
 READ_MESSAGES = """
 SELECT message.id, message.name, message.value, message.timestamp_us
 FROM batch JOIN message ON message.id BETWEEN batch.first_id AND batch.last_id
 WHERE batch.first_id = :first_id AND batch.last_id = :last_id
   AND batch.status = 'SENDING' AND batch.owner = :owner AND batch.attempts = :attempt
-  AND typeof(message.value) = 'real' AND abs(message.value) <= 1.7976931348623157e308
+  AND typeof(message.value) = 'real' AND message.value - message.value = 0
   AND typeof(message.timestamp_us) = 'integer' AND typeof(message.name) = 'text'
 ORDER BY message.id
 """
