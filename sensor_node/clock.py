@@ -2,11 +2,18 @@
 
 import time
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from typing import Protocol
 
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 # Clocks that are read within this long tell the same instant.
 AS_ONE_SECONDS = 0.001
 MOST_READS = 10
+
+
+def utc_of(wall: float) -> datetime:
+    """Wall seconds as a date, to the year 9999: on some boards gmtime() knows none after 2038."""
+    return EPOCH + timedelta(seconds=wall)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,9 +1,10 @@
 """Moments, durations and numbers of things as people and programs read them."""
 
 import contextlib
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 
-EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+from sensor_node.clock import EPOCH, utc_of
+
 SPANS = (("d", 86400, "h", 3600), ("h", 3600, "m", 60), ("m", 60, "s", 1))
 
 
@@ -11,7 +12,7 @@ def utc(wall: float | None) -> str | None:
     """For JSON: 2026-11-23T07:44:38Z."""
     if wall is None:
         return None
-    return datetime.fromtimestamp(wall, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    return utc_of(wall).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def utc_us(timestamp_us: int) -> str:
@@ -22,7 +23,7 @@ def utc_us(timestamp_us: int) -> str:
 
 def local(wall: float) -> str:
     """For people: local time with its offset, or UTC in the first and last year that there is."""
-    moment = EPOCH + timedelta(seconds=wall)
+    moment = utc_of(wall)
     with contextlib.suppress(OverflowError, ValueError):
         moment = moment.astimezone()
     return moment.strftime("%Y-%m-%d %H:%M:%S%z")

@@ -14,6 +14,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from sensor_node.clock import utc_of
 from sensor_node.storage import home
 
 STAMP = "%Y%m%dT%H%M%SZ"
@@ -127,7 +128,7 @@ def _stamp(database: Path, file: Path) -> str:
 
 
 def _name(database: Path, now: float) -> Path:
-    stamp = time.strftime(STAMP, time.gmtime(now))
+    stamp = utc_of(now).strftime(STAMP)
     return database.with_name(f"{database.name}.damaged-{stamp}")
 
 

@@ -8,6 +8,7 @@ import os
 import time
 from pathlib import Path
 
+from sensor_node.clock import utc_of
 from sensor_node.log import LOGGER
 from sensor_node.storage.aside import STAMP
 
@@ -25,7 +26,7 @@ def move_aside(database: Path) -> None:
     journal = database.with_name(database.name + "-journal")
     if not os.path.lexists(journal):
         return
-    kept = journal.with_name(f"{journal.name}.aside-{time.strftime(STAMP, time.gmtime())}")
+    kept = journal.with_name(f"{journal.name}.aside-{utc_of(time.time()).strftime(STAMP)}")
     try:
         with database.open("rb") as opened:
             if opened.read(VERSIONS.stop)[VERSIONS] != WAL:
