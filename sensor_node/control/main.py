@@ -73,8 +73,6 @@ def main() -> None:
         where = error.filename or (arguments.command if hint else "output")
         print(f"sensor-node-ctl: {where}: {error.strerror}{hint}", file=sys.stderr)
         status = exits.UNKNOWN if arguments.command == "status" else exits.FAILED
-    except KeyboardInterrupt:
-        status = 130
     sys.exit(status)
 
 

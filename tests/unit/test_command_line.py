@@ -556,10 +556,3 @@ class TestTheOutput:
         done = ctl.real("status", PYTHONIOENCODING="ascii")
         assert (done.returncode, done.stderr) == (3, "")
         assert r"node       W\xfcrzburg \xb0C" in done.stdout
-
-    def test_ends_quietly_when_interrupted(self, ctl, monkeypatch) -> None:
-        def interrupt(arguments):
-            raise KeyboardInterrupt
-
-        monkeypatch.setattr(main_module, "_run", interrupt)
-        assert ctl("status") == (130, "", "")
