@@ -35,6 +35,10 @@ salvage   bring the undelivered readings of an old or damaged database back
 audit     recount every row: is every reading accounted for?
 sink      run a small deduplicating sink, for trying things out
 """
+CHANGED = (
+    "if another program has changed the database, restore it; "
+    "else this is a fault of sensor-node: python3 -X dev -m sensor_node shows where"
+)
 # SQLite counts to 9223372036854775807.
 MOST_DIGITS = 18
 EARLIEST = -9e12  # wall seconds, which SQLite keeps as microseconds
@@ -72,6 +76,12 @@ def main() -> None:
         hint = "; try as root" if isinstance(error, PermissionError) else ""
         where = error.filename or (arguments.command if hint else "output")
         print(f"sensor-node-ctl: {where}: {error.strerror}{hint}", file=sys.stderr)
+        status = exits.UNKNOWN if arguments.command == "status" else exits.FAILED
+    except Exception as error:
+        if arguments.command == "run" or sys.flags.dev_mode:
+            raise
+        said = visible(f"{type(error).__name__}: {error}")
+        print(f"sensor-node-ctl: {said}; {CHANGED}", file=sys.stderr)
         status = exits.UNKNOWN if arguments.command == "status" else exits.FAILED
     sys.exit(status)
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import sqlite3
 import subprocess
 import sys
 import time
@@ -556,3 +557,32 @@ class TestTheOutput:
         done = ctl.real("status", PYTHONIOENCODING="ascii")
         assert (done.returncode, done.stderr) == (3, "")
         assert r"node       W\xfcrzburg \xb0C" in done.stdout
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "DROP VIEW message_status",
+        "DROP TABLE tally",
+        "DROP TABLE sink",
+        "DROP TABLE event",
+        "UPDATE event SET detail = x'ff'",
+        "UPDATE event SET at = 'x'",
+        "UPDATE message SET name = x'ff00'",
+        "UPDATE batch SET last_error = x'ff'",
+    ],
+)
+def test_a_database_that_another_program_has_changed_is_one_line(ctl, change):
+    ctl.config.state_directory.mkdir()
+    repository = SensorDataSQLRepository(ctl.config.storage.path)
+    repository.begin_run(WHO, time.time(), "a run")
+    fill(repository, 3)
+    repository.close()
+    other = sqlite3.connect(ctl.config.storage.path)
+    other.execute(change)
+    other.commit()
+    other.close()
+    for command in ("status", "messages --json", "show 1", "history --json", "requeue --dead"):
+        done = ctl.real(*command.split())
+        assert "Traceback" not in done.stderr, command
+        assert done.stderr.count("\n") <= 1, command
