@@ -1,16 +1,20 @@
 """Log lines are events: `batch_failed batch=812 attempt=3 retry_in=8.2s`, on standard error."""
 
+import contextlib
 import logging
 import os
 import select
 import sys
+from pathlib import Path
 from typing import TextIO
 
+from sensor_node.places import bears_name, open_unlinked
 from sensor_node.text import visible_lines
 
 # https://www.freedesktop.org/software/systemd/man/sd-daemon.html: priorities of the journal.
 PRIORITIES = {logging.DEBUG: 7, logging.INFO: 6, logging.WARNING: 4, logging.ERROR: 3}
 LOGGER = logging.getLogger("sensor_node")
+STDOUT, STDERR = 1, 2
 
 
 class _File(logging.Formatter):
@@ -29,15 +33,31 @@ class _Journal(_File):
 
 
 class _Patient(logging.StreamHandler[TextIO]):
-    """Nobody may read what we write to, a pipe: then lines are left out, and counted."""
+    """Nobody may read what we write to, a pipe: then lines are left out, and counted.
 
-    def __init__(self, stream: TextIO) -> None:
+    Or it is the log file, and somebody moves or deletes that: then there is another one. But not in
+    another directory that has come in the place of its own.
+    """
+
+    def __init__(self, stream: TextIO, file: Path) -> None:
         super().__init__(stream)
+        self._file = file if bears_name(os.fstat(STDERR), file) else None
+        self._home = file.parent.stat() if self._file else None
         self._left_out = 0
         self._poll = select.poll()
-        self._poll.register(stream, select.POLLOUT)
+        self._poll.register(STDERR, select.POLLOUT)
+
+    def follow(self) -> None:
+        if self._file is None or self._home is None or bears_name(os.fstat(STDERR), self._file):
+            return
+        if not bears_name(self._home, self._file.parent):
+            return
+        with contextlib.suppress(OSError), open_unlinked(self._file, "ab") as opened:
+            for number in (STDOUT, STDERR):
+                os.dup2(opened.fileno(), number)
 
     def emit(self, record: logging.LogRecord) -> None:
+        self.follow()
         if not self._poll.poll(0):
             self._left_out += 1
             return
@@ -52,9 +72,12 @@ class _Patient(logging.StreamHandler[TextIO]):
         super().emit(record)
 
 
-def configure(level: str) -> None:
-    """Send this process's lines to standard error, in the journal's form where it listens."""
-    handler = _Patient(sys.stderr)
+def configure(level: str, file: Path) -> None:
+    """Send this process's lines to standard error, in the journal's form where it listens.
+
+    `file`: the log file, which standard error may be.
+    """
+    handler = _Patient(sys.stderr, file)
     if "JOURNAL_STREAM" in os.environ:
         handler.setFormatter(_Journal("%(message)s"))
     else:
@@ -64,6 +87,13 @@ def configure(level: str) -> None:
     LOGGER.propagate = False
     # A full disk must not turn each line into a traceback about the line.
     logging.raiseExceptions = False
+
+
+def follow() -> None:
+    """Make the log file anew if it is gone, though there is nothing to say."""
+    for handler in LOGGER.handlers:
+        if isinstance(handler, _Patient):
+            handler.follow()
 
 
 class Throttle:

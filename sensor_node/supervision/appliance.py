@@ -6,6 +6,7 @@ import time
 from sensor_node import log
 from sensor_node.config import Config
 from sensor_node.errors import ConfigError, SensorNodeError
+from sensor_node.supervision.logfile import log_file
 from sensor_node.supervision.pidfile import remove_pid_file
 from sensor_node.supervision.presence import Presence
 from sensor_node.supervision.states import read_report
@@ -20,7 +21,7 @@ def run(config: Config) -> int:
     notifier = Notifier()
     try:
         os.umask(0o027)
-        log.configure(config.log.level)
+        log.configure(config.log.level, log_file(config))
         make_directories(config)
         presence = Presence(config)
         _take(presence, config, notifier)

@@ -36,9 +36,8 @@ class Presence:
 
     def be_found(self, config: Config) -> None:
         """Write the pid file. Raises SensorNodeError where that cannot be."""
-        opened = write_pid_file(config)
-        self._forget_pid_file()
-        self._pid_file = opened
+        self._forget_pid_file()  # its lock would be in the way of the new one
+        self._pid_file = write_pid_file(config)
 
     def _forget_pid_file(self) -> None:
         if self._pid_file >= 0:

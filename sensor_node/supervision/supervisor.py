@@ -9,7 +9,7 @@ from multiprocessing import connection
 from pathlib import Path
 from types import FrameType
 
-from sensor_node import __version__
+from sensor_node import __version__, log
 from sensor_node.config import Config, load_config
 from sensor_node.errors import ConfigError
 from sensor_node.log import LOGGER
@@ -74,6 +74,7 @@ class Supervisor:
                 self._start_due(now)
                 self._end_hangs(now)
                 self._announce(now)
+                log.follow()
                 logfile.rotate(self._config)
                 self._wait(now)
         self._stop_all()

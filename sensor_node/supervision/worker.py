@@ -26,6 +26,7 @@ from sensor_node.processes.service import (
     prepare_process,
     run_service,
 )
+from sensor_node.supervision.logfile import log_file
 from sensor_node.supervision.pidfile import has_lock
 from sensor_node.supervision.slots import Slot
 
@@ -87,7 +88,7 @@ def work(birth: Birth) -> None:
     prepare_process(wake)
     _cut_ties(birth.inherited)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
-    log.configure(birth.config.log.level)
+    log.configure(birth.config.log.level, log_file(birth.config))
     _set_oom_score(OOM_SCORE[birth.role])
     news = list(birth.news)
 

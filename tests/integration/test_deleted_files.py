@@ -2,8 +2,9 @@
 
 import os
 
+import pytest
 from crash import proc
-from crash.node import Node, assert_on_grid, running
+from crash.node import Node, assert_nothing_lost, assert_on_grid, running
 from waiting import wait_until
 
 from sensor_node.supervision.pidfile import pid_file
@@ -113,3 +114,21 @@ def test_a_database_that_is_deleted_is_in_the_history_of_the_next_one(tmp_path):
         ]
         assert node.dropped() == 0
         assert node.pids() == pids
+
+
+@pytest.mark.parametrize("how", ["deleted", "renamed"])
+def test_a_log_file_that_somebody_takes_away_is_made_anew(tmp_path, how):
+    with running(tmp_path, log={"level": "debug"}) as (node, sink):
+        node.await_delivered(5)
+        log = node.state / "sensor-node.log"
+        if how == "deleted":
+            log.unlink()
+        else:
+            log.rename(log.with_name("sensor-node.log.yesterday"))
+        wait_until(log.exists, what="there is another one")
+        senders = {str(node.pids()[name]) for name in ("sender-1", "sender-2")}
+        wait_until(
+            lambda: any(line.split()[3] in senders for line in node.log().splitlines()),
+            what="children write to it too",
+        )
+        assert_nothing_lost(node, sink)

@@ -527,7 +527,7 @@ class TestANodeThatDoesNotRun:
     def test_does_not_start_where_its_directory_cannot_be_made(
         self, ctl, command, monkeypatch
     ) -> None:
-        monkeypatch.setattr("sensor_node.log.configure", lambda level: None)
+        monkeypatch.setattr("sensor_node.log.configure", lambda level, file: None)
         ctl.config.state_directory.write_text("a file is in the way")
         umask = os.umask(0o022)
         try:

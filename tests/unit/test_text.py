@@ -1,6 +1,7 @@
 """Words of others on a person's terminal."""
 
 import logging
+from pathlib import Path
 
 import pytest
 
@@ -34,7 +35,7 @@ def test_the_log_steers_no_terminal(monkeypatch, capsys, journal) -> None:
         monkeypatch.setenv("JOURNAL_STREAM", "8:1")
     before = list(log.LOGGER.handlers), log.LOGGER.level, log.LOGGER.propagate
     try:
-        log.configure("info")
+        log.configure("info", Path("sensor-node.log"))
         log.LOGGER.info("sensor_failed %s", "\x1b]0;owned\x07")
         log.LOGGER.log(logging.INFO, "two\nlines")
     finally:
