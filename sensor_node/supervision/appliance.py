@@ -1,15 +1,17 @@
 """Running the appliance in this process: what must be so before the supervisor starts its loop."""
 
+import contextlib
 import os
 import time
 
 from sensor_node import log
 from sensor_node.config import Config
 from sensor_node.errors import ConfigError, SensorNodeError
+from sensor_node.supervision.disk import insist_on_disk, note_disk
 from sensor_node.supervision.logfile import log_file
 from sensor_node.supervision.pidfile import remove_pid_file
 from sensor_node.supervision.presence import Presence
-from sensor_node.supervision.states import read_report
+from sensor_node.supervision.states import read_report, report_file
 from sensor_node.supervision.supervisor import Supervisor
 from sensor_node.supervision.systemd import Notifier
 
@@ -25,6 +27,9 @@ def run(config: Config) -> int:
         make_directories(config)
         presence = Presence(config)
         _take(presence, config, notifier)
+        note_disk(config)
+        with contextlib.suppress(OSError):
+            report_file(config.runtime_directory).unlink()  # it would be taken for this run's
         presence.be_found(config)
     except SensorNodeError as error:
         notifier.send(f"STATUS={error}")
@@ -36,7 +41,8 @@ def run(config: Config) -> int:
 
 
 def make_directories(config: Config) -> None:
-    """Raises ConfigError where the database cannot be written."""
+    """Raises ConfigError where the database cannot be written, SensorNodeError without its disk."""
+    insist_on_disk(config)
     for directory in (config.state_directory, config.runtime_directory, config.storage.path.parent):
         try:
             directory.mkdir(mode=0o750, parents=True, exist_ok=True)

@@ -1,6 +1,7 @@
 """What the supervisor tells others about its children: the states and the report file."""
 
 import enum
+import errno
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -12,6 +13,11 @@ from sensor_node.places import open_unlinked
 # Wall seconds that have a date.
 END_OF_TIME = 253_402_300_800
 MOST_PID = 2**22  # of the kernel; below 1, kill() means many processes
+
+
+MOST_BYTES = 16 * 1024 * 1024
+# No inode is left, or no block.
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 
 
 class ChildState(enum.StrEnum):
@@ -64,6 +70,14 @@ class Report:
     settings: list[Effective]
 
 
+@dataclass(frozen=True, slots=True)
+class Outline:
+    """What the report of every version says: an upgrade may leave one running and bring another."""
+
+    version: str
+    ready: bool
+
+
 def report_file(runtime_directory: Path) -> Path:
     return runtime_directory / "processes.json"
 
@@ -71,24 +85,47 @@ def report_file(runtime_directory: Path) -> Path:
 def write_report(config: Config, report: Report) -> bool:
     """Replaced as a whole, so that a reader never sees half of it.
 
-    False where it cannot be written: a full disk must not end the supervisor.
+    Where there is no room for another file, the one that is there is written over: half a report
+    is none to a reader, who looks again. False where that fails too: a full disk must not end the
+    supervisor.
     """
-    file = report_file(config.runtime_directory)
+    file, text = report_file(config.runtime_directory), json.dumps(asdict(report))
     temporary = file.with_suffix(".new")
     try:
         with open_unlinked(temporary, "w") as opened:
-            opened.write(json.dumps(asdict(report)))
+            opened.write(text)
         temporary.replace(file)
+    except OSError as error:
+        return error.errno in NO_ROOM and _write_over(file, text)
+    return True
+
+
+def _write_over(file: Path, text: str) -> bool:
+    try:
+        with open_unlinked(file, "r+") as opened:
+            opened.write(text)
+            opened.truncate()
     except OSError:
         return False
     return True
 
 
+def read_outline(runtime_directory: Path) -> Outline | None:
+    """None where there is no report."""
+    try:
+        values = _read(runtime_directory)
+        outline = Outline(values["version"], values["ready"])
+    except PermissionError:
+        raise
+    except (OSError, ValueError, TypeError, KeyError, RecursionError):
+        return None
+    return outline if _is_sound(outline) else None
+
+
 def read_report(runtime_directory: Path) -> Report | None:
     """None where there is none, or one of another version."""
     try:
-        with open_unlinked(report_file(runtime_directory)) as opened:
-            values: dict[str, Any] = json.loads(opened.read())
+        values = _read(runtime_directory)
         children = [ChildReport(**child) for child in values.pop("processes")]
         settings = [Effective(*row) for row in values.pop("settings")]
         report = Report(**values, processes=children, settings=settings)
@@ -98,6 +135,12 @@ def read_report(runtime_directory: Path) -> Report | None:
         return None
     sound = all(map(_is_sound, (report, *children, *settings)))
     return report if sound else None
+
+
+def _read(runtime_directory: Path) -> dict[str, Any]:
+    with open_unlinked(report_file(runtime_directory)) as opened:
+        values: dict[str, Any] = json.loads(opened.read(MOST_BYTES))
+    return values
 
 
 def _is_sound(record: Any) -> bool:

@@ -1,15 +1,20 @@
 """What the supervisor writes down about its children, others read whole or not at all."""
 
+import errno
 import json
 from dataclasses import asdict, replace
 
 import pytest
 
 from sensor_node.config import Effective
+from sensor_node.places import open_unlinked
+from sensor_node.supervision import states
 from sensor_node.supervision.states import (
     ChildReport,
     ChildState,
+    Outline,
     Report,
+    read_outline,
     read_report,
     report_file,
     write_report,
@@ -48,6 +53,21 @@ def test_a_report_is_read_as_it_was_written(config) -> None:
     assert read_report(config.runtime_directory) == REPORT
 
 
+def test_of_another_versions_report_its_outline_is_read(config) -> None:
+    assert read_outline(config.runtime_directory) is None
+    write_report(config, REPORT)
+    file = report_file(config.runtime_directory)
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"version": "9.0", "mood": "good"}))
+    assert read_report(config.runtime_directory) is None
+    assert read_outline(config.runtime_directory) == Outline("9.0", ready=True)
+
+
+@pytest.mark.parametrize("text", ["", "7", "[]", "{}", '{"version": 9, "ready": true}'])
+def test_what_is_no_report_has_no_outline(config, text) -> None:
+    report_file(config.runtime_directory).write_text(text)
+    assert read_outline(config.runtime_directory) is None
+
+
 def test_a_report_replaces_the_one_before_and_leaves_nothing_beside_it(config) -> None:
     write_report(config, REPORT)
     write_report(config, replace(REPORT, processes=[]))
@@ -76,6 +96,24 @@ def test_a_full_disk_does_not_end_the_supervisor(config) -> None:
     ).mkdir()  # nothing can be written there
     assert not write_report(config, replace(REPORT, pid=1))
     assert read_report(config.runtime_directory) == REPORT
+
+
+@pytest.mark.parametrize("problem", ["", "much longer than before " * 10])
+def test_without_an_inode_for_another_file_the_report_is_written_over(
+    config, monkeypatch, problem
+) -> None:
+    write_report(config, replace(REPORT, problem="some"))
+
+    def only_what_is_there(file, mode="r"):
+        if not file.exists():
+            raise OSError(errno.ENOSPC, "No space left on device", str(file))
+        return open_unlinked(file, mode)
+
+    monkeypatch.setattr(states, "open_unlinked", only_what_is_there)
+    assert write_report(config, replace(REPORT, problem=problem))
+    assert read_report(config.runtime_directory) == replace(REPORT, problem=problem)
+    report_file(config.runtime_directory).unlink()
+    assert not write_report(config, REPORT)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,67 @@
+"""The disk that the database is on: without it, a start would begin another one on the wrong disk.
+
+Where the database is not in the state directory, a note in that says on which mount point it was.
+That is told by the device: what is mounted from the same file system (bind) is not told apart, nor
+are the mounts of a unit's sandbox taken for disks.
+"""
+
+import contextlib
+import os
+from pathlib import Path
+
+from sensor_node.config import Config
+from sensor_node.errors import SensorNodeError
+from sensor_node.places import open_unlinked, real
+
+
+def note_file(config: Config) -> Path:
+    return config.state_directory / "database.mount"
+
+
+def insist_on_disk(config: Config) -> None:
+    """Before the database's directory is made. Raises SensorNodeError where its disk is missing.
+
+    That may be mended without us, so a supervisor of ours goes on asking.
+    """
+    directory = real(config.storage.path).parent
+    if _is_own(config, directory):
+        return
+    mount = _noted(config, directory)
+    if mount and not os.path.ismount(mount):
+        raise SensorNodeError(
+            f"{mount}: is not mounted, and {config.storage.path} was there; mount it, or, if the "
+            f"database is to begin anew where it is told, remove {note_file(config)}"
+        )
+    if not mount and not directory.is_dir():
+        raise SensorNodeError(
+            f"{directory}: there is no such directory; mount its disk, or make it, for the node's "
+            "user to write in"
+        )
+
+
+def note_disk(config: Config) -> None:
+    """That the database is there."""
+    directory = real(config.storage.path).parent
+    mount = _mount_point(directory)
+    if _is_own(config, directory) or _noted(config, directory) == mount:
+        return
+    with contextlib.suppress(OSError), open_unlinked(note_file(config), "wb") as opened:
+        opened.write(b"%b\0%b" % (os.fsencode(mount), os.fsencode(directory)))
+
+
+def _is_own(config: Config, directory: Path) -> bool:
+    return directory.is_relative_to(real(config.state_directory))
+
+
+def _noted(config: Config, directory: Path) -> Path | None:
+    """None where there is no note, or one about another place."""
+    try:
+        with open_unlinked(note_file(config), "rb") as opened:
+            mount, noted = map(os.fsdecode, opened.read().split(b"\0"))
+    except (OSError, ValueError):
+        return None
+    return Path(mount) if mount and noted == str(directory) else None
+
+
+def _mount_point(directory: Path) -> Path:
+    return next(one for one in (directory, *directory.parents) if os.path.ismount(one))
