@@ -25,6 +25,8 @@ LOCKED = "locked by another program"
 # Why a database cannot be used now; short and constant, fit to group by and to show.
 STORAGE_REASONS = (
     "disk full",
+    "quota exceeded",
+    "file size limit",
     "read-only",
     "no permission",
     "I/O error",

@@ -8,18 +8,20 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from sensor_node import locks
 from sensor_node.config import Config
 from sensor_node.control import exits
 from sensor_node.control.change import existing
 from sensor_node.control.times import several
 from sensor_node.delivery.deliver import policy_of
 from sensor_node.errors import SensorNodeError
-from sensor_node.places import real
+from sensor_node.places import open_unlinked, real
 from sensor_node.storage import graft
 from sensor_node.storage.checkpoint import WAL_LIMIT_BYTES
 from sensor_node.storage.repository import SensorDataSQLRepository
 from sensor_node.storage.room import Room
 from sensor_node.storage.wreck import IDS_A_BITE, Unreadable, Wreck
+from sensor_node.storage.write_lock import room_of
 from sensor_node.supervision.file_lock import holder
 from sensor_node.supervision.pidfile import LOCK_SUFFIX
 
@@ -39,6 +41,7 @@ def salvage(config: Config, file: Path) -> int:
     with (
         _unused(file),
         existing(config) as repository,
+        _alone(path),
         _opened(file, config) as wreck,
     ):
         added, complete = _bring_back(config, wreck, repository)
@@ -120,9 +123,24 @@ def _unused(file: Path) -> Iterator[None]:
     with contextlib.ExitStack() as opened:
         for name in (file, file.with_name(file.name + LOCK_SUFFIX)):
             if name.exists():
-                descriptor = os.open(name, os.O_RDONLY | os.O_CLOEXEC)
+                descriptor = os.open(name, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
                 opened.callback(os.close, descriptor)
                 _take(descriptor, file)
+        yield
+
+
+@contextlib.contextmanager
+def _alone(database: Path) -> Iterator[None]:
+    """Keep other salvages off, by a POSIX lock: that file's flock is the write lock."""
+    with open_unlinked(room_of(real(database)), "r+b") as opened:
+        try:
+            fcntl.lockf(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            pids = [
+                lock.pid for lock in locks.on(os.fstat(opened.fileno())) if lock.kind == "POSIX"
+            ]
+            who = f"another salvage (pid {pids[0]})" if pids else "another salvage"
+            raise SensorNodeError(f"{database}: {who} is at work; wait for its end") from None
         yield
 
 

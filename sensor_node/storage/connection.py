@@ -10,9 +10,9 @@ from pathlib import Path
 
 from sensor_node.errors import DatabaseDamaged, DatabaseUnusable, StorageUnavailable
 from sensor_node.log import LOGGER
-from sensor_node.storage import aside, filesystem, home, journal, shm, write_lock
+from sensor_node.storage import aside, filesystem, header, home, journal, refusal, shm, write_lock
 from sensor_node.storage.checkpoint import WAL_CHECKPOINT_BYTES, wal_bytes
-from sensor_node.storage.migrations import APPLICATION_ID, FOREIGN, migrate, schema_version
+from sensor_node.storage.migrations import migrate, schema_version
 from sensor_node.storage.write_lock import LockWatch, WriteLock
 
 # Under the write lock nobody of ours is in the way; this is for a person's sqlite3 shell.
@@ -38,22 +38,18 @@ REASONS = {
 # Of the I/O errors, the file's own fault: it ends too early.
 DAMAGE = (sqlite3.SQLITE_IOERR_SHORT_READ, sqlite3.SQLITE_IOERR_CORRUPTFS)
 # The same for the lock files beside it.
-LOCK_REASONS = {
+LOCK_REASONS = refusal.REASONS | {
     errno.ENOSPC: "disk full",
-    errno.EDQUOT: "disk full",
     errno.EROFS: "read-only",
     errno.EACCES: "no permission",
     errno.EPERM: "no permission",
     errno.EIO: "I/O error",
 }
-HEADER_BYTES = 100
-NO_DATABASE = "is not a SQLite database; move it away or set another [storage] path"
 # What a reader gets where it cannot make a -shm file.
 NO_SHM = (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY)
 
 
-# For those who only pass one on.
-Connection = sqlite3.Connection
+Connection = sqlite3.Connection  # for those who only pass one on
 
 
 class Database:
@@ -67,7 +63,7 @@ class Database:
         text, refused = filesystem.complaint(path)
         if refused:
             raise DatabaseUnusable(text)
-        _refuse_foreign(path)
+        header.insist_on_ours(path)
         try:
             self.lock = WriteLock(path, watch)
         except OSError as error:
@@ -196,7 +192,7 @@ class Database:
         self._file = self._present()
         size = self.path.stat().st_size if self.path.is_file() else None
         # SQLite would call it a new file. An empty one is, after a start on a full disk.
-        if size is not None and size < HEADER_BYTES and (size or wal_bytes(self.path)):
+        if size is not None and size < header.BYTES and (size or wal_bytes(self.path)):
             raise DatabaseDamaged(f"is cut to {size} bytes")
         if self._file is None and self._replaces:
             try:
@@ -255,7 +251,10 @@ def open_reader(path: Path) -> sqlite3.Connection:
     """
     path = filesystem.resolved(path)
     home.insist_on(path)
-    journal.move_aside(path)
+    # It could not play a journal back, nor read as long as there is one.
+    with write_lock.at_once(path) as free:
+        if free:
+            journal.move_aside(path)
     if path.is_file():
         shm.insist_on_room(path, PAGE_SIZE)
     with translated(path):
@@ -313,36 +312,18 @@ def translated(path: Path) -> Iterator[None]:
     except sqlite3.DatabaseError as error:
         code = _code(error)
         if code == sqlite3.SQLITE_NOTADB and not write_lock.was_made_for(path):
-            raise DatabaseUnusable(f"{path}: {NO_DATABASE}") from error
+            raise DatabaseUnusable(f"{path}: {header.NO_DATABASE}") from error
         if code not in REASONS:
             raise
-        raise StorageUnavailable(REASONS[code], f"{path}: {error}") from error
+        is_write = getattr(error, "sqlite_errorcode", 0) == sqlite3.SQLITE_IOERR_WRITE
+        reason = (is_write and refusal.of_writing(path)) or REASONS[code]
+        raise StorageUnavailable(reason, f"{path}: {error}") from error
     except (DatabaseDamaged, UnicodeDecodeError) as error:  # SQLite's own words have damaged text
         raise StorageUnavailable("damaged", f"{path}: {error}") from error
     except DatabaseUnusable as error:
         if str(error).startswith(str(path)):
             raise
         raise DatabaseUnusable(f"{path}: {error}") from error
-
-
-def _refuse_foreign(path: Path) -> None:
-    """Before anything of ours is made beside it; later, such a file is ours and damaged.
-
-    The header is read as any file is: this process has no connection yet to a database that it
-    never had. See https://www.sqlite.org/fileformat.html#the_database_header.
-    """
-    if write_lock.was_made_for(path) or not path.is_file():
-        return
-    try:
-        with path.open("rb") as file:
-            header = file.read(HEADER_BYTES)
-    except OSError:
-        return  # opening it will say why
-    if header and (len(header) < HEADER_BYTES or not header.startswith(b"SQLite format 3\0")):
-        raise DatabaseUnusable(f"{path}: {NO_DATABASE}")
-    schema, application = int.from_bytes(header[40:44]), int.from_bytes(header[68:72])
-    if application != APPLICATION_ID and (application or schema):
-        raise DatabaseUnusable(f"{path}: {FOREIGN}")
 
 
 def _unopened(path: Path, error: OSError) -> StorageUnavailable:

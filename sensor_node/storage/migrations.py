@@ -8,6 +8,7 @@ from sensor_node.errors import DatabaseDamaged, DatabaseUnusable
 APPLICATION_ID = 0x536E6F44
 
 FOREIGN = "is another program's database; set another [storage] path"
+TOO_NEW = "has schema {}, this program knows {}; install the newer version of sensor-node again"
 OUR_TABLES = {"message", "batch", "tally"}
 # Any version of this program that there will be: more is no version.
 MOST_STEPS = 999
@@ -219,10 +220,7 @@ def schema_version(connection: sqlite3.Connection) -> int:
         if version or tables:
             raise DatabaseUnusable(FOREIGN)
     if version > len(STEPS):
-        raise DatabaseUnusable(
-            f"has schema {version}, this program knows {len(STEPS)}; "
-            "install the newer version of sensor-node again"
-        )
+        raise DatabaseUnusable(TOO_NEW.format(version, len(STEPS)))
     return int(version)
 
 

@@ -5,13 +5,17 @@ released the lock must pass the turnstile again behind those already in it. The 
 data, are opened after the fork (an inherited flock excludes nothing) and are never deleted.
 """
 
+import contextlib
 import fcntl
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Protocol
 
 from sensor_node.places import bears_name
+
+FLAGS = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW
 
 
 class LockWatch(Protocol):
@@ -40,7 +44,7 @@ class WriteLock:
 
     def __init__(self, database: Path, watch: LockWatch) -> None:
         self._turnstile = _open(_turnstile_of(database), database)
-        self._file = database.with_name(database.name + ".writer")
+        self._file = room_of(database)
         try:
             self._room = _open(self._file, database)
         except OSError:
@@ -82,9 +86,33 @@ class WriteLock:
         self._turnstile = self._room = -1
 
 
+@contextlib.contextmanager
+def at_once(database: Path) -> Iterator[bool]:
+    """Whether the lock is there, and ours, without waiting for it."""
+    try:
+        room = os.open(room_of(database), FLAGS)
+    except OSError:
+        yield False
+        return
+    try:
+        fcntl.flock(room, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        is_ours = True
+    except BlockingIOError:
+        is_ours = False
+    try:
+        yield is_ours
+    finally:
+        os.close(room)
+
+
 def was_made_for(database: Path) -> bool:
     """Whether the place of this database has ever been used by this program."""
     return _turnstile_of(database).exists()
+
+
+def room_of(database: Path) -> Path:
+    """The file of which the flock is the write lock."""
+    return database.with_name(database.name + ".writer")
 
 
 def _turnstile_of(database: Path) -> Path:
@@ -92,11 +120,10 @@ def _turnstile_of(database: Path) -> Path:
 
 
 def _open(file: Path, database: Path) -> int:
-    flags = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW
     try:
-        descriptor = os.open(file, flags | os.O_CREAT | os.O_EXCL, 0o660)
+        descriptor = os.open(file, FLAGS | os.O_CREAT | os.O_EXCL, 0o660)
     except FileExistsError:
-        return os.open(file, flags)
+        return os.open(file, FLAGS)
     if os.geteuid() == 0:
         # Made by a command of root's: the service needs it too. SQLite does so with its own files.
         owner = (database if database.exists() else database.parent).stat()

@@ -28,6 +28,9 @@ LONGER_THAN_A_HANG = 6.0
 BLKIO = Path("/sys/fs/cgroup/blkio/blkio.throttle.write_iops_device")
 LOOK = "look at the kernel's log; the card may be dying"
 REMOUNT = "remount the file system for writing; the card may be dying"
+QUOTA = "raise the quota of the node's user, or lower [storage] max_size; "
+QUOTA += "readings wait in memory for about a minute"
+LIMIT = "raise LimitFSIZE= of the service, or ulimit -f; readings wait in memory for about a minute"
 SYNC = "fdatasync,fsync"
 WRITE = f"pwrite64,ftruncate,{SYNC}"
 
@@ -40,6 +43,7 @@ class Fault(NamedTuple):
     how: str
     stops: bool
     said: str = "the database cannot be used: I/O error"
+    hint: str = LOOK
 
 
 EVERYBODY = ("generator", "sender-1", "sender-2", "retrier", "housekeeper")
@@ -47,6 +51,12 @@ FAULTS = {
     "the disk becomes read-only": Fault(EVERYBODY, WRITE, "error=EROFS", stops=True),
     "no fsync of a commit works": Fault(("generator",), SYNC, "error=EIO", stops=True),
     "the WAL cannot be written": Fault(("generator",), "pwrite64", "error=EIO", stops=True),
+    "a quota is exceeded": Fault(
+        ("generator",), "pwrite64", "error=EDQUOT", True, "quota exceeded", QUOTA
+    ),
+    "no file may grow": Fault(
+        ("generator",), "pwrite64", "error=EFBIG", True, "file size limit", LIMIT
+    ),
     "every third fsync fails": Fault(("generator",), SYNC, "error=EIO:when=2+3", stops=False),
     "a sender cannot write": Fault(("sender-1",), "pwrite64", "error=EIO", stops=False),
     "a sender cannot read": Fault(("sender-1",), "pread64", "error=EIO", stops=False),
@@ -67,12 +77,12 @@ def suffer(node: Node, fault: Fault) -> None:
     with injected(meant, "-e", f"trace={fault.calls}", "-e", inject):
         before = node.captured()
         if fault.stops:
-            assert problem_of(node, fault.said)["hint"] == LOOK
+            assert problem_of(node, fault.said)["hint"] == fault.hint
             wait_until(lambda: stands_still(node), 60, "nothing is stored", node.story)
         else:
             node.await_captured(before + RATE)
             if fault.said and "generator" not in fault.roles:
-                assert problem_of(node, fault.said)["hint"] == LOOK
+                assert problem_of(node, fault.said)["hint"] == fault.hint
     node.await_captured(before + RATE + 10)
     assert_nobody_died(node, pids)
 

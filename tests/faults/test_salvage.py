@@ -231,3 +231,28 @@ def test_what_cannot_be_salvaged_is_told_in_one_line(tmp_path):
             done = node.run("salvage", str(file), status=1)
             assert told in done.stderr
             assert (done.stderr.count("\n"), done.stdout) == (1, "")
+
+
+def test_of_two_salvages_at_once_one_is_told_of_the_other(tmp_path):
+    with Node(tmp_path / "node", sensor={"rate": 20_000}, sink=NOWHERE) as node:
+        node.start()
+        node.await_captured(40_000)
+        node.stop()
+        captured = node.captured()
+        aside = move_aside(node)
+        node.start()
+        node.await_captured(1)
+        with contextlib.ExitStack() as commands:
+            with node.locked():
+                # Before the write lock, and behind it: none of them can be done already.
+                both = [
+                    commands.enter_context(node.background("salvage", str(aside))) for _ in range(2)
+                ]
+                wait_until(lambda: all(node.queues(one.pid) for one in both), what="both wait")
+            told = [one.communicate(timeout=60)[0] for one in both]
+        assert sorted(one.returncode for one in both) == [0, 1], told
+        first = min(both, key=lambda one: one.returncode)
+        (refused,) = [text for text in told if "brought back" not in text]
+        assert f"another salvage (pid {first.pid}) is at work" in refused
+        assert any(f"brought back {captured} readings" in text for text in told), told
+        assert node.run("audit").returncode == 0

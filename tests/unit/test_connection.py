@@ -9,7 +9,7 @@ from storage_fixtures import dump, fill, rows
 
 from sensor_node.errors import STORAGE_REASONS, DatabaseUnusable, StorageUnavailable
 from sensor_node.storage import connection as connections
-from sensor_node.storage import tiles
+from sensor_node.storage import refusal, tiles
 from sensor_node.storage.connection import Database, open_reader, translated
 from sensor_node.storage.migrations import STEPS
 from sensor_node.storage.repository import SensorDataSQLRepository
@@ -170,7 +170,8 @@ def test_a_mistake_of_ours_is_not_taken_for_trouble_with_the_storage():
 
 
 def test_every_reason_has_its_place_in_the_list():
-    assert {*connections.REASONS.values(), "replaced"} == set(STORAGE_REASONS)
+    known = {*connections.REASONS.values(), *refusal.REASONS.values(), "replaced"}
+    assert known == set(STORAGE_REASONS)
 
 
 GARBAGE = b"This is a letter, not a database.\n" * 100
