@@ -20,7 +20,7 @@ from sensor_node.supervision.presence import Kept, Presence
 from sensor_node.supervision.slots import make_slots
 from sensor_node.supervision.states import ChildState, Report, write_report
 from sensor_node.supervision.systemd import Notifier
-from sensor_node.supervision.worker import EXIT_CONFIG, STOP_SIGNALS, preload
+from sensor_node.supervision.worker import EXIT_CONFIG, STOP_SIGNALS, open_descriptors, preload
 
 # generator, retrier, housekeeper and the most senders that the configuration allows
 MOST_CHILDREN = 3 + 64
@@ -205,19 +205,13 @@ class Supervisor:
 
     def _start(self, child: Child, now: float) -> None:
         try:
-            inherited = self._inherited()
+            inherited = open_descriptors(but=self._presence.lock_fd)
             child.start(self._config, self._run_started, inherited, unclean=self._unclean)
             LOGGER.info("process_started name=%s pid=%s", child.name, child.pid)
         except OSError as error:
             # No memory or no process number to spare: the others go on, this one comes later.
             LOGGER.error("process_not_started name=%s %s", child.name, error)
             child.plan_another_start(now)
-
-    def _inherited(self) -> list[int]:
-        """Descriptors that a child must not share: all but the standard ones and the lock."""
-        kept = {0, 1, 2, self._presence.lock_fd}
-        present = [int(entry.name) for entry in Path("/proc/self/fd").iterdir()]
-        return [fd for fd in present if fd not in kept and _is_open(fd)]
 
     def _end_hangs(self, now: float) -> None:
         self._all_well = True
@@ -251,10 +245,10 @@ class Supervisor:
         for child in self._children:
             child.look()
         running = all(child.state is ChildState.RUNNING for child in self._children)
-        if running and (not self._ready or self._reloading):
+        became_ready = running and (not self._ready or self._reloading)
+        if became_ready:
             LOGGER.info("ready processes=%d", len(self._children))
             self._ready, self._reloading = True, False
-            self._notifier.send("READY=1", f"MAINPID={os.getpid()}", "STATUS=running")
         if not self._ready and any(child.waits_for_database(now) for child in self._children):
             self._notifier.ask_for_time(now, WAITS_FOR_DATABASE)
         if self._all_well:
@@ -264,6 +258,9 @@ class Supervisor:
         wanted = report != self._reported and self._presence.is_in_place
         if wanted and write_report(self._config, report):
             self._reported = report
+        # Whoever hears it may look into the report.
+        if became_ready:
+            self._notifier.send("READY=1", f"MAINPID={os.getpid()}", "STATUS=running")
 
     def _report(self) -> Report:
         return Report(
@@ -290,24 +287,25 @@ class Supervisor:
         in_order = True
         for roles in (("generator",), ("sender", "retrier"), ("housekeeper",)):
             group = [child for child in self._children if child.role in roles and child.pid]
-            now = time.monotonic()
             for child in group:
                 if in_order:
                     child.slot.make_final()
-                child.ask_to_stop(now, _stop_seconds(child, self._config))
-            self._await_end(group)
-            # What a killed generator had in memory is gone: that is not a stop in good order.
-            in_order &= not any(child.killed for child in group if child.role == "generator")
+                child.ask_to_stop(time.monotonic(), _stop_seconds(child, self._config))
+            in_order &= self._await_end(group)
 
-    def _await_end(self, group: list[Child]) -> None:
-        while left := [child for child in group if child.pid is not None]:
+    def _await_end(self, group: list[Child]) -> bool:
+        """Whether capture ended well, too: what a killed generator had in memory is gone."""
+        in_order = True
+        while any(child.pid is not None for child in group):
             now = time.monotonic()
             self._end_hangs(now)
             self._announce(now)
             self._wait(now)
-            for child in left:
-                if child.reap():
+            for child in self._children:
+                if death := child.reap():
                     child.state = ChildState.STOPPED
+                    in_order &= death.exit_code == 0 or child.role != "generator"
+        return in_order
 
 
 def _was_left_open(database: Path) -> bool:
@@ -337,12 +335,3 @@ def _is_hopeless(child: Child, death: Death) -> bool:
     Later, a network role's is a problem of the sink and is tried again.
     """
     return death.exit_code == EXIT_CONFIG and (child.role == "generator" or not death.was_ready)
-
-
-def _is_open(fd: int) -> bool:
-    """The descriptor that iterdir() itself used is closed by now."""
-    try:
-        os.fstat(fd)
-    except OSError:
-        return False
-    return True

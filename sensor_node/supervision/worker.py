@@ -28,6 +28,7 @@ from sensor_node.processes.service import (
 )
 from sensor_node.supervision.logfile import log_file
 from sensor_node.supervision.pidfile import has_lock
+from sensor_node.supervision.program import keep_program
 from sensor_node.supervision.slots import Slot
 
 if TYPE_CHECKING:
@@ -74,12 +75,29 @@ class Birth:
 def preload() -> None:
     """Before the first fork: the children share the memory of what all of them import.
 
-    The HTTP library is not among it: capture never loads it, and others only when they send.
+    The HTTP library is not among it: capture never loads it, and others only when they send. What
+    speaks HTTP is kept as it is now, so that an upgrade never leaves a child with half a program.
     """
     for module in PRELOADED:
         importlib.import_module(module)
+    keep_program()
     # A collection in a child would write to every object, and so copy it.
     gc.freeze()
+
+
+def open_descriptors(but: int) -> list[int]:
+    """What a child must not share: all but the standard ones and that one."""
+    present = [int(entry.name) for entry in Path("/proc/self/fd").iterdir()]
+    return [fd for fd in present if fd not in (0, 1, 2, but) and _is_open(fd)]
+
+
+def _is_open(fd: int) -> bool:
+    """The descriptor that iterdir() itself used is closed by now."""
+    try:
+        os.fstat(fd)
+    except OSError:
+        return False
+    return True
 
 
 def work(birth: Birth) -> None:
