@@ -11,10 +11,18 @@ from sensor_node import config_files
 from sensor_node.config_schema import MAX_NAME_BYTES, SECTIONS, Option, options_of
 from sensor_node.errors import ConfigError
 from sensor_node.places import directories
-from sensor_node.text import visible, without_password
+from sensor_node.text import (
+    name_without_password,
+    url_without_password,
+    visible,
+    without_password,
+)
 
 SENSOR_PREFIX = "sensor:"
 _NEEDS = {"username": "password_file", "password_file": "username", "key_file": "cert_file"}
+_URLS = ("url", "proxy")
+# A command may have a password anywhere.
+_NOT_QUOTED = ("command",)
 # Real sources are asked once a tick; faster than this they could not keep up.
 MAX_RATE = {"mock": 1e6, "host": 100.0, "command": 10.0}
 
@@ -186,8 +194,8 @@ class _Reader:
             self.errors.append(f"{file}: [DEFAULT] is not used here; name the section meant")
         elif section == "sensor" or not known:
             names = [SENSOR_PREFIX + "NAME" if name == "sensor" else name for name in SECTIONS]
-            quoted = without_password(section)
-            self.errors.append(f"{file}: [{quoted}]: unknown section{_nearest(section, names)}")
+            nearest = _nearest(section, names)
+            self.errors.append(f"{file}: [{_shown(section)}]: unknown section{nearest}")
         else:
             self._take_options(file, section, texts, known)
 
@@ -199,9 +207,8 @@ class _Reader:
             if name in known:
                 taken[name] = _Text(text, file)
             else:
-                self.errors.append(
-                    f"{file}: [{section}] {name}: unknown option{_nearest(name, list(known))}"
-                )
+                what = f"[{_shown(section)}] {name_without_password(name)}"
+                self.errors.append(f"{file}: {what}: unknown option{_nearest(name, list(known))}")
 
     def build(self) -> Config:
         """The configuration. Raises ConfigError where there were mistakes, here or before."""
@@ -248,8 +255,11 @@ class _Reader:
     def _refuse(self, section: str, name: str, wanted: str) -> None:
         kind = "sensor" if section.startswith(SENSOR_PREFIX) else section
         text, file = self._text(section, options_of(kind)[name])
-        quoted = repr(without_password(text))
-        self.errors.append(f"{file}: [{section}] {name} = {quoted}: want {wanted}")
+        what = f"{file}: [{_shown(section)}] {name}"
+        if name not in _NOT_QUOTED or not text:
+            masked = url_without_password if name in _URLS else without_password
+            what += f" = {masked(text)!r}"
+        self.errors.append(f"{what}: want {wanted}")
 
     def _sensor(self, section: str) -> dict[str, Any]:
         name = section.removeprefix(SENSOR_PREFIX)
@@ -260,7 +270,7 @@ class _Reader:
                 self._refuse(section, option.name, f"it only with source = {option.source}")
         if not 0 < len(name.encode()) <= MAX_NAME_BYTES or not name.isprintable():
             wanted = f"a printable name of 1 to {MAX_NAME_BYTES} bytes"
-            self.errors.append(f"{self.file}: [{section}]: want {wanted}")
+            self.errors.append(f"{self.file}: [{_shown(section)}]: want {wanted}")
         if None not in (values["min"], values["max"]) and values["min"] > values["max"]:
             self._refuse(section, "min", f"at most max, {values['max']:g}")
         if source == "command" and not values["command"]:
@@ -302,6 +312,13 @@ class _Reader:
                     text, file = texts.get(option.name, (option.default, ""))
                     rows.append(Effective(section, option.name, text, str(file)))
         return rows
+
+
+def _shown(section: str) -> str:
+    kind, colon, name = section.partition(":")
+    if kind == "sensor":
+        return f"{kind}{colon}{name_without_password(name)}"
+    return name_without_password(section)
 
 
 def _host_name() -> str:

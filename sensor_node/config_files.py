@@ -8,10 +8,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from sensor_node.places import drop_in_directory
-from sensor_node.text import without_password
+from sensor_node.text import name_without_password
 
 Sections = dict[str, dict[str, str]]
 WANTED_LINE = "OPTION = VALUE, after a line [SECTION]"
+# Stands before an indentation that is to stay; no text that is meant for a parser has one.
+GUARD = "\0"
+COMMENTS = ("#", ";")
 _TWICE = (configparser.DuplicateSectionError, configparser.DuplicateOptionError)
 
 
@@ -28,6 +31,15 @@ def read_all(file: Path) -> Iterator[tuple[Path, Sections, list[str]]]:
     for drop_in in found:
         if is_read(drop_in):
             yield (drop_in, *_read(drop_in))
+
+
+def unread(file: Path) -> list[Path]:
+    """What lies among the drop-ins and is none, but for hidden files."""
+    try:
+        found = sorted(drop_in_directory(file).iterdir())
+    except OSError:
+        return []
+    return [one for one in found if not is_read(one) and not one.name.startswith(".")]
 
 
 def is_read(drop_in: Path) -> bool:
@@ -48,23 +60,60 @@ def _read(file: Path) -> tuple[Sections, list[str]]:
         parser = configparser.ConfigParser(
             interpolation=None, default_section="\n", empty_lines_in_values=False, strict=strict
         )
+        parser.optionxform = _option_name  # type: ignore[assignment]
         try:
-            parser.read_string(text, str(file))
+            parser.read_string(_guarded(text), str(file))
         except _TWICE as error:
-            name = (
-                f" {error.option}" if isinstance(error, configparser.DuplicateOptionError) else ""
-            )
-            what = without_password(f"[{error.section}]{name}")
+            name = ""
+            if isinstance(error, configparser.DuplicateOptionError):
+                name = f" {name_without_password(error.option)}"
+            what = f"[{name_without_password(error.section)}]{name}"
             errors.append(f"{file}: line {error.lineno}: {what} comes twice")
             continue
         except configparser.ParsingError as error:
             for number in _lines_of(error):
-                line = without_password(text.split("\n")[number - 1].strip())
-                errors.append(f"{file}: line {number}, {line!r}: want {WANTED_LINE}")
+                # Not what it says: it may be the rest of a URL, or of anything.
+                errors.append(f"{file}: line {number}: want {WANTED_LINE}")
         break
     # A line without a name is a mistake already.
-    sections = {section: dict(parser.items(section)) for section in parser.sections()}
-    return {name: {k: v for k, v in texts.items() if k} for name, texts in sections.items()}, errors
+    return {
+        section: {name: _unguarded(value) for name, value in parser.items(section) if name}
+        for section in parser.sections()
+    }, errors
+
+
+def _guarded(text: str) -> str:
+    """So that the parser, which strips lines, keeps the indentation of a program in a value.
+
+    A line goes on with a value if it is deeper than the option's; a blank one, or a comment, ends
+    that. As configparser has it.
+    """
+    lines, option_depth = [], None
+    for line in text.split("\n"):
+        words = line.lstrip()
+        indentation = line[: len(line) - len(words)]
+        if not words.strip() or words.startswith(COMMENTS):
+            option_depth = None
+        elif option_depth is not None and len(indentation) > option_depth:
+            line = f"{indentation}{GUARD}{indentation}{words}"
+        else:
+            option_depth = None if words.startswith("[") else len(indentation)
+        lines.append(line)
+    return "\n".join(lines)
+
+
+def _unguarded(value: str) -> str:
+    """Without the margin, which is the indentation of the second line."""
+    first, *others = value.replace(GUARD, "").split("\n")
+    margin = others[0][: len(others[0]) - len(others[0].lstrip())] if others else ""
+    kept = (
+        line.removeprefix(margin) if line.startswith(margin) else line.lstrip() for line in others
+    )
+    return "\n".join([first, *kept])
+
+
+def _option_name(text: str) -> str:
+    return text.replace(GUARD, "").strip().lower()
 
 
 def _open_regular(file: str, flags: int) -> int:

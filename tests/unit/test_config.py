@@ -440,6 +440,20 @@ def test_a_password_in_a_url_that_is_none_is_not_repeated_either(load, url) -> N
         "[{}]",
         "timeout = 1s  ; was {}",
         "senders = {}",
+        "url secret",
+        "url = http://joe:x\nsecret",
+        "url = joe:secret@http://sink.example",
+        "url = http://joe@corp:secret",
+        "url = http://joe:se/secret",
+        "url = http://joe:se cret-secret",
+        "proxy = joe:secret",
+        "proxy = http:\\\\joe:secret",
+        "proxy = http://[joe:secret",
+        "joe:secret@x = 1",
+        "[https//joe:secret]",
+        "[sensor:http://joe:secret@h]\nrate = fast",
+        "[sensor:plc]\ncommand = mosquitto_sub -P secret",
+        "[sensor:plc]\nsource = command\ncommand = curl --pass\nsecret",
     ],
 )
 def test_nor_one_in_a_line_where_it_does_not_belong(load, lines) -> None:
@@ -454,9 +468,46 @@ def test_a_line_that_is_no_option_is_named(load, file) -> None:
         load("[sensor:room]\n= 3\nrate = 1\nwhat\n")
     wanted = "want OPTION = VALUE, after a line [SECTION]"
     assert refused.value.lines == (
-        f"{file}: line 2, '= 3': {wanted}",
-        f"{file}: line 4, 'what': {wanted}",
+        f"{file}: line 2: {wanted}",
+        f"{file}: line 4: {wanted}",
     )
     with pytest.raises(ConfigError) as refused:
         load("rate = 1\n")
-    assert str(refused.value) == f"{file}: line 1, 'rate = 1': {wanted}"
+    assert str(refused.value) == f"{file}: line 1: {wanted}"
+
+
+@pytest.mark.parametrize(
+    ("lines", "kept"),
+    [
+        # A closing quote, or a heredoc's end, that is less deep.
+        ("a '\n        b\n    '", "a '\nb\n'"),
+        ("a <<E\n      b\n      E\n  c", "a <<E\nb\nE\nc"),
+        # Brackets do not begin a section where a value goes on.
+        ("a '\n    b\n    [c]\n      [d]'", "a '\nb\n[c]\n  [d]'"),
+        ("\n    a\n\tb", "\na\nb"),
+    ],
+)
+def test_the_margin_of_a_value_is_that_of_its_second_line(tmp_path, lines, kept) -> None:
+    file = tmp_path / "config.ini"
+    file.write_text(f"[sensor:room]\nsource = command\ncommand = {lines}\nrate = 1\n")
+    assert load_config(file).sensors[0].command == kept
+
+
+def test_the_indentation_of_a_program_in_a_value_stays(tmp_path) -> None:
+    file = tmp_path / "config.ini"
+    file.write_text(
+        "[sensor:room]\n"
+        "source = command\n"
+        "command = python3 -c '\n"
+        "    for number in (1, 2):\n"
+        "        if number > 1:\n"
+        "        \tprint(number)'\n"
+        "  rate = 1/h\n"
+        "[log]\n"
+        "  level = debug\n"
+    )
+    config = load_config(file)
+    assert config.sensors[0].command == (
+        "python3 -c '\nfor number in (1, 2):\n    if number > 1:\n    \tprint(number)'\nrate = 1/h"
+    )
+    assert config.log.level == "debug"
