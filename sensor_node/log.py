@@ -4,9 +4,8 @@ import contextlib
 import logging
 import os
 import select
-import sys
+import stat
 from pathlib import Path
-from typing import TextIO
 
 from sensor_node.places import bears_name, open_unlinked
 from sensor_node.text import visible_lines
@@ -32,20 +31,19 @@ class _Journal(_File):
         return "\n".join(prefix + line for line in super().format(record).splitlines())
 
 
-class _Patient(logging.StreamHandler[TextIO]):
+class _Patient(logging.Handler):
     """Nobody may read what we write to, a pipe: then lines are left out, and counted.
 
     Or it is the log file, and somebody moves or deletes that: then there is another one. But not in
     another directory that has come in the place of its own.
     """
 
-    def __init__(self, stream: TextIO, file: Path) -> None:
-        super().__init__(stream)
+    def __init__(self, file: Path) -> None:
+        super().__init__()
         self._file = file if bears_name(os.fstat(STDERR), file) else None
         self._home = file.parent.stat() if self._file else None
         self._left_out = 0
-        self._poll = select.poll()
-        self._poll.register(STDERR, select.POLLOUT)
+        self._pipe = _own_end(STDERR)
 
     def follow(self) -> None:
         if self._file is None or self._home is None or bears_name(os.fstat(STDERR), self._file):
@@ -58,18 +56,47 @@ class _Patient(logging.StreamHandler[TextIO]):
 
     def emit(self, record: logging.LogRecord) -> None:
         self.follow()
-        if not self._poll.poll(0):
-            self._left_out += 1
-            return
         if self._left_out:
-            left_out, self._left_out = self._left_out, 0
-            super().emit(
-                logging.LogRecord(
-                    *(record.name, logging.WARNING, __file__, 0),
-                    *("log_lines_left_out n=%d: nobody read them", (left_out,), None),
-                )
+            told = logging.LogRecord(
+                *(record.name, logging.WARNING, __file__, 0),
+                *("log_lines_left_out n=%d: nobody read them", (self._left_out,), None),
             )
-        super().emit(record)
+            if not self._write(self.format(told)):
+                self._left_out += 1
+                return
+            self._left_out = 0
+        for line in self.format(record).split("\n"):
+            self._left_out += not self._write(line)
+
+    def _write(self, line: str) -> bool:
+        """Whole or, where that would have to wait, not at all: pipe(7), PIPE_BUF."""
+        text = line.encode(errors="backslashreplace")[: select.PIPE_BUF - 1] + b"\n"
+        try:
+            if self._pipe is None and not _has_room(STDERR):
+                return False
+            os.write(STDERR if self._pipe is None else self._pipe, text)
+        except BlockingIOError:
+            return False
+        except OSError:
+            return True  # a disk that is full: nothing of ours to count
+        return True
+
+
+def _own_end(descriptor: int) -> int | None:
+    """Of a pipe, one that does not wait, as others may have the same end; None for what is none."""
+    if not stat.S_ISFIFO(os.fstat(descriptor).st_mode):
+        return None
+    try:
+        flags = os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC
+        return os.open(f"/proc/self/fd/{descriptor}", flags)
+    except OSError:
+        return None  # another user's, or no /proc
+
+
+def _has_room(descriptor: int) -> bool:
+    poll = select.poll()
+    poll.register(descriptor, select.POLLOUT)
+    return bool(poll.poll(0))
 
 
 def configure(level: str, file: Path) -> None:
@@ -77,7 +104,7 @@ def configure(level: str, file: Path) -> None:
 
     `file`: the log file, which standard error may be.
     """
-    handler = _Patient(sys.stderr, file)
+    handler = _Patient(file)
     if "JOURNAL_STREAM" in os.environ:
         handler.setFormatter(_Journal("%(message)s"))
     else:

@@ -29,7 +29,7 @@ def test_ones_own_line_ends_stay() -> None:
 
 
 @pytest.mark.parametrize("journal", [False, True])
-def test_the_log_steers_no_terminal(monkeypatch, capsys, journal) -> None:
+def test_the_log_steers_no_terminal(monkeypatch, capfd, journal) -> None:
     monkeypatch.delenv("JOURNAL_STREAM", raising=False)
     if journal:
         monkeypatch.setenv("JOURNAL_STREAM", "8:1")
@@ -40,6 +40,6 @@ def test_the_log_steers_no_terminal(monkeypatch, capsys, journal) -> None:
         log.LOGGER.log(logging.INFO, "two\nlines")
     finally:
         log.LOGGER.handlers[:], log.LOGGER.level, log.LOGGER.propagate = before
-    said = capsys.readouterr().err
+    said = capfd.readouterr().err
     assert "\\x1b]0;owned\\x07" in said
     assert said.count("\n") == 3
