@@ -10,7 +10,9 @@ INTERRUPTED = 130
 def main() -> None:
     """The console script. Ctrl-C ends it in silence, also while modules are loaded."""
     try:
-        signal.signal(signal.SIGINT, _interrupt)
+        # A shell's background job ignores it.
+        if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+            signal.signal(signal.SIGINT, _interrupt)
         from sensor_node.control.main import main as control
 
         control()

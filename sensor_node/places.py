@@ -40,6 +40,17 @@ def is_foreign_link(name: Path) -> bool:
     return stat.S_ISLNK(found.st_mode) and found.st_uid not in (0, os.geteuid())
 
 
+def is_missing(name: Path) -> bool:
+    """Whether nothing is there; what may not be seen may be there."""
+    try:
+        name.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return True
+    except OSError:
+        return False
+    return False
+
+
 def bears_name(file: os.stat_result, name: Path) -> bool:
     """Whether the file that `file` is of is the one that has this name now."""
     try:

@@ -1,14 +1,28 @@
 """What /proc says of processes: which boot this is, and which process a number means."""
 
 import contextlib
+import errno
 import os
 from pathlib import Path
 
-from sensor_node.places import bears_name
+from sensor_node.errors import ConfigError
 
 PROC = Path("/proc")
 # In the fields that stat_fields() gives: proc(5) counts the state as field 3.
 STATE, PARENT, START_TICKS = 0, 1, 19
+
+
+def insist_on_pidfd() -> None:
+    """Raises ConfigError where there is no pidfd_open(2), by which processes are awaited."""
+    try:
+        os.close(os.pidfd_open(os.getpid()))
+    except OSError as error:
+        if error.errno not in (errno.ENOSYS, errno.EPERM):
+            return
+        raise ConfigError(
+            f"the kernel ({os.uname().release}) has no pidfd_open, or a container's filter keeps it"
+            f" from us ({error.strerror}); it needs Linux 5.3 or newer"
+        ) from error
 
 
 def boot_id(proc: Path = PROC) -> str:
@@ -25,15 +39,36 @@ def stat_fields(pid: int, proc: Path = PROC) -> list[str]:
     return stat[stat.rindex(")") + 2 :].split()
 
 
+def ids(pid: int, proc: Path = PROC) -> tuple[int, set[int]]:
+    """The effective user of the process, and all of its groups. Raises OSError if it is gone."""
+    lines = (proc / str(pid) / "status").read_text(errors="replace").splitlines()
+    fields = dict(line.partition(":\t")[::2] for line in lines)
+    user, group = (int(fields[name].split()[1]) for name in ("Uid", "Gid"))
+    return user, {group, *map(int, fields["Groups"].split())}
+
+
 def has_open(pid: int, file: os.stat_result, proc: Path = PROC) -> bool:
-    """Whether the process has the file open. Raises PermissionError where it is another user's."""
+    """Whether the process has the file open. Raises PermissionError where that cannot be seen.
+
+    That is another user's, or one in a user namespace of its own.
+    """
+    denied = None
     try:
-        # A descriptor may be closed meanwhile.
-        return any(bears_name(file, entry) for entry in (proc / str(pid) / "fd").iterdir())
+        for entry in (proc / str(pid) / "fd").iterdir():
+            try:
+                if os.path.samestat(file, entry.stat()):
+                    return True
+            except PermissionError as error:
+                denied = error
+            except OSError:
+                continue  # closed meanwhile
     except PermissionError:
         raise
     except OSError:
         return False
+    if denied:
+        raise denied
+    return False
 
 
 def with_open(file: os.stat_result, proc: Path = PROC) -> list[int]:

@@ -4,7 +4,7 @@ import contextlib
 
 from sensor_node.clock import Moment
 from sensor_node.config import Config
-from sensor_node.control import exits
+from sensor_node.control import exits, in_force
 from sensor_node.control.inspect import snapshot
 from sensor_node.control.times import several
 from sensor_node.errors import SensorNodeError
@@ -45,6 +45,7 @@ def requeue_all(config: Config, statuses: list[str], now: Moment) -> int:
 
 def existing(config: Config) -> contextlib.closing[SensorDataSQLRepository]:
     """The database for writing; a command makes none."""
+    in_force.insist_on_one_version(config)
     with snapshot(config):
         pass
     return contextlib.closing(SensorDataSQLRepository(config.storage.path))

@@ -5,11 +5,12 @@ import os
 from dataclasses import replace
 from pathlib import Path
 
+from sensor_node import __version__
 from sensor_node.config import Config, config_of, load_config
-from sensor_node.errors import ConfigError
+from sensor_node.errors import ConfigError, SensorNodeError
 from sensor_node.places import directories
 from sensor_node.supervision.pidfile import running_pid
-from sensor_node.supervision.states import read_report
+from sensor_node.supervision.states import read_outline, read_report
 
 
 def configuration(file: Path) -> Config:
@@ -24,7 +25,24 @@ def configuration(file: Path) -> Config:
         # Of another version, or of nobody's: the report may say what cannot be.
         with contextlib.suppress(ConfigError):
             return replace(config_of(file, report.settings), node_id=report.node)
-    return load_config(file)
+    try:
+        return load_config(file)
+    except ConfigError as error:
+        outline = read_outline(runtime) if running_pid(runtime) else None
+        if outline is None:
+            raise
+        what = f"version {outline.version} runs by what it read before"
+        raise ConfigError(*error.lines, f"{what}; this is version {__version__}") from None
+
+
+def insist_on_one_version(config: Config) -> None:
+    """Raises SensorNodeError where a node runs whose database another version may not change."""
+    outline = read_outline(config.runtime_directory)
+    if running_pid(config.runtime_directory) and outline and outline.version != __version__:
+        raise SensorNodeError(
+            f"version {outline.version} runs, and this is {__version__}; "
+            "first: sensor-node-ctl restart"
+        )
 
 
 def drift(config: Config) -> tuple[str, str]:

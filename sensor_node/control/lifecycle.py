@@ -27,13 +27,18 @@ from sensor_node.supervision.pidfile import (
     pid_file,
     running_pid,
 )
-from sensor_node.supervision.states import read_report
+from sensor_node.supervision.states import read_outline, read_report
+from sensor_node.text import visible
 
 START_SECONDS = 10.0
 # Over the supervisor's own limits, which end each child in turn.
 STOP_MARGIN_SECONDS = 15.0
 RELOAD_SECONDS = 30.0
 POLL_SECONDS = 0.05
+NOT_RUNNING = "not running; start it with: sensor-node-ctl start"
+OTHER_VERSION = "another version runs; take this one with: sensor-node-ctl restart"
+STARTING = "it is still starting, and reads the configuration as it is now"
+ENDED = "it ended meanwhile; start it with: sensor-node-ctl start"
 # Of unix(7): pid, uid, gid.
 CREDENTIALS = struct.Struct("3i")
 
@@ -57,8 +62,7 @@ def stop(config: Config) -> int:
 
 def restart(config: Config) -> int:
     """Stop what runs by the configuration that it has, then start with this one."""
-    if not config.runtime_directory.is_dir():
-        make_directories(config)
+    make_directories(config)  # before anything is stopped: it says what is in the way of a start
     with _alone(config):
         _stop(in_force.configuration(config.file))
         return _start(config)
@@ -111,6 +115,13 @@ def _already_running(config: Config, pid: int) -> int:
     return exits.OK
 
 
+def staying_pid(config: Config) -> int | None:
+    """Of a supervisor that runs, and has not been told to stop."""
+    pid = running_pid(config.runtime_directory)
+    report = read_report(config.runtime_directory)
+    return None if report and report.stopping else pid
+
+
 def _ends_by_itself(config: Config, pid: int) -> bool:
     """Wait for a supervisor that somebody else has told to stop. False: nobody has."""
     report = read_report(config.runtime_directory)
@@ -143,39 +154,40 @@ def _stop(config: Config) -> int:
         if not select.select([supervisor], [], [], limit)[0]:
             _kill_all(config, supervisor)
         os.close(supervisor)
-    print(f"stopped; {buffered(config)}")
+    print(visible(f"stopped; {buffered(config)}"))
     return exits.OK
 
 
 def reload(config: Config) -> int:
     """Have the supervisor take the configuration, which is good, and wait for its children."""
-    pid, reloads = before_reload(config)
-    os.kill(pid, signal.SIGHUP)
-    await_reload(config, pid, reloads)
-    print("reloaded")
-    return exits.OK
-
-
-def before_reload(config: Config) -> tuple[int, int]:
-    """The supervisor's pid, and how many configurations it has taken."""
     pid = running_pid(config.runtime_directory)
-    before = read_report(config.runtime_directory)
-    if pid is None or before is None:
-        raise SensorNodeError("not running; start it with: sensor-node-ctl start")
+    if pid is None:
+        raise SensorNodeError(NOT_RUNNING)
     _insist_on_this_configuration(config, pid)
     _insist_on_ours(in_force.configuration(config.file), pid)
-    return pid, before.reloads
+    return reload_process(config, pid)
+
+
+def reload_process(config: Config, pid: int) -> int:
+    """The same for a supervisor that is known to be this node's: /proc need not show it."""
+    before = read_report(config.runtime_directory)
+    if before is None:
+        raise SensorNodeError(OTHER_VERSION if read_outline(config.runtime_directory) else STARTING)
+    os.kill(pid, signal.SIGHUP)
+    _await_reload(config, pid, before.reloads)
+    print("reloaded")
+    return exits.OK
 
 
 def reload_problem(config: Config) -> str:
     """Why the last one was refused, or why there can be none; else empty."""
     if not running_pid(config.runtime_directory):
-        return "not running; start it with: sensor-node-ctl start"
+        return NOT_RUNNING
     report = read_report(config.runtime_directory)
     return report.problem if report else ""
 
 
-def await_reload(config: Config, pid: int, reloads: int) -> None:
+def _await_reload(config: Config, pid: int, reloads: int) -> None:
     """Wait until it has taken one more. Raises SensorNodeError where it has not."""
     deadline = time.monotonic() + config.process.stop_timeout + RELOAD_SECONDS
     while time.monotonic() < deadline:
@@ -185,8 +197,10 @@ def await_reload(config: Config, pid: int, reloads: int) -> None:
                 raise SensorNodeError(report.problem)
             if report.ready:
                 return
-        if running_pid(config.runtime_directory) != pid:
-            raise SensorNodeError("it ended meanwhile; start it with: sensor-node-ctl start")
+        try:
+            os.kill(pid, 0)
+        except ProcessLookupError:
+            raise SensorNodeError(ENDED) from None
         time.sleep(POLL_SECONDS)
     raise SensorNodeError("the processes are not ready again; see: sensor-node-ctl status")
 
@@ -227,13 +241,30 @@ def _await_ready(process: subprocess.Popen[bytes], channel: socket.socket, confi
             raise kind(reason) from None
         if "READY" in fields:
             print(f"started (pid {process.pid}); see: sensor-node-ctl status")
+            tell_trouble(storage_trouble(config))
             return exits.OK
         said = fields.get("STATUS", said)
         if "EXTEND_TIMEOUT_USEC" in fields:
             deadline = time.monotonic() + int(fields["EXTEND_TIMEOUT_USEC"]) / 1e6
             if "STATUS" in fields:
-                print(f"sensor-node-ctl: {said}", file=sys.stderr, flush=True)
+                print(f"sensor-node-ctl: {visible(said)}", file=sys.stderr, flush=True)
     raise SensorNodeError(f"not ready in time, but still trying; see {log_file(config)}")
+
+
+def storage_trouble(config: Config) -> str:
+    """Why the processes, which have all started, cannot use the database; else empty."""
+    report = read_report(config.runtime_directory)
+    return ", ".join(sorted({child.trouble for child in report.processes} - {""} if report else ()))
+
+
+def tell_trouble(trouble: str) -> None:
+    """Beside "started": it goes on trying, and keeps what it can in memory."""
+    if trouble:
+        print(
+            f"sensor-node-ctl: but the database cannot be used: {visible(trouble)}; "
+            "see: sensor-node-ctl status",
+            file=sys.stderr,
+        )
 
 
 def _hear(channel: socket.socket, pid: int) -> list[str]:

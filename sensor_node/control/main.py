@@ -17,6 +17,7 @@ from sensor_node.control import exits
 from sensor_node.errors import ConfigError, SensorNodeError
 from sensor_node.model import MessageStatus
 from sensor_node.places import find_config
+from sensor_node.proc import insist_on_pidfd
 from sensor_node.text import visible
 
 COMMANDS = """
@@ -37,7 +38,7 @@ sink      run a small deduplicating sink, for trying things out
 """
 CHANGED = (
     "if another program has changed the database, restore it; "
-    "else this is a fault of sensor-node: python3 -X dev -m sensor_node shows where"
+    "else this is a fault of sensor-node: python3 -P -X dev -m sensor_node shows where"
 )
 # SQLite counts to 9223372036854775807.
 MOST_DIGITS = 18
@@ -52,7 +53,7 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
-    arguments = _arguments()
+    arguments, was_root = _arguments(), not os.geteuid()
     try:
         status = _run(arguments)
         print(end="", flush=True)
@@ -73,7 +74,7 @@ def main() -> None:
         if arguments.command == "run":
             raise  # of the supervisor's own, the journal shows more than a line
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # it may be the output that is full
-        hint = "; try as root" if isinstance(error, PermissionError) else ""
+        hint = _hint(was_root) if isinstance(error, PermissionError) else ""
         where = error.filename or (arguments.command if hint else "output")
         print(f"sensor-node-ctl: {where}: {error.strerror}{hint}", file=sys.stderr)
         status = exits.UNKNOWN if arguments.command == "status" else exits.FAILED
@@ -84,6 +85,15 @@ def main() -> None:
         print(f"sensor-node-ctl: {said}; {CHANGED}", file=sys.stderr)
         status = exits.UNKNOWN if arguments.command == "status" else exits.FAILED
     sys.exit(status)
+
+
+def _hint(was_root: bool) -> str:
+    if not was_root or not os.geteuid():
+        return "; try as root"
+    from sensor_node.control.privileges import name_of
+
+    name = name_of(os.geteuid())
+    return f"; root has become {name}, who owns a part of the way: give it all of the node's files"
 
 
 def _open_streams() -> None:
@@ -168,14 +178,16 @@ def _count(text: str) -> int:
 
 def _run(arguments: argparse.Namespace) -> int:
     """Each command imports only what it needs: `status` is asked often, on small machines."""
+    from sensor_node.control import in_force, privileges
+
     if arguments.command == "sink":
         from sensor_node.sink.server import serve
 
+        privileges.drop(arguments.db)
         return serve(arguments.host, arguments.port, arguments.db)
     file = find_config(arguments.config)
-    from sensor_node.control import in_force, privileges
-
-    privileges.drop(file)
+    was_root = not os.geteuid()
+    privileges.drop(*privileges.of_sources(file))
     if (
         arguments.command in ("start", "stop", "restart", "reload")
         and (done := _by_systemd(arguments.command, file)) is not None
@@ -183,14 +195,22 @@ def _run(arguments: argparse.Namespace) -> int:
         return done
     if arguments.command in ("start", "restart", "reload", "run", "check"):
         config = load_config(file)
+        by_hand = arguments.command in ("start", "restart")
+        if by_hand or any(sensor.source == "command" for sensor in config.sensors):
+            insist_on_pidfd()
     else:
         privileges.drop(*privileges.of_file(file))
         config = in_force.configuration(file)
+    if arguments.command == "check":
+        from sensor_node.control import check
+
+        return check.check(config, with_values=arguments.print)
     privileges.drop(*privileges.of_config(config))
+    if arguments.command == "run" and was_root and os.geteuid():
+        privileges.leave_terminal()
+        privileges.begin_anew()
     if arguments.command in ("start", "stop", "restart", "reload", "run"):
         return _lifecycle(arguments.command, config)
-    if arguments.command == "check":
-        return _check(config, with_values=arguments.print)
     if arguments.command == "status":
         return _status(config, as_json=arguments.json)
     if arguments.command in ("requeue", "salvage"):
@@ -202,6 +222,10 @@ def _by_systemd(command: str, file: Path) -> int | None:
     """None where no systemd looks after this appliance."""
     from sensor_node.control import systemctl
 
+    if command == "reload" and (pid := systemctl.main_pid()):
+        from sensor_node.control import lifecycle
+
+        return lifecycle.reload_process(load_config(file), pid)
     unit = systemctl.unit_of(file)
     if unit is None:
         return None
@@ -244,20 +268,6 @@ def _status(config: Config, *, as_json: bool) -> int:
     if found["state"] == "unknown" or found["database_error"]:
         return exits.UNKNOWN
     return exits.STOPPED if found["state"] == "stopped" else exits.RUNNING
-
-
-def _check(config: Config, *, with_values: bool) -> int:
-    from sensor_node.control import problems
-    from sensor_node.control.times import several
-
-    for row in config.effective if with_values else ():
-        where = row.file or "default"
-        print(visible(f"[{row.section}] {row.option} = {row.value}  # {where}"))
-    if not with_values:
-        print(f"{config.file}: good, {several(len(config.sensors), 'sensor')}")
-        for note in problems.notes(config):
-            print(f"note: {visible(note)}")
-    return exits.OK
 
 
 def _change(arguments: argparse.Namespace, config: Config) -> int:

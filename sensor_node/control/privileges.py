@@ -4,38 +4,112 @@ That user may be who was broken into. What lies in the node's directories is the
 links lead to nothing, and signals reach nobody, that the user could not reach by itself.
 """
 
+import contextlib
+import fcntl
+import grp
 import json
 import os
 import pwd
+import select
+import signal
+import stat
 import sys
-from collections.abc import Callable
+import termios
+import time
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
 from sensor_node.config import Config
+from sensor_node.environment import own
 from sensor_node.errors import ConfigError, SensorNodeError
-from sensor_node.places import directories, real
+from sensor_node.places import directories, drop_in_directory, real
+
+# As the kernel follows.
+MOST_LINKS = 40
+NOBODY = 65534
+ANSWER_SECONDS = 60.0
 
 Result = TypeVar("Result")
 
 
-def drop(*names: Path) -> None:
+def drop(*names: Path) -> bool:
     """Become, for good, who may say where these names lead; nothing where only root may.
 
-    Raises SensorNodeError where root may not become another user.
+    Whether root was dropped. Raises SensorNodeError where root may not become another user.
     """
     if os.geteuid():
-        return
+        return False
     for name in names:
         if owner := _owner(name):
-            _become(owner)
-            return
+            _become(owner.st_uid, owner.st_gid)
+            return True
+    return False
+
+
+def drop_to(user: str, groups: Iterable[str]) -> bool:
+    """Become that user, a name or a number, for good, with these groups, too.
+
+    Whether this process is that user's now. Root stays what it is where nobody knows the user.
+    """
+    try:
+        known = pwd.getpwuid(int(user)) if user.isdecimal() else pwd.getpwnam(user)
+    except KeyError:
+        return False
+    if os.geteuid() == 0 and known.pw_uid:
+        _become(known.pw_uid, known.pw_gid, *_numbers(groups))
+    return os.geteuid() == known.pw_uid
+
+
+def _numbers(groups: Iterable[str]) -> Iterator[int]:
+    for group in groups:
+        with contextlib.suppress(KeyError):
+            yield int(group) if group.isdecimal() else grp.getgrnam(group).gr_gid
+
+
+def name_of(uid: int) -> str:
+    """The user's; the number where it has none."""
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return str(uid)
 
 
 def of_file(file: Path) -> tuple[Path, ...]:
     """A configuration, and the directories of its appliance."""
     file = Path(os.path.abspath(file))
     return (file, *directories(file))
+
+
+def of_sources(file: Path) -> tuple[Path, ...]:
+    """A configuration and its drop-ins: what is read before anything else of a node's."""
+    directory = drop_in_directory(file)
+    try:
+        return (file, directory, *directory.iterdir())
+    except OSError:
+        return (file, directory)
+
+
+def leave_terminal() -> None:
+    """Of a process that stays: who becomes the node's user could type for root there."""
+    try:
+        terminal = os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC)
+    except OSError:
+        return
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # a session's leader is told so
+    try:
+        fcntl.ioctl(terminal, termios.TIOCNOTTY)
+    finally:
+        os.close(terminal)
+        signal.signal(signal.SIGHUP, before)
+
+
+def begin_anew() -> None:
+    """As another program, if that cannot be heard by a terminal: one that has dropped root in its
+    midst has root's environment in its memory, and the kernel keeps its files in /proc root's.
+    """
+    if not any(map(os.isatty, (0, 1, 2))):
+        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])  # noqa: S606 - our own
 
 
 def of_config(config: Config) -> tuple[Path, ...]:
@@ -56,8 +130,8 @@ def as_owner(names: tuple[Path, ...], do: Callable[[], Result]) -> Result:
     if not pid:
         _tell(writer, names, do)
     os.close(writer)
-    with os.fdopen(reader, "rb") as told:
-        answer = told.read()
+    answer = _hear(reader)
+    os.kill(pid, signal.SIGKILL)  # whose user could make it stay
     os.waitpid(pid, 0)
     if not answer:
         raise SensorNodeError("a process of this command has ended without a word; try again")
@@ -67,6 +141,18 @@ def as_owner(names: tuple[Path, ...], do: Callable[[], Result]) -> Result:
         raise kind(*found["lines"])
     result: Result = found["result"]
     return result
+
+
+def _hear(reader: int) -> bytes:
+    """What comes until the end, or until it has taken too long."""
+    answer, deadline = b"", time.monotonic() + ANSWER_SECONDS
+    with os.fdopen(reader, "rb", 0) as told:
+        while select.select([told], [], [], max(0.0, deadline - time.monotonic()))[0]:
+            piece = told.read(65536)
+            if not piece:
+                return answer
+            answer += piece
+    return b""
 
 
 def _tell(writer: int, names: tuple[Path, ...], do: Callable[[], Any]) -> None:
@@ -87,36 +173,57 @@ def _tell(writer: int, names: tuple[Path, ...], do: Callable[[], Any]) -> None:
 
 
 def _owner(name: Path) -> os.stat_result | None:
-    """The first but root who owns a part of the way there, by its links or by where they lead."""
-    for way in (os.path.abspath(name), os.path.realpath(name)):
-        for part in (*reversed(Path(way).parents), Path(way)):
-            try:
-                found = part.lstat()
-            except OSError:
-                break
+    """The first but root who owns a part of the way there, or of the ways of the links on it."""
+    parts, place, links = _parts(Path.cwd() / name), Path("/"), 0
+    while parts:
+        part = parts.pop()
+        if part == "..":
+            place = place.parent
+            continue
+        place /= part
+        try:
+            found = place.lstat()
             if found.st_uid:
                 return found
+            if stat.S_ISLNK(found.st_mode):
+                links += 1
+                target = place.readlink()
+                place = Path("/") if target.is_absolute() else place.parent
+                parts += _parts(target)
+        except OSError:
+            return None
+        if links > MOST_LINKS:
+            return None
     return None
 
 
-def _become(owner: os.stat_result) -> None:
+def _parts(way: Path) -> list[str]:
+    """The last first, without the root directory."""
+    return [part for part in reversed(way.parts) if part != "/"]
+
+
+def _become(uid: int, gid: int, *more: int) -> None:
+    """`gid` is for a user whom nobody knows."""
     try:
-        user = pwd.getpwuid(owner.st_uid)
+        user = pwd.getpwuid(uid)
         name, group = user.pw_name, user.pw_gid
         groups = os.getgrouplist(name, group)
-        os.environ["HOME"] = user.pw_dir
+        home = user.pw_dir
     except KeyError:
-        name, group = str(owner.st_uid), owner.st_gid
+        name, group, home = str(uid), gid or NOBODY, "/"
         groups = [group]
     try:
-        os.setgroups(groups)
+        os.setgroups([*groups, *more])
         os.setresgid(group, group, group)
-        os.setresuid(owner.st_uid, owner.st_uid, owner.st_uid)
+        os.setresuid(uid, uid, uid)
     except OSError as error:
         raise SensorNodeError(
             f"cannot become {name}, whose files these are ({error.strerror}); "
             "give the command as that user"
         ) from error
+    kept = own(os.environ) | {"HOME": home, "USER": name, "LOGNAME": name}
+    os.environ.clear()
+    os.environ.update(kept)
     for place in (Path(sys.executable), Path(__file__)):
         if not os.access(place, os.R_OK):
             raise SensorNodeError(

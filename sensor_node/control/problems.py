@@ -9,9 +9,10 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from sensor_node.config import Config
-from sensor_node.control import lag, sensors
+from sensor_node.control import lag, sensors, slips
 from sensor_node.control.times import amount, several, span
 from sensor_node.errors import LOCKED
+from sensor_node.places import is_missing
 from sensor_node.storage.room import LOG_HELD, NO_ROOM
 
 NEARLY_FULL = 0.9
@@ -31,6 +32,7 @@ def find(found: dict[str, Any]) -> list[Problem]:
     """The worst first."""
     return [
         *_of_processes(found),
+        *(Problem(*complaint) for complaint in found["places"]),
         *_of_database(found),
         *_of_sensors(found),
         *_of_sink(found),
@@ -50,8 +52,9 @@ def notes(config: Config) -> list[str]:
         found.append(f"simulated readings ({', '.join(simulated)}) go to {host}")
     # A credential of systemd's is there only for the service.
     files = [file for file in config.sink.secret_files if "${" not in file]
-    found += [f"{file}: there is no such file" for file in files if not Path(file).exists()]
+    found += [f"{file}: there is no such file" for file in files if is_missing(Path(file))]
     found += _open_to_others(config)
+    found += slips.find(config)
     if config.sink.at_most_once and config.sink.timeout > config.process.stop_timeout:
         clash = "[sink] timeout is longer than [process] stop_timeout"
         found.append(f"{clash}: with at-most-once, a stop can leave readings IN_DOUBT")
@@ -92,6 +95,9 @@ def _of_processes(found: dict[str, Any]) -> list[Problem]:
         problems.append(Problem(what, "if it is in another container, ask there"))
     if found["state"] == "dead":
         problems.append(Problem("the supervisor died", "sensor-node-ctl start"))
+    if found["running_version"] not in (None, found["version"]):
+        what = f"version {found['running_version']} runs, {found['version']} is installed"
+        problems.append(Problem(what, "sensor-node-ctl restart"))
     if found["reload_problem"]:
         what = f"the last reload was refused: {found['reload_problem']}"
         problems.append(Problem(what, "correct it; then sensor-node-ctl reload"))
@@ -127,6 +133,10 @@ def _holders(found: dict[str, Any], *, writes: bool) -> str:
 
 _STORAGE_HINTS = {
     "disk full": "free some space; readings wait in memory for about a minute",
+    "quota exceeded": "raise the quota of the node's user, or lower [storage] max_size; "
+    "readings wait in memory for about a minute",
+    "file size limit": "raise LimitFSIZE= of the service, or ulimit -f; "
+    "readings wait in memory for about a minute",
     "read-only": "remount the file system for writing; the card may be dying",
     "I/O error": "look at the kernel's log; the card may be dying",
     "no permission": "try as root, or look at the file's owner and mode",

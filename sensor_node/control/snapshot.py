@@ -10,7 +10,7 @@ import psutil
 from sensor_node import __version__
 from sensor_node.clock import Moment
 from sensor_node.config import Config, SinkConfig
-from sensor_node.control import in_force, lag, problems, sensors
+from sensor_node.control import in_force, lag, places, problems, sensors
 from sensor_node.control.times import utc
 from sensor_node.errors import LOCKED, SensorNodeError
 from sensor_node.isolation import Suspect
@@ -34,7 +34,13 @@ from sensor_node.storage.connection import Connection, reading, sqlite_facts
 from sensor_node.storage.filesystem import complaint, is_read_only
 from sensor_node.storage.room import Room, Space, measure
 from sensor_node.supervision.pidfile import is_elsewhere, pid_file, running_pid
-from sensor_node.supervision.states import ChildReport, Report, read_report
+from sensor_node.supervision.states import (
+    ChildReport,
+    Outline,
+    Report,
+    read_outline,
+    read_report,
+)
 
 # Rates need a little time between two looks.
 LEAST_RATE_SECONDS = 1.0
@@ -49,12 +55,14 @@ def take(config: Config, now: Moment) -> dict[str, Any]:
     """The appliance as it is; keys are only ever added."""
     pid = running_pid(config.runtime_directory)
     report = read_report(config.runtime_directory) if pid else None
-    uptime = age_seconds(pid, now.boottime) if pid and report else None
-    state = _state(config, pid, report)
+    outline = read_outline(config.runtime_directory) if pid else None
+    uptime = age_seconds(pid, now.boottime) if pid and outline else None
+    state = "stopping" if report and report.stopping else _state(config, pid, outline)
     mistake, command = in_force.drift(config) if pid else ("", "")
     found: dict[str, Any] = {
         "node": config.node_id,
         "version": __version__,
+        "running_version": outline.version if outline else None,
         "state": state,
         "since": None if uptime is None else utc(now.wall - uptime),
         "uptime_seconds": uptime,
@@ -63,6 +71,7 @@ def take(config: Config, now: Moment) -> dict[str, Any]:
         "reload_problem": report.problem if report else "",
         "config_problem": mistake,
         "config_changed": bool(command),
+        "places": places.complaints(config, pid) if pid else places.in_the_way(config),
     }
     found |= _of_database(config, now)
     found["holders"] = _holders(config, report, found)
@@ -100,24 +109,31 @@ def buffered(config: Config) -> str:
     return said if in_order else f"{said}; what was in memory may be lost: it ended by force"
 
 
-def _state(config: Config, pid: int | None, report: Report | None) -> str:
+def _state(config: Config, pid: int | None, outline: Outline | None) -> str:
     if pid is None:
         if is_elsewhere(config.runtime_directory):
             return "unknown"
         return "dead" if pid_file(config.runtime_directory).exists() else "stopped"
-    return "running" if report and report.ready else "starting"
+    return "running" if outline and outline.ready else "starting"
 
 
 def _process(child: ChildReport, now: Moment) -> dict[str, Any]:
+    rss, pid, state = None, child.pid, child.state
     try:
-        rss = psutil.Process(child.pid).memory_info().rss if child.pid else None
+        process = psutil.Process(pid) if pid else None
+        rss = process.memory_info().rss if process else None
+        if process and process.status() == psutil.STATUS_ZOMBIE:
+            pid, state = None, "DIED"
+    except psutil.NoSuchProcess:
+        # It has died since the report, or the disk has no room for another one.
+        pid, state = None, "DIED"
     except psutil.Error:
         rss = None
     return {
         "role": child.role,
         "name": child.name,
-        "pid": child.pid,
-        "state": child.state,
+        "pid": pid,
+        "state": state,
         "since": utc(child.since),
         "restarts": child.restarts,
         "keeps_dying": abs(now.wall - child.died_before) < DYING_SECONDS,

@@ -9,7 +9,9 @@ from sensor_node.control import exits, in_force, lifecycle, privileges
 from sensor_node.control.snapshot import buffered
 from sensor_node.errors import ConfigError, SensorNodeError
 from sensor_node.places import SYSTEM_DIRECTORY
+from sensor_node.supervision.disk import insist_on_disk
 from sensor_node.supervision.pidfile import running_pid
+from sensor_node.text import visible
 
 # There if systemd is what this machine was booted with: sd_booted(3).
 BOOTED = Path("/run/systemd/system")
@@ -25,19 +27,42 @@ def unit_of(file: Path) -> str | None:
     return unit if _property(unit, "LoadState") == "loaded" else None
 
 
+def user_of(file: Path) -> tuple[str, list[str]]:
+    """Who the service of this configuration runs as, and with which groups beside its own.
+
+    Empty where there is no such service, or where root is.
+    """
+    unit = unit_of(file)
+    if not unit:
+        return "", []
+    groups = f"{_property(unit, 'Group')} {_property(unit, 'SupplementaryGroups')}"
+    return _property(unit, "User"), groups.split()
+
+
+def main_pid() -> int | None:
+    """The supervisor's, where systemd gives this command: systemd.service(5), ExecReload=.
+
+    The unit's sandbox shows no other process, and has no way to ask systemd.
+    """
+    pid = os.environ.get("MAINPID", "")
+    return int(pid) if pid.isdecimal() and "INVOCATION_ID" in os.environ else None
+
+
 def start(config: Config, unit: str) -> int:
     """Returns when every process is ready, as lifecycle.start() does."""
-    if pid := _running(config.file):
+    names = privileges.of_config(config)
+    if pid := privileges.as_owner(names, lambda: lifecycle.staying_pid(config)):
         print(f"already running (pid {pid})")
         return exits.OK
     _be_root("start", unit)
-    return _begin(unit, "start")
+    return _begin(config, unit, "start")
 
 
 def restart(config: Config, unit: str) -> int:
     """One job of systemd's, so that nothing comes between stop and start."""
     _be_root("restart", unit)
-    return _begin(unit, "restart")
+    privileges.as_owner(privileges.of_config(config), lambda: insist_on_disk(config))
+    return _begin(config, unit, "restart")
 
 
 def stop(file: Path, unit: str) -> int:
@@ -53,16 +78,13 @@ def stop(file: Path, unit: str) -> int:
     left = privileges.as_owner(
         privileges.of_file(file), lambda: buffered(in_force.configuration(file))
     )
-    print(f"stopped; {left}")
+    print(visible(f"stopped; {left}"))
     return exits.OK
 
 
 def reload(config: Config, unit: str) -> int:
-    """systemd has the node's own user give this command once more, and waits for it."""
-    if os.geteuid():
-        if not _is_mine(config):
-            _be_root("reload", unit)
-        return lifecycle.reload(config)
+    """systemd gives this command once more, in the unit, and waits for it."""
+    _be_root("reload", unit)
     try:
         _systemctl("reload", unit)
     except SensorNodeError:
@@ -75,19 +97,13 @@ def reload(config: Config, unit: str) -> int:
     return exits.OK
 
 
-def _is_mine(config: Config) -> bool:
-    """Whether the appliance runs as the user who gives this command."""
-    pid = running_pid(config.runtime_directory)
-    return pid is not None and Path(f"/proc/{pid}").stat().st_uid == os.geteuid()
-
-
 def _running(file: Path) -> int | None:
     names = privileges.of_file(file)
     *_, runtime = names
     return privileges.as_owner(names, lambda: running_pid(runtime))
 
 
-def _begin(unit: str, verb: str) -> int:
+def _begin(config: Config, unit: str, verb: str) -> int:
     try:
         _systemctl(verb, unit)
     except SensorNodeError:
@@ -100,6 +116,8 @@ def _begin(unit: str, verb: str) -> int:
     print(f"started (pid {_property(unit, 'MainPID')}); see: sensor-node-ctl status")
     if _property(unit, "UnitFileState") not in ("enabled", "enabled-runtime"):
         print(f"it is not started at boot; for that: systemctl enable {unit}")
+    names = privileges.of_config(config)
+    lifecycle.tell_trouble(privileges.as_owner(names, lambda: lifecycle.storage_trouble(config)))
     return exits.OK
 
 

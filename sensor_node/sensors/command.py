@@ -80,7 +80,7 @@ class CommandSource:
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
                 env=self._group.environment(),
-                process_group=0,
+                start_new_session=True,  # and so without a terminal to type on
             )
             self._group.note(self._process.pid)
             return self._process

@@ -8,14 +8,12 @@ import signal
 from pathlib import Path
 from urllib.parse import quote
 
+from sensor_node.environment import plain
 from sensor_node.places import open_unlinked
 from sensor_node.proc import START_TICKS, boot_id, stat_fields
 
 # In the environment of all that a run starts, so that a later start knows it again.
 TOKEN_VARIABLE = "SENSOR_NODE_COMMAND"  # noqa: S105 - a name, not a secret
-# All else in ours is nobody's business: whoever started this node may have a password there.
-KEPT_VARIABLES = ("PATH", "HOME", "USER", "LOGNAME", "LANG", "TZ", "TMPDIR")
-LOCALE_PREFIX = "LC_"
 LONGEST_QUOTED_NAME = 200
 TOKEN_LENGTH = 32
 
@@ -36,12 +34,7 @@ class GroupRecord:
 
     def environment(self) -> dict[str, str]:
         """What the command needs of ours; it marks whatever inherits it as this record's."""
-        kept = {
-            name: value
-            for name, value in os.environ.items()
-            if name in KEPT_VARIABLES or name.startswith(LOCALE_PREFIX)
-        }
-        return kept | {TOKEN_VARIABLE: self._token}
+        return plain(os.environ) | {TOKEN_VARIABLE: self._token}
 
     def expect(self) -> None:
         """A group is about to begin."""

@@ -14,6 +14,7 @@ from sensor_node.proc import has_open
 from sensor_node.processes import owner
 from sensor_node.supervision.file_lock import holder
 
+MOST_BYTES = 1000
 LOCK_SUFFIX = ".appliance"
 LOCK_TRIES, LOCK_TRY_SECONDS = 100, 0.01
 # As own_identity() makes it.
@@ -117,15 +118,28 @@ def running_pid(runtime_directory: Path) -> int | None:
     """The supervisor's pid, if the pid file names a living one."""
     try:
         with open_unlinked(pid_file(runtime_directory)) as opened:
-            text, identity = opened.read().split()
+            text, identity = opened.read(MOST_BYTES).split()
             pid = int(text)
-            # In some containers /proc names another boot than it does to the service there.
-            lives = is_appliance(identity) or holder(os.fstat(opened.fileno())) == pid
+            lives = _holds(pid, os.fstat(opened.fileno()), identity)
     except PermissionError:
         raise
     except (OSError, ValueError):
         return None
     return pid if lives and identity.split(":")[2:3] == [text] else None
+
+
+def _holds(pid: int, file: os.stat_result, identity: str) -> bool:
+    """Whether it is a supervisor that keeps the file.
+
+    The lock tells, also in a container where /proc names another boot than it does to the service.
+    Where locks cannot be seen, it is at least of the user who wrote the file.
+    """
+    if holder(file) == pid:
+        return True
+    try:
+        return is_appliance(identity) and Path(f"/proc/{pid}").stat().st_uid == file.st_uid
+    except OSError:
+        return False
 
 
 def is_elsewhere(runtime_directory: Path) -> bool:
@@ -153,6 +167,7 @@ def has_lock(config: Config, pid: int) -> bool:
     try:
         return has_open(pid, lock_file(config).stat())
     except PermissionError:
-        return True  # another user's: then the kernel decides
+        # Another user's, and the kernel decides; but root may do what it likes.
+        return os.geteuid() != 0 or holder(lock_file(config).stat()) == pid
     except OSError:
         return False

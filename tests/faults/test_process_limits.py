@@ -8,7 +8,8 @@ import sys
 
 from checker import judge, unaccounted_ticks
 from crash import proc
-from crash.node import assert_nothing_lost, assert_on_grid, running
+from crash.node import Node, assert_nothing_lost, assert_on_grid, running
+from faults.disks import needs_strace
 from waiting import wait_until
 
 RATE = 20
@@ -145,3 +146,16 @@ def test_no_memory_for_a_call_is_one_line_too(tmp_path):
     assert died.returncode == 1, died.stderr
     assert died.stderr.endswith("crashed role=housekeeper MemoryError()\n")
     assert "Traceback" not in died.stderr
+
+
+@needs_strace
+def test_a_kernel_without_pidfd_open_is_refused_in_one_line(tmp_path):
+    without = "inject=pidfd_open:error=ENOSYS"
+    strace = ("strace", "-f", "-qq", "-o", "/dev/null", "-e", "trace=pidfd_open", "-e", without)
+    with Node(tmp_path / "node", prefix=strace) as node:
+        for command in ("check", "start", "run"):
+            said = node.run(command, status=78).stderr
+            assert "has no pidfd_open" in said
+            assert "needs Linux 5.3 or newer" in said
+            assert said.count("\n") == 1
+        assert not node.state.exists()

@@ -96,6 +96,22 @@ def test_a_start_beside_a_run_says_that_it_runs(tmp_path):
         assert supervisor.wait(60) == 0
 
 
+def test_a_start_says_that_the_database_cannot_be_used(tmp_path):
+    with Node(tmp_path / "node") as node:
+        # The first damaged one is moved aside; the second waits for its time.
+        for _ in range(2):
+            node.start()
+            node.await_captured(1)
+            node.stop()
+            node.database.write_bytes(b"no database" * 1000)
+        done = node.run("start")
+        assert done.stdout.startswith("started (pid ")
+        assert (
+            "but the database cannot be used: damaged; see: sensor-node-ctl status" in done.stderr
+        )
+        assert done.stderr.count("\n") == 1
+
+
 def test_another_configuration_beside_it_is_told_what_runs(tmp_path):
     with running(tmp_path) as (node, sink):
         other = node.file.with_name("other.ini")

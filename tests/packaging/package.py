@@ -12,6 +12,8 @@ LEFT = shutil.ignore_patterns(
     ".*", "dist", "build", "__pycache__", "*.egg-info", "sensor-node-data"
 )
 VERSION = re.compile("^Version: .*$", re.MULTILINE)
+MODULES = "usr/lib/python3/dist-packages/sensor_node"
+OWN_VERSION = re.compile('^__version__ = ".*"$', re.MULTILINE)
 
 
 def current() -> Path:
@@ -36,6 +38,8 @@ def variant(
     subprocess.run(["dpkg-deb", "-R", str(deb), str(tree)], check=True)
     control = tree / "DEBIAN/control"
     control.write_text(VERSION.sub(f"Version: {version}", control.read_text()))
+    own = tree / MODULES / "__init__.py"
+    own.write_text(OWN_VERSION.sub(f'__version__ = "{version}"', own.read_text()))
     if change:
         change(tree)
     subprocess.run(

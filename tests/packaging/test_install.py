@@ -95,6 +95,28 @@ def _assert_told_to_be_root(node: Box, command: str, user: str) -> None:
     assert lines and all(re.match("sensor-node-ctl: .*root", line) for line in lines), refused
 
 
+def test_check_as_root_tries_what_the_service_must_open_and_says_what_mends_it(
+    installed: Box,
+) -> None:
+    token = "/etc/sensor-node/token"
+    installed.run(f"echo s3cret >{token} && chmod 600 {token}")
+    installed.configure(f"[sink]\ntoken_file = {token}\n")
+    said = installed.ctl("check", status=1).stderr
+    complaint, _, mend = said.rstrip("\n").partition("cannot read it: ")
+    assert complaint == f"sensor-node-ctl: {token}: sensor-node ", said
+    installed.run(mend)
+    assert "good, 1 sensor" in installed.ctl("check").stdout
+    installed.configure("[sink]\ntoken_file = /root/token\n")
+    installed.run(f"cp {token} /root && chmod 700 /root")
+    said = installed.ctl("check", status=1).stderr
+    complaint, _, mend = said.rstrip("\n").partition("cannot enter /root: ")
+    assert complaint == "sensor-node-ctl: /root/token: sensor-node ", said
+    installed.run(mend.removesuffix(", and name that one"))
+    assert installed.run(["stat", "-c", "%a %G", token]).stdout == "640 sensor-node\n"
+    installed.run("useradd bob && usermod --append --groups sensor-node bob")
+    assert "as root, this also tries" in installed.ctl("check", user="bob").stdout
+
+
 def test_readings_arrive_at_the_sink(running: Box) -> None:
     running.await_captured(40)
     assert running.assert_nothing_lost() >= 40

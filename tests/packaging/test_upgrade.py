@@ -1,6 +1,9 @@
-"""Upgrade, downgrade, remove, purge: what was captured stays, and what ran runs again."""
+"""Upgrade, downgrade, remove, purge: what was captured stays, and what runs goes on."""
 
+import itertools
+import json
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,7 +16,19 @@ from waiting import wait_until
 BACKLOG = 100_000
 DRAIN_SECONDS = 120.0
 CONFIG = "/etc/sensor-node/config.ini"
-OLD, NEW, NEWEST = "0.0.9", "90.1", "90.2"
+OLD, HALF, STRICT, NEW, NEWEST = "0.0.9", "80.1", "80.2", "90.1", "90.2"
+ROLES = ("generator", "sender-1", "sender-2", "retrier", "housekeeper")
+CAPTURED = "SELECT max(id) FROM message"
+# Ids are given in order, and tiles of them settled in nearly that.
+DELIVERED = "SELECT coalesce(max(last_id), 0) FROM batch WHERE status = 'SENT'"
+# An upgrade that stops half-way, such as at a question that nobody answers.
+HALF_WAY_SECONDS = 60.0
+# Half a second where nothing else runs: what it was is printed. A busy machine takes longer.
+GAP_SECONDS = 10.0
+LONGEST_GAP = """
+SELECT max(gap) / 1e6 FROM
+(SELECT timestamp_us - lag(timestamp_us) OVER (ORDER BY id) AS gap FROM message)
+"""
 UPGRADE_LOG = "/root/upgrade.log"
 # What is alive of the service at that moment; in the maintainer scripts of the new package.
 WITNESS = f"""
@@ -35,10 +50,33 @@ def new(deb: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     def witness(tree: Path) -> None:
         for script in ("preinst", "postinst"):
             package.prepend(tree / "DEBIAN" / script, WITNESS)
-        # A gap of less than a second is not worth a line in the history.
-        package.prepend(tree / "DEBIAN/preinst", "sleep 1")
 
     return package.variant(deb, tmp_path_factory.mktemp("new"), NEW, witness)
+
+
+@pytest.fixture(scope="session")
+def half(deb: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A version of which no part must be used: nobody has configured it yet."""
+
+    def break_all(tree: Path) -> None:
+        for module in (tree / package.MODULES).rglob("*.py"):
+            module.write_text('raise SystemError("half an upgrade")\n')
+
+    return package.variant(deb, tmp_path_factory.mktemp("half"), HALF, break_all)
+
+
+@pytest.fixture(scope="session")
+def strict(deb: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A version to which what the shipped configuration says is not enough."""
+
+    def want_more(tree: Path) -> None:
+        schema = tree / package.MODULES / "config_schema.py"
+        before = schema.read_text()
+        row = '"keep_sent", duration("0s", "3650d"), "24h"'
+        assert row in before
+        schema.write_text(before.replace(row, '"keep_sent", duration("48h", "3650d"), "72h"'))
+
+    return package.variant(deb, tmp_path_factory.mktemp("strict"), STRICT, want_more)
 
 
 @pytest.fixture(scope="session")
@@ -76,16 +114,113 @@ def test_an_upgrade_keeps_a_long_backlog_and_the_edits_and_runs_again(
     assert before.main_pid() != pid
     witnessed = before.run(["cat", UPGRADE_LOG]).stdout.splitlines()
     print(witnessed)
-    assert len(witnessed) == 2 and all(line.endswith("inactive 0") for line in witnessed)
+    assert len(witnessed) == 2 and all(line.endswith("active 6") for line in witnessed)
     assert before.run("systemctl is-enabled sensor-node", check=False).stdout == "disabled\n"
     assert "id = edge-77" in before.run(["cat", CONFIG]).stdout
     assert before.run(["stat", "-c", "%a %U:%G", CONFIG]).stdout == "640 root:sensor-node\n"
 
-    [gap] = before.history("not running")
-    print(f"backlog {backlog}; {gap['detail']}")
+    before.await_captured()
+    gap = before.query(LONGEST_GAP)[0][0]
+    print(f"backlog {backlog}; longest gap in capture {gap:.2f} s")
+    assert gap < GAP_SECONDS
     assert before.history("unclean stop") == []
     before.start_sink()
     assert before.assert_nothing_lost(DRAIN_SECONDS) > BACKLOG
+
+
+def test_an_upgrade_that_stops_half_way_stops_neither_capture_nor_delivery(
+    before: Box, half: Path, new: Path
+) -> None:
+    before.start_sink()
+    before.configure("[sensor:temperature]\nrate = 1000\n")
+    before.ctl("start")
+    before.await_captured(1000)
+    supervisor = before.main_pid()
+    before.container.copy_in(half)
+    before.run(f"dpkg --unpack /root/{half.name}")
+    assert before.run("dpkg-query -W -f '${Status}' sensor-node").stdout.endswith(" unpacked")
+
+    kills, until = itertools.cycle(ROLES), time.monotonic() + HALF_WAY_SECONDS
+    while time.monotonic() < until:
+        role = next(kills)
+        pid = _children(before)[role]
+        before.run(f"kill -9 {pid}")
+        wait_until(
+            lambda role=role, pid=pid: _children(before).get(role, pid) != pid, what=f"{role}: back"
+        )
+        least = before.query(CAPTURED)[0][0] + 1000
+        wait_until(lambda least=least: before.query(CAPTURED)[0][0] > least, what="capture")
+        wait_until(lambda least=least: before.query(DELIVERED)[0][0] > least, what="delivery")
+    assert before.main_pid() == supervisor
+    before.install(new)
+    assert before.state() == "active"
+    assert before.main_pid() != supervisor
+    assert before.history("unclean stop") == []
+    assert before.assert_nothing_lost() > 0
+
+
+def _children(node: Box) -> dict[str, int]:
+    """Pids by name of those that run, where the command that would tell cannot be used."""
+    report = json.loads(node.run(["cat", "/run/sensor-node/processes.json"]).stdout)
+    return {
+        child["name"]: child["pid"] for child in report["processes"] if child["state"] == "RUNNING"
+    }
+
+
+def test_an_upgrade_that_asks_and_gets_no_answer_leaves_the_old_version_running(
+    before: Box, newest: Path
+) -> None:
+    before.run(f"sed -i 's/^id =.*/id = edge-77/' {CONFIG}")
+    before.configure("[sensor:temperature]\nrate = 20\n")
+    before.ctl("start")
+    supervisor = before.main_pid()
+    asked = before.install(newest, check=False)
+    assert asked.returncode != 0
+    assert "end of file on stdin at conffile prompt" in asked.stdout + asked.stderr
+    assert before.main_pid() == supervisor
+    before.await_captured(20)
+
+    before.run("dpkg --configure --force-confold -a")
+    assert before.main_pid() != supervisor
+    assert before.status()["version"] == NEWEST
+    assert "id = edge-77" in before.run(["cat", CONFIG]).stdout
+    before.start_sink()
+    before.assert_nothing_lost()
+
+
+def test_a_version_that_refuses_the_configuration_leaves_the_old_one_running(
+    before: Box, strict: Path, new: Path
+) -> None:
+    before.configure("[sensor:temperature]\nrate = 20\n")
+    before.ctl("start")
+    supervisor = before.main_pid()
+    done = before.install(strict)
+    said = done.stdout + done.stderr
+    assert "keep_sent = '24h': want" in said
+    assert "sensor-node: sensor-node.service goes on with the version before" in said
+    assert before.run("dpkg-query -W -f '${Status}' sensor-node").stdout.endswith(" installed")
+    assert before.main_pid() == supervisor
+    told = before.ctl("status", status=4).stderr
+    assert f"version {OLD} runs by what it read before; this is version {STRICT}" in told
+    before.install(new)
+    assert before.main_pid() != supervisor
+    before.await_captured(20)
+    before.start_sink()
+    before.assert_nothing_lost()
+
+
+def test_a_node_that_no_systemd_looks_after_is_restarted_too(before: Box, new: Path) -> None:
+    before.container.copy_in(new)
+    script = f"""
+    mount -t tmpfs tmpfs /run/systemd
+    sensor-node-ctl start
+    dpkg -i /root/{new.name}
+    sensor-node-ctl status --json
+    sensor-node-ctl stop
+    sensor-node-ctl audit
+    """
+    said = before.run(["unshare", "--mount", "sh", "-exc", script]).stdout
+    assert f'"running_version": "{NEW}"' in said, said
 
 
 def test_an_upgrade_leaves_alone_what_was_stopped(before: Box, new: Path) -> None:
@@ -118,15 +253,6 @@ def test_a_changed_configuration_file_is_taken_where_nobody_has_edited(
     before.install(newest)
     assert "# Of the newest version." in before.run(["cat", CONFIG]).stdout
     assert before.run(["stat", "-c", "%a %U:%G", CONFIG]).stdout == "640 root:sensor-node\n"
-
-
-def test_dpkg_asks_only_where_both_have_changed_the_configuration(
-    before: Box, newest: Path
-) -> None:
-    before.run(f"sed -i 's/^id =.*/id = edge-77/' {CONFIG}")
-    asked = before.install(newest, check=False)
-    assert asked.returncode != 0 and "config.ini" in asked.stdout
-    assert "end of file on stdin at conffile prompt" in asked.stdout + asked.stderr
 
 
 def test_a_newer_schema_is_refused_clearly_and_without_a_restart_loop(installed: Box) -> None:

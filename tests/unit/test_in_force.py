@@ -1,14 +1,15 @@
 """The configuration that holds is a running appliance's own, whatever its files say by now."""
 
 import os
+from dataclasses import replace
 
 import pytest
 
-from sensor_node.config import load_config
+from sensor_node.config import Effective, load_config
 from sensor_node.control import in_force
-from sensor_node.errors import ConfigError
+from sensor_node.errors import ConfigError, SensorNodeError
 from sensor_node.supervision.pidfile import write_pid_file
-from sensor_node.supervision.states import Report, write_report
+from sensor_node.supervision.states import Report, read_report, write_report
 
 GOOD = "[node]\nid = edge-01\n[sensor:room]\n[sink]\nurl = http://a.example/\n"
 
@@ -46,6 +47,20 @@ def test_a_mistake_made_later_does_not_hide_a_running_node(file, text) -> None:
     mistake, command = in_force.drift(config)
     assert str(file) in mistake
     assert not command
+
+
+def test_a_version_that_refuses_what_another_runs_by_says_so(file) -> None:
+    config = load_config(file)
+    report = read_report(config.runtime_directory)
+    settings = [Effective("log", "level", "loudest", str(file))]
+    assert write_report(config, replace(report, version="0.0.9", settings=settings))
+    file.write_text(GOOD + "oops = 1\n")
+    with pytest.raises(ConfigError) as refused:
+        in_force.configuration(file)
+    assert "oops: unknown option" in refused.value.lines[0]
+    assert refused.value.lines[1].startswith("version 0.0.9 runs by what it read before; this is ")
+    with pytest.raises(SensorNodeError, match=r"version 0\.0\.9 runs.*sensor-node-ctl restart"):
+        in_force.insist_on_one_version(config)
 
 
 def test_an_edit_is_no_news_to_a_running_node_before_its_reload(file) -> None:

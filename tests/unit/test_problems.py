@@ -37,6 +37,9 @@ STORAGE |= {"path": "/var/x.db", "trouble": "", "log_held": None}
 STORAGE |= {"spare_bytes": 0, "when_full": "drop-oldest", "limited_by": "max_size"}
 WELL = {
     "state": "running",
+    "version": "0.2.0",
+    "running_version": "0.2.0",
+    "places": [],
     "reload_problem": "",
     "config_problem": "",
     "dropping": [],
@@ -137,6 +140,12 @@ def test_a_mistake_in_the_files_of_a_running_node_is_one() -> None:
     [(what, hint)] = problems(config_problem="config.ini: [sink] oops: unknown option")
     assert what == "config.ini: [sink] oops: unknown option"
     assert "goes by what it read before" in hint
+
+
+def test_a_node_of_the_version_before_an_upgrade_is_one() -> None:
+    [problem] = find({**WELL, "running_version": "0.1.0"})
+    assert problem.what == "version 0.1.0 runs, 0.2.0 is installed"
+    assert find({**WELL, "running_version": None}) == []
 
 
 def test_readings_that_are_on_their_way_or_were_given_up_are_none() -> None:

@@ -170,6 +170,14 @@ class TestTheJson:
             {"reason": "sensor room failed", "readings": 2, "seconds": 10.0}
         ]
 
+    def test_shows_no_process_that_is_gone_as_running(self, node) -> None:
+        with subprocess.Popen(["true"]) as gone:
+            gone.wait()
+        node.run(processes=[replace(generator(), pid=gone.pid, trouble="")])
+        [process] = node.status()["processes"]
+        assert (process["pid"], process["state"]) == (None, "DIED")
+        assert "generator DIED" in node.text()
+
     def test_tells_of_a_program_that_holds_the_log_while_it_does(self, busy, monkeypatch) -> None:
         shell = holders.Holder(8, "sqlite3", writes=False)
         monkeypatch.setattr(holders, "find", lambda path, supervisor: [shell])

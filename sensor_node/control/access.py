@@ -1,0 +1,85 @@
+"""What the service must open, tried as the user who does this: it should be the service's."""
+
+import grp
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from sensor_node.config import Config
+from sensor_node.control.privileges import name_of
+from sensor_node.delivery.credentials import Credentials, tls_context
+from sensor_node.errors import ConfigError, SensorNodeError
+from sensor_node.places import is_missing, real
+from sensor_node.storage.header import insist_on_known_schema
+from sensor_node.supervision.disk import insist_on_disk
+
+
+def faults(config: Config) -> list[str]:
+    """A line each, with the command that mends it.
+
+    Raises DatabaseUnusable for a database that only another version can open.
+    """
+    sources = dict.fromkeys((str(config.file), *(row.file for row in config.effective if row.file)))
+    # A credential of systemd's is there only for the service.
+    secrets = [file for file in config.sink.secret_files if "${" not in file]
+    there = [file for file in secrets if not is_missing(Path(file))]
+    found = [line for file in (*sources, *there) for line in _of_file(config, Path(file))]
+    found += _of_database(config)
+    try:
+        insist_on_disk(config)
+    except SensorNodeError as error:
+        found.append(str(error))
+    if not found and len(there) == len([file for file in config.sink.secret_files if file]):
+        try:
+            Credentials(config.sink).authorization()
+            tls_context(config.sink)
+        except ConfigError as error:
+            found += error.lines
+    insist_on_known_schema(real(config.storage.path))
+    return found
+
+
+def _of_file(config: Config, file: Path) -> Iterator[str]:
+    name, group = _user()
+    if real(file) != file.absolute() and not os.access(file, os.R_OK):
+        # Who may have made the link must not have us say what to do with what it leads to.
+        yield f"{file}: {name} cannot read where this leads; see its links, owners and modes"
+        return
+    for directory in reversed(real(file).parents):
+        if not os.access(directory, os.X_OK):
+            mended = f"install -g {group} -m 640 {file} {config.file.parent}, and name that one"
+            yield f"{file}: {name} cannot enter {directory}: {mended}"
+            return
+    if not os.access(file, os.R_OK):
+        yield f"{file}: {name} cannot read it: chgrp {group} {file} && chmod g+r {file}"
+
+
+def _of_database(config: Config) -> Iterator[str]:
+    """What is there already: the rest is made at the start."""
+    name, group = _user()
+    database = config.storage.path
+    for place in dict.fromkeys((config.state_directory, database.parent, database)):
+        closed = [one for one in reversed(place.parents) if not os.access(one, os.X_OK)]
+        if closed and closed[0].exists():
+            yield f"{closed[0]}: {name} cannot enter it, on the way to {place}; see its mode"
+            return
+        leads_on = real(place) != place.absolute()
+        wanted = os.R_OK | os.W_OK | (os.X_OK if place.is_dir() else 0)
+        if not place.exists() or os.access(place, wanted):
+            continue
+        if os.statvfs(place).f_flag & os.ST_RDONLY:
+            yield f"{place}: is mounted read-only; mount it for writing"
+        elif leads_on:
+            yield f"{place}: {name} cannot write where this leads; see its links, owners and modes"
+        else:
+            yield f"{place}: {name} cannot write it: chown {name}:{group} {place}"
+        return
+
+
+def _user() -> tuple[str, str]:
+    """Its name, and its group's."""
+    gid = os.getegid()
+    try:
+        return name_of(os.geteuid()), grp.getgrgid(gid).gr_name
+    except KeyError:
+        return name_of(os.geteuid()), str(gid)

@@ -1,0 +1,39 @@
+"""What a configuration says and almost surely does not mean."""
+
+from collections.abc import Iterator
+
+from sensor_node.config import SENSOR_PREFIX, Config, Effective
+from sensor_node.config_files import unread
+from sensor_node.config_schema import options_of
+from sensor_node.text import without_password
+
+QUOTES = ("'", '"')
+# A shell's.
+QUOTED_RIGHTLY = "command"
+
+
+def find(config: Config) -> Iterator[str]:
+    """A line each, for `check`."""
+    for sensor in config.sensors:
+        if sensor.name != sensor.name.strip():
+            where = f"[{SENSOR_PREFIX}{sensor.name}]"
+            yield f"{where}: the sensor's name has a blank at its beginning or end"
+    for row in config.effective:
+        if row.file:
+            yield from _in_value(row)
+    for file in unread(config.file):
+        yield f"{file}: is not read, as its name does not end in .ini"
+
+
+def _in_value(row: Effective) -> Iterator[str]:
+    text = row.value
+    said = f"{row.file}: [{row.section}] {row.option} = {without_password(text)}"
+    is_quoted = len(text) > 1 and text[0] == text[-1] and text[0] in QUOTES
+    if is_quoted and row.option != QUOTED_RIGHTLY:
+        yield f"{said}: the quotes are part of the value"
+    kind = "sensor" if row.section.startswith(SENSOR_PREFIX) else row.section
+    number = options_of(kind)[row.option].kind.parse(text)
+    if not isinstance(number, int | float) or isinstance(number, bool):
+        return
+    if "_" in text or any(char.isdigit() and not char.isascii() for char in text):
+        yield f"{said}: is taken as {number:.15g}; write it with the digits 0 to 9 alone"
