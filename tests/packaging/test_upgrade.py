@@ -283,11 +283,32 @@ def test_removing_keeps_the_data_and_installing_again_goes_on_with_it(
     assert running.assert_nothing_lost() > captured
 
 
+def test_installing_after_a_removal_says_how_to_start_what_is_enabled(
+    running: Box, deb: Path
+) -> None:
+    running.write("/etc/sensor-node/attic.ini", "[sensor:damp]\nrate = 10\n")
+    running.write("/etc/sensor-node/cellar.ini", "[sensor:damp]\nrate = 10\n")
+    running.run("systemctl start sensor-node@cellar")
+    running.run("systemctl enable --quiet sensor-node sensor-node@attic")
+    running.run("DEBIAN_FRONTEND=noninteractive apt-get remove -y sensor-node")
+    said = running.install(deb).stdout
+    own = [line for line in said.splitlines() if line.startswith("sensor-node:")]
+    assert len(own) == 2, said
+    for line, unit in zip(own, ("sensor-node.service", "sensor-node@attic.service"), strict=True):
+        assert line.startswith("sensor-node: enabled, but not running") and unit in line
+        running.run(line.rpartition(": ")[2])
+        assert running.state(unit) == "active"
+    assert running.state("sensor-node@cellar") == "inactive"
+    again = running.run(f"dpkg --install /root/{deb.name}").stdout
+    assert "not running" not in again, again
+
+
 def test_purging_deletes_everything_unasked_and_installing_again_works(
     running: Box, deb: Path
 ) -> None:
     running.write("/etc/sensor-node/attic.ini", "[sensor:damp]\nrate = 10\n")
-    running.run("systemctl start sensor-node@attic && systemctl enable --quiet sensor-node")
+    running.run("systemctl start sensor-node@attic")
+    running.run("systemctl enable --quiet sensor-node sensor-node@attic sensor-node@cellar")
     running.await_captured()
     running.run("DEBIAN_FRONTEND=noninteractive apt-get purge -y sensor-node")
     left = "find / -xdev -name '*sensor-node*' -not -path '/proc/*' -not -path '/root/*'"
