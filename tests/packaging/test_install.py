@@ -11,6 +11,7 @@ from waiting import wait_until
 
 START_SECONDS = 10.0
 CONFIG = "/etc/sensor-node/config.ini"
+SIMULATED = "/etc/sensor-node/config.d/10-simulated.ini"
 DOCUMENTED = ["man1/sensor-node-ctl.1.gz", "man5/sensor-node.ini.5.gz", "man7/sensor-node.7.gz"]
 HOST_METRICS = ("cpu", "memory", "disk")
 
@@ -30,7 +31,7 @@ def test_a_fresh_install_neither_starts_nor_enables_and_says_how_to_start(deb: P
 def test_files_belong_to_root_and_only_the_group_reads_the_configuration(installed: Box) -> None:
     assert installed.run(["stat", "-c", "%a %U:%G", CONFIG]).stdout == "640 root:sensor-node\n"
     listed = installed.run("dpkg-query -W -f='${Conffiles}' sensor-node").stdout.split()
-    assert [word for word in listed if word.startswith("/")] == [CONFIG]
+    assert sorted(word for word in listed if word.startswith("/")) == [SIMULATED, CONFIG]
     loose = (
         "dpkg -L sensor-node | xargs stat -c '%A %U %n' | grep -v '^.....-..-. root' | grep -v '^l'"
     )
@@ -38,6 +39,14 @@ def test_files_belong_to_root_and_only_the_group_reads_the_configuration(install
     assert installed.run("dpkg --verify sensor-node").stdout == ""
     owner = installed.run("getent passwd sensor-node").stdout.split(":")
     assert int(owner[2]) < 1000 and owner[6].strip() == "/usr/sbin/nologin"
+
+
+def test_a_simulated_sensor_that_was_deleted_does_not_come_back(installed: Box, deb: Path) -> None:
+    installed.run(f"rm {SIMULATED}")
+    installed.run(f"dpkg --install /root/{deb.name}")
+    installed.configure("[sensor:room]\n")
+    told = installed.ctl("check", "--print").stdout
+    assert set(re.findall(r"\[sensor:(\w+)\]", told)) == {"room"}
 
 
 def test_manuals_completion_and_examples_are_there(installed: Box) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import image
 import pytest
+from box import DROP_IN
 from power import LOAD, QUIET, Cut, FailingBox
 from report import report
 from sinks import ok
@@ -21,7 +22,7 @@ CONNECTION = "/usr/lib/python3/dist-packages/sensor_node/storage/connection.py"
 
 
 def written(config: str) -> str:
-    return f"printf %s {shlex.quote(config)} >/etc/sensor-node/config.ini"
+    return f"printf %s {shlex.quote(config)} >{DROP_IN}"
 
 
 UNITS = "sensor-node test-watch"
