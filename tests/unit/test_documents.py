@@ -9,6 +9,7 @@ import pytest
 from sensor_node import __version__
 from sensor_node.config_schema import SCHEMA
 from sensor_node.control.main import HELP, _parser
+from sensor_node.storage import aside
 
 PACKAGING = Path(__file__).parents[2] / "packaging"
 # A source package has it at the top.
@@ -56,6 +57,16 @@ def test_the_commands_page_and_the_completion_know_each_command_and_option(comma
         assert f"Fl {option[1:]}" in COMMAND_PAGE, option
         completed = re.search(rf"\b{command}\b[^)]*\) candidates='([^']*)'", COMPLETION)[1]
         assert option in completed.split(), option
+
+
+def test_documents_name_a_damaged_database_as_such_a_file_is_named() -> None:
+    pages = [PACKAGING.parent / "README.md", *(PACKAGING / "man").iterdir()]
+    names = re.findall(r"telemetry\.db(\.damaged[\w.-]*)", "".join(map(Path.read_text, pages)))
+    # In a list of files, a pattern stands for all of them.
+    names = [name.rstrip(".") for name in names if name != ".damaged-"]
+    assert len(names) >= 3
+    for name in names:
+        assert aside.NAME_END.fullmatch(name), name
 
 
 def test_the_package_has_the_programs_version() -> None:
