@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import pty
 import shutil
 import signal
 import stat
@@ -193,9 +194,13 @@ def test_a_journal_that_names_a_file_of_roots_deletes_nothing(node, place):
     node.await_delivered()
 
 
-def test_a_journal_is_played_back_by_nobody(node, place):
+@pytest.mark.parametrize("versions", [b"\2\2", b"\1\1"], ids=["a WAL", "no WAL"])
+def test_a_journal_is_played_back_by_nobody(node, place, versions):
     """Not by the node's own user either: it may be of use, and it may name what that user has."""
     victim = node.state / "victim"
+    with node.database.open("r+b") as database:
+        database.seek(18)
+        database.write(versions)
     for command in ("status", "requeue --dead", "start", "status"):
         victim.write_bytes(SECRET)
         (node.state / "telemetry.db-journal").write_bytes(forged(node.database, victim))
@@ -248,6 +253,93 @@ def test_a_stranger_whom_the_pid_file_names_gets_no_signal(node, place, command)
             assert stranger.poll() is None
         finally:
             stranger.send_signal(signal.SIGKILL)
+
+
+def test_a_sink_of_roots_is_its_database_owners(node, place):
+    own = place / "rootdir"
+    before = outside(place)
+    (node.state / "sink.db").symlink_to(own / "made-by-root")
+    said = node.run("sink", "--port", "0", "--db", str(node.state / "sink.db"), status=1).stderr
+    assert said.startswith("sensor-node-ctl: sink: cannot use")
+    (node.state / "sink.db").unlink()
+    shutil.copy(node.database, node.state / "sink.db")
+    victim = (node.state / "sink.db-journal").write_bytes(forged(node.database, own / "own"))
+    assert victim
+    give_away(node)
+    node.run("sink", "--port", "0", "--db", str(node.state / "sink.db"), status=None)
+    assert outside(place) == before
+
+
+def test_the_owner_is_found_on_each_way_that_a_link_leads(node, place):
+    theirs, roots = place / "theirs", place / "roots"
+    for made in (theirs, roots, place / "cfg"):
+        made.mkdir()
+    os.chown(theirs, NOBODY, NOBODY)
+    (theirs / "state").symlink_to(roots)
+    os.chown(theirs / "state", 0, 0, follow_symlinks=False)
+    (place / "cfg" / "data").symlink_to("../theirs/./state")
+    drop = "import os\nfrom sensor_node.control import privileges\nfrom pathlib import Path\n"
+    for name in (place / "cfg" / "data" / "x", place / "cfg/../theirs/state"):
+        code = f"{drop}privileges.drop(Path({str(name)!r})); print(os.geteuid())"
+        done = subprocess.run(
+            [PYTHON, "-c", code], env=node.environment(), capture_output=True, text=True
+        )
+        assert done.stdout == f"{NOBODY}\n", done.stderr
+
+
+def test_a_drop_in_of_another_user_is_not_read_as_root(node, place):
+    drop_ins = node.file.with_suffix(".d")
+    drop_ins.mkdir()
+    os.chown(drop_ins, NOBODY, NOBODY)
+    (drop_ins / "a.ini").symlink_to(place / "rootdir" / "own")
+    for command in ("check", "status", "start"):
+        done = node.run(command, status=None)
+        assert "a.ini: cannot be read" in done.stderr
+        assert "s3cret" not in done.stdout + done.stderr
+
+
+def test_a_link_to_a_file_of_the_systems_is_not_to_be_given_away(node, place):
+    node.database.unlink()
+    node.database.symlink_to(place / "rootdir" / "own")
+    os.chown(node.database, NOBODY, NOBODY, follow_symlinks=False)
+    for command in ("check", "status"):
+        done = node.run(command, status=None)
+        assert "chown" not in done.stdout + done.stderr
+        assert "chmod" not in done.stdout + done.stderr
+
+
+def test_roots_environment_stays_roots(node):
+    node.variables["API_KEY"] = "s3cret"
+    node.start()
+    node.await_captured(node.captured() + 5)
+    for pid in node.processes():
+        assert b"s3cret" not in Path(f"/proc/{pid}/environ").read_bytes()
+    node.run("stop")
+    with node.background("run"):
+        node.await_captured(node.captured() + 5)
+        for pid in node.processes():
+            assert b"s3cret" not in Path(f"/proc/{pid}/environ").read_bytes()
+        for name, pid in node.pids().items():
+            score = Path(f"/proc/{pid}/oom_score_adj").read_text()
+            assert (score == "500\n") == name.startswith(("sender", "retrier")), name
+        node.run("stop")
+
+
+def test_who_runs_it_at_roots_terminal_cannot_type_there(node):
+    """What is typed for root by ioctl(2), TIOCSTI, is root's command."""
+    pid, terminal = pty.fork()
+    if not pid:
+        os.execvpe(node.command("run")[0], node.command("run"), node.environment())
+    try:
+        node.await_captured(node.captured() + 5)
+        for one in node.processes():
+            terminal_number = Path(f"/proc/{one}/stat").read_text().rpartition(")")[2].split()[4]
+            assert terminal_number == "0"
+        node.run("stop")
+    finally:
+        os.close(terminal)
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
 
 
 def test_what_root_starts_runs_as_the_owner_and_what_root_asks_is_answered(node):
