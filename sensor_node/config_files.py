@@ -7,7 +7,7 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 
-from sensor_node.places import drop_in_directory
+from sensor_node.places import FOREIGN_LINK, drop_in_directory, is_foreign_link
 from sensor_node.text import name_without_password
 
 Sections = dict[str, dict[str, str]]
@@ -22,6 +22,9 @@ def read_all(file: Path) -> Iterator[tuple[Path, Sections, list[str]]]:
     """Each file with what it says and its mistakes, in the order in which later ones count."""
     yield (file, *_read(file))
     directory = drop_in_directory(file)
+    if is_foreign_link(directory):
+        yield directory, {}, [f"{directory}: {FOREIGN_LINK}"]
+        return
     try:
         # glob() would take a directory that it may not read for an empty one.
         found = sorted(directory.iterdir()) if directory.exists() else []
@@ -29,7 +32,9 @@ def read_all(file: Path) -> Iterator[tuple[Path, Sections, list[str]]]:
         yield directory, {}, [f"{directory}: cannot be read: {_reason(error)}"]
         return
     for drop_in in found:
-        if is_read(drop_in):
+        if is_read(drop_in) and is_foreign_link(drop_in):
+            yield drop_in, {}, [f"{drop_in}: {FOREIGN_LINK}"]
+        elif is_read(drop_in):
             yield (drop_in, *_read(drop_in))
 
 

@@ -187,7 +187,7 @@ def _run(arguments: argparse.Namespace) -> int:
         return serve(arguments.host, arguments.port, arguments.db)
     file = find_config(arguments.config)
     was_root = not os.geteuid()
-    privileges.drop(*privileges.of_sources(file))
+    privileges.drop(privileges.way_to(file))
     if (
         arguments.command in ("start", "stop", "restart", "reload")
         and (done := _by_systemd(arguments.command, file)) is not None

@@ -23,7 +23,7 @@ from typing import Any, TypeVar
 from sensor_node.config import Config
 from sensor_node.environment import own
 from sensor_node.errors import ConfigError, SensorNodeError
-from sensor_node.places import directories, drop_in_directory, real
+from sensor_node.places import directories, real
 
 # As the kernel follows.
 MOST_LINKS = 40
@@ -76,18 +76,13 @@ def name_of(uid: int) -> str:
 
 
 def of_file(file: Path) -> tuple[Path, ...]:
-    """A configuration, and the directories of its appliance."""
-    file = Path(os.path.abspath(file))
-    return (file, *directories(file))
+    """The way to a configuration, and the directories of its appliance."""
+    return (way_to(file), *directories(Path(os.path.abspath(file))))
 
 
-def of_sources(file: Path) -> tuple[Path, ...]:
-    """A configuration and its drop-ins: what is read before anything else of a node's."""
-    directory = drop_in_directory(file)
-    try:
-        return (file, directory, *directory.iterdir())
-    except OSError:
-        return (file, directory)
+def way_to(file: Path) -> Path:
+    """What leads to a configuration. Whose the file is says nothing: perhaps a person's."""
+    return file if file.is_symlink() else file.absolute().parent
 
 
 def leave_terminal() -> None:

@@ -292,10 +292,25 @@ def test_a_drop_in_of_another_user_is_not_read_as_root(node, place):
     drop_ins.mkdir()
     os.chown(drop_ins, NOBODY, NOBODY)
     (drop_ins / "a.ini").symlink_to(place / "rootdir" / "own")
+    os.chown(drop_ins / "a.ini", NOBODY, NOBODY, follow_symlinks=False)
     for command in ("check", "status", "start"):
         done = node.run(command, status=None)
-        assert "a.ini: cannot be read" in done.stderr
+        # status asks as the owner, to whom the link is its own.
+        refused = "is a symbolic link that another user made; remove it"
+        assert f"a.ini: {'cannot be read' if command == 'status' else refused}" in done.stderr
         assert "s3cret" not in done.stdout + done.stderr
+
+
+def test_whose_the_configuration_is_does_not_make_root_another_user(node):
+    drop_ins = node.file.with_suffix(".d")
+    drop_ins.mkdir()
+    (drop_ins / "site.ini").write_text("[log]\nlevel = info\n")
+    for file in (node.file, drop_ins / "site.ini"):
+        os.chown(file, NOBODY - 1, NOBODY - 1)
+    node.start()
+    node.await_captured(node.captured() + 5)
+    assert {os.stat(f"/proc/{pid}").st_uid for pid in node.processes()} == {NOBODY}
+    node.run("stop")
 
 
 def test_a_link_to_a_file_of_the_systems_is_not_to_be_given_away(node, place):
