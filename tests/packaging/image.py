@@ -9,6 +9,7 @@ import re
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -74,10 +75,8 @@ def _make(target: Path, deb: Path) -> None:
         _make_kernel(target, Path(directory))
     with roots.copy("vm") as root:
         _install(root, deb)
-        _make_obedient(root)
-        disk = str(target / "disk")
-        options = ["-q", "-t", "ext4", "-E", "lazy_itable_init=0,lazy_journal_init=0"]
-        _run("mke2fs", *options, "-d", str(root), disk, DISK_SIZE)
+        make_obedient(root)
+        make_disk(target / "disk", root)
 
 
 def _make_kernel(target: Path, work: Path) -> None:
@@ -90,16 +89,27 @@ def _make_kernel(target: Path, work: Path) -> None:
     _run("dpkg-deb", "-x", str(deb), str(work / "kernel"))
     (kernel,) = (work / "kernel/boot").glob("vmlinuz-*")
     shutil.copy(kernel, target / "kernel")
-    _make_initrd(target / "initrd", work / "initrd", work / "kernel/lib/modules")
+    make_initrd(target / "initrd", work / "initrd", work / "kernel/lib/modules")
 
 
-def _make_initrd(initrd: Path, tree: Path, modules: Path) -> None:
+def make_disk(disk: Path, root: Path, size: str = DISK_SIZE) -> None:
+    options = ["-q", "-t", "ext4", "-E", "lazy_itable_init=0,lazy_journal_init=0"]
+    _run("mke2fs", *options, "-d", str(root), str(disk), size)
+
+
+def make_initrd(
+    initrd: Path,
+    tree: Path,
+    modules: Path,
+    busybox: Path = Path("/bin/busybox"),
+    drivers: Iterable[str] = DRIVERS,
+) -> None:
     (tree / "modules").mkdir(parents=True)
-    order = _with_dependencies(modules)
+    order = _with_dependencies(modules, drivers)
     for module in order:
         shutil.copy(module, tree / "modules")
     (tree / "modules/order").write_text("".join(f"{module.name}\n" for module in order))
-    shutil.copy("/bin/busybox", tree / "busybox")
+    shutil.copy(busybox, tree / "busybox")
     shutil.copy(GUEST / "init", tree / "init")
     (tree / "init").chmod(0o755)
     with initrd.open("wb") as file:
@@ -108,7 +118,7 @@ def _make_initrd(initrd: Path, tree: Path, modules: Path) -> None:
         subprocess.run(pack, cwd=tree, input=found, stdout=file, stderr=subprocess.PIPE, check=True)
 
 
-def _with_dependencies(modules: Path) -> list[Path]:
+def _with_dependencies(modules: Path, drivers: Iterable[str]) -> list[Path]:
     """Files of the drivers and of what they need, in the order of loading."""
     files = {file.stem.replace("-", "_"): file for file in modules.rglob("*.ko")}
     order: list[Path] = []
@@ -121,7 +131,7 @@ def _with_dependencies(modules: Path) -> list[Path]:
         if file not in order:
             order.append(file)
 
-    for driver in DRIVERS:
+    for driver in drivers:
         add(driver)
     return order
 
@@ -133,7 +143,7 @@ def _install(root: Path, deb: Path) -> None:
     _run("chroot", str(root), "env", "DEBIAN_FRONTEND=noninteractive", *install)
 
 
-def _make_obedient(root: Path) -> None:
+def make_obedient(root: Path) -> None:
     """The agent, a fixed machine id (an absent one makes systemd enable all), no timed jobs."""
     (root / "etc/machine-id").unlink(missing_ok=True)
     (root / "etc/machine-id").write_text(f"{MACHINE_ID}\n")

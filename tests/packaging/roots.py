@@ -12,6 +12,7 @@ import subprocess
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 # What an edge box has, and what Sensor Node depends on: containers have no network.
 PACKAGES = (
@@ -22,6 +23,20 @@ SUITE = "bookworm"
 # Of apt's settings on this machine, those without which the archive may be out of reach.
 CARRIED = re.compile(r"Acquire::(https?::|Check-|Retries|Force|Languages|GzipIndexes)")
 
+# Puts the .deb of a kernel, and nothing else of it, into the root's /boot.
+FETCH_KERNEL = (
+    'cd "$1/boot" && export APT_CONFIG="$MMDEBSTRAP_APT_CONFIG" && apt-get -q'
+    " -o APT::Sandbox::User=root download"
+    " $(apt-cache depends {kernel} | sed -n 's/.*Depends: \\(linux-image-.*\\)/\\1/p')"
+)
+
+
+class Foreign(NamedTuple):
+    """An architecture whose programs run here by binfmt_misc, and the package of its kernel."""
+
+    architecture: str
+    kernel: str
+
 
 def cache() -> Path:
     directory = Path(os.environ.get("SENSOR_NODE_CACHE") or "/var/cache/sensor-node-tests")
@@ -29,14 +44,17 @@ def cache() -> Path:
     return directory
 
 
-def pristine(*more: str, suite: str = SUITE) -> Path:
+def pristine(*more: str, suite: str = SUITE, foreign: Foreign | None = None) -> Path:
     """A root with `more` packages too. It is shared: copy it, never boot or change it.
 
     What else a copy needs, its apt-get installs after an update: there are no package lists in it.
+    A foreign one has its kernel's .deb in /boot.
     """
     packages = sorted({*PACKAGES.split(), *more})
-    key = hashlib.sha256(" ".join([_sources(suite), *packages]).encode()).hexdigest()[:12]
-    return _made_once(f"{suite}-{key}", suite, packages)
+    named = [_sources(suite, foreign), *(foreign or ()), *packages]
+    key = hashlib.sha256(" ".join(named).encode()).hexdigest()[:12]
+    name = f"{suite}-{foreign.architecture}-{key}" if foreign else f"{suite}-{key}"
+    return _made_once(name, suite, packages, foreign)
 
 
 def minbase(suite: str = SUITE) -> Path:
@@ -46,9 +64,11 @@ def minbase(suite: str = SUITE) -> Path:
 
 
 @contextlib.contextmanager
-def copy(name: str, *more: str, suite: str = SUITE) -> Iterator[Path]:
+def copy(
+    name: str, *more: str, suite: str = SUITE, foreign: Foreign | None = None
+) -> Iterator[Path]:
     """A root of the caller's own, removed at the end."""
-    source = pristine(*more, suite=suite)
+    source = pristine(*more, suite=suite, foreign=foreign)
     with contextlib.ExitStack() as stack:
         with _locked():
             _remove_stale()
@@ -99,31 +119,34 @@ def _copies() -> Path:
 
 
 @contextlib.contextmanager
-def _locked() -> Iterator[None]:
-    with (cache() / "lock").open("w") as lock:
+def _locked(name: str = "lock") -> Iterator[None]:
+    with (cache() / name).open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
 
 
-def _made_once(name: str, suite: str, packages: list[str]) -> Path:
+def _made_once(name: str, suite: str, packages: list[str], foreign: Foreign | None = None) -> Path:
     made = cache() / name
-    with _locked():
+    with _locked(f"lock-{foreign.architecture}" if foreign else "lock"):
         if not made.exists():
             half = made.with_name(f"unfinished-{name}")  # the suffix tells mmdebstrap the format
             remove(half)
-            _mmdebstrap(half, suite, packages)
+            _mmdebstrap(half, suite, packages, foreign)
             half.rename(made)
     return made
 
 
-def _mmdebstrap(target: Path, suite: str, packages: list[str]) -> None:
+def _mmdebstrap(target: Path, suite: str, packages: list[str], foreign: Foreign | None) -> None:
     with tempfile.TemporaryDirectory() as directory:
         conf, sources = Path(directory) / "apt.conf", Path(directory) / "debian.sources"
         conf.write_text(_apt_conf())
-        sources.write_text(_sources(suite))
+        sources.write_text(_sources(suite, foreign))
         command = ["mmdebstrap", "--quiet", "--variant=minbase", "--mode=root"]
         # It leaves these settings in the root, as 99mmdebstrap.
         command += [f"--aptopt={conf}", '--customize-hook=echo edge-01 >"$1/etc/hostname"']
+        if foreign:
+            command.append(f"--architectures={foreign.architecture}")
+            command.append(f"--customize-hook={FETCH_KERNEL.format(kernel=foreign.kernel)}")
         if packages:
             command.append(f"--include={','.join(packages)}")
         done = subprocess.run(
@@ -143,8 +166,14 @@ def _apt_conf() -> str:
     return "".join(line for line in dump.stdout.splitlines(True) if CARRIED.match(line))
 
 
-def _sources(suite: str) -> str:
-    """This machine's own Debian sources, for that suite."""
+def _sources(suite: str, foreign: Foreign | None = None) -> str:
+    """This machine's own Debian sources, for that suite.
+
+    A foreign root does without security updates: mirrors have those of rare architectures in part.
+    """
     one_line, deb822 = Path("/etc/apt/sources.list"), Path("/etc/apt/sources.list.d/debian.sources")
-    text = (deb822 if deb822.exists() else one_line).read_text()
+    source, end = (deb822, "\n\n") if deb822.exists() else (one_line, "\n")
+    text = source.read_text()
+    if foreign:
+        text = end.join(one for one in text.split(end) if "-security" not in one)
     return text.replace(SUITE, suite)

@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Self
+from typing import NamedTuple, Self
 
 from image import Image
 
@@ -21,7 +21,7 @@ COMMAND_SECONDS = 120.0
 # Over what the guest itself allows a command.
 ANSWER_SECONDS = 60.0
 KERNEL_LINE = (
-    "root=/dev/vda rw console=ttyS0 quiet loglevel=4 panic=-1 mitigations=off net.ifnames=0"
+    "root=/dev/vda rw console={console} quiet loglevel=4 panic=-1 mitigations=off net.ifnames=0"
     " systemd.show_status=0"
 )
 # Where a guest finds the sink of the test's own machine; it reaches nothing else.
@@ -34,14 +34,35 @@ CONSOLE_LINES = 40
 Done = subprocess.CompletedProcess[str]
 
 
+class Board(NamedTuple):
+    """What is emulated: qemu's command line begins with it; the kernel's name of the console."""
+
+    qemu: tuple[str, ...]
+    console: str
+
+
+PC = Board(
+    ("qemu-system-x86_64", "-accel", "tcg,thread=multi", "-cpu", "max", "-machine", "q35"), "ttyS0"
+)
+
+
 class Machine:
     """`with Machine(image, directory, disk=…) as vm: vm.run("true")`; nothing is left at the end.
 
     `disk` is what qemu's -drive is told. `sink_port` is of a sink on 127.0.0.1 of this machine.
+    The guest finds the bytes of the file `luggage` on /dev/vdb.
     """
 
     def __init__(
-        self, image: Image, directory: Path, *, disk: str, sink_port: int = 0, memory_mb: int = 768
+        self,
+        image: Image,
+        directory: Path,
+        *,
+        disk: str,
+        sink_port: int = 0,
+        memory_mb: int = 768,
+        board: Board = PC,
+        luggage: Path | None = None,
     ) -> None:
         self.console = directory / "console.log"
         self.reported = 0
@@ -50,7 +71,10 @@ class Machine:
         directory.mkdir(parents=True, exist_ok=True)
         agent = self._listen(directory / "agent.sock")
         reports = self._listen(directory / "reports.sock")
-        command = _command(image, directory, disk, sink_port, memory_mb)
+        drives = [disk]
+        if luggage:
+            drives.append(f"file={luggage},format=raw,readonly=on")
+        command = _command(board, image, directory, drives, sink_port, memory_mb)
         self._started = time.monotonic()
         with (directory / "qemu.log").open("ab") as log:
             self._qemu = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
@@ -142,17 +166,28 @@ def booted(image: Image, directory: Path) -> Iterator[Machine]:
         yield vm
 
 
-def _command(image: Image, directory: Path, disk: str, sink_port: int, memory_mb: int) -> list[str]:
+def _command(
+    board: Board,
+    image: Image,
+    directory: Path,
+    drives: list[str],
+    sink_port: int,
+    memory_mb: int,
+) -> list[str]:
     forward = ""
     if sink_port:
         relay = f"{sys.executable} {RELAY} {sink_port}"
         forward = f",guestfwd=tcp:{SINK_ADDRESS}:{SINK_PORT}-cmd:{relay}"
-    command = ["setpriv", "--pdeathsig", "KILL", "qemu-system-x86_64", "-nodefaults", "-no-reboot"]
-    command += ["-accel", "tcg,thread=multi", "-cpu", "max", "-machine", "q35", "-smp", "2"]
-    command += ["-m", str(memory_mb), "-display", "none", "-kernel", str(image.kernel)]
-    command += ["-initrd", str(image.initrd), "-append", KERNEL_LINE]
-    command += ["-serial", f"file:{directory / 'console.log'}", "-drive", f"if=virtio,{disk}"]
-    command += ["-netdev", f"user,id=net,restrict=on{forward}", "-device", "virtio-net,netdev=net"]
+    command = ["setpriv", "--pdeathsig", "KILL", *board.qemu, "-nodefaults", "-no-reboot"]
+    command += ["-smp", "2", "-m", str(memory_mb), "-display", "none", "-kernel", str(image.kernel)]
+    command += ["-initrd", str(image.initrd)]
+    command += ["-append", KERNEL_LINE.format(console=board.console)]
+    command += ["-serial", f"file:{directory / 'console.log'}"]
+    for drive in drives:
+        command += ["-drive", f"if=virtio,{drive}"]
+    command += ["-netdev", f"user,id=net,restrict=on{forward}"]
+    # romfile: nothing boots from the network, and the ROM is another package's.
+    command += ["-device", "virtio-net,netdev=net,romfile="]
     command += ["-device", "virtio-rng", "-device", "virtio-serial"]
     for port in ("agent", "reports"):
         command += ["-chardev", f"socket,id={port},path={directory / port}.sock"]
