@@ -145,7 +145,8 @@ def _mmdebstrap(target: Path, suite: str, packages: list[str], foreign: Foreign 
         # It leaves these settings in the root, as 99mmdebstrap.
         command += [f"--aptopt={conf}", '--customize-hook=echo edge-01 >"$1/etc/hostname"']
         if foreign:
-            command.append(f"--architectures={foreign.architecture}")
+            # Emulated it takes minutes; a power cut is for the roots of this architecture.
+            command += [f"--architectures={foreign.architecture}", "--dpkgopt=force-unsafe-io"]
             command.append(f"--customize-hook={FETCH_KERNEL.format(kernel=foreign.kernel)}")
         if packages:
             command.append(f"--include={','.join(packages)}")
