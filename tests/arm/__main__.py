@@ -26,7 +26,8 @@ FORK = multiprocessing.get_context("fork")
 
 def main() -> int:
     """0: everything held; 1: something did not, or was not done in time."""
-    end = time.monotonic() + float(sys.argv[1])
+    began = time.monotonic()
+    end = began + float(sys.argv[1])
     names = list(dict.fromkeys(sys.argv[2:])) or list(machine.ARMS)
     # To be interrupted is to unmount and to end what was started.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
@@ -40,6 +41,7 @@ def main() -> int:
     finally:
         shutil.rmtree(directory)
     print_table(names, told)
+    say(f"tried for {(time.monotonic() - began) / 60:.0f} minutes")
     for name in set(names) - done:
         say(f"{name}: not done in time")
     bad = [one for one in told if not one.good]
