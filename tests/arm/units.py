@@ -11,13 +11,14 @@ import package
 from arm import machine
 
 DIRECTORIES = ("tests/unit", "tests/property")
-# The script of the new mount and PID namespace: what is mounted and started there ends with it.
+# The script of the new mount and PID namespace: what is mounted and started there ends with it. It
+# stays, so that no test is process 1.
 ENTER = """
-mount --bind /dev "$1/dev"
+mount --rbind /dev "$1/dev"
 mount -t tmpfs tmpfs "$1/dev/shm"
 mount -t tmpfs tmpfs "$1/run"
 mount -t proc proc "$1/proc"
-exec chroot "$@"
+chroot "$@" || exit
 """
 ENVIRONMENT = ("HOME=/root", "LANG=C.UTF-8", "PATH=/usr/sbin:/usr/bin:/sbin:/bin")
 SUMMARY = re.compile(r"^\d+ passed.*$", re.MULTILINE)
