@@ -11,19 +11,22 @@ import package
 from arm import machine
 
 DIRECTORIES = ("tests/unit", "tests/property")
-# The script of the new mount and PID namespace: what is mounted and started there ends with it. It
-# stays, so that no test is process 1.
+# The script of the new mount and PID namespace: what is mounted and started there ends with it. Two
+# shells stay, so that no test is process 1, nor a child of it.
 ENTER = """
 mount --rbind /dev "$1/dev"
 mount -t tmpfs tmpfs "$1/dev/shm"
 mount -t tmpfs tmpfs "$1/run"
 mount -t proc proc "$1/proc"
-chroot "$@" || exit
+(chroot "$@"; exit $?) || exit
 """
 ENVIRONMENT = ("HOME=/root", "LANG=C.UTF-8", "PATH=/usr/sbin:/usr/bin:/sbin:/bin")
 SUMMARY = re.compile(r"^\d+ passed.*$", re.MULTILINE)
-# What the bound of time and qemu-user leave out.
-SLOW, ALIEN, CHECKOUT = "takes minutes", "asks the kernel about processes", "is of the checkout"
+# The files that are left out, each with its reason. Of SLOW ones, the trial in the virtual machine
+# goes through the same code; the processors differ in words and memory, not in what takes long.
+SLOW = "takes minutes when emulated"
+ALIEN = "tells processes apart by their starts"
+CHECKOUT = "is about the checkout or other tests"
 LEFT_OUT = {
     "tests/property/test_queue.py": SLOW,
     "tests/unit/test_bench.py": CHECKOUT,
@@ -43,6 +46,7 @@ LEFT_OUT = {
     "tests/unit/test_simulations.py": SLOW,
     "tests/unit/test_sinks.py": CHECKOUT,
     "tests/unit/test_slow_link.py": SLOW,
+    "tests/unit/test_systemctl.py": ALIEN,
 }
 
 
