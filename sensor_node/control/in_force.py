@@ -10,7 +10,7 @@ from sensor_node.config import Config, config_of, load_config
 from sensor_node.errors import ConfigError, SensorNodeError
 from sensor_node.places import directories
 from sensor_node.supervision.pidfile import running_pid
-from sensor_node.supervision.states import read_outline, read_report
+from sensor_node.supervision.states import read_outline, report_of
 
 
 def configuration(file: Path) -> Config:
@@ -20,7 +20,7 @@ def configuration(file: Path) -> Config:
     """
     file = Path(os.path.abspath(file))
     _, runtime = directories(file)
-    report = read_report(runtime) if running_pid(runtime) else None
+    report = report_of(runtime, running_pid(runtime))
     if report:
         # Of another version, or of nobody's: the report may say what cannot be.
         with contextlib.suppress(ConfigError):
@@ -28,7 +28,7 @@ def configuration(file: Path) -> Config:
     try:
         return load_config(file)
     except ConfigError as error:
-        outline = read_outline(runtime) if running_pid(runtime) else None
+        outline = read_outline(runtime, running_pid(runtime))
         if outline is None:
             raise
         what = f"version {outline.version} runs by what it read before"
@@ -37,8 +37,8 @@ def configuration(file: Path) -> Config:
 
 def insist_on_one_version(config: Config) -> None:
     """Raises SensorNodeError where a node runs whose database another version may not change."""
-    outline = read_outline(config.runtime_directory)
-    if running_pid(config.runtime_directory) and outline and outline.version != __version__:
+    outline = read_outline(config.runtime_directory, running_pid(config.runtime_directory))
+    if outline and outline.version != __version__:
         raise SensorNodeError(
             f"version {outline.version} runs, and this is {__version__}; "
             "first: sensor-node-ctl restart"

@@ -27,7 +27,7 @@ from sensor_node.supervision.pidfile import (
     pid_file,
     running_pid,
 )
-from sensor_node.supervision.states import read_outline, read_report
+from sensor_node.supervision.states import read_outline, read_report, report_of
 from sensor_node.text import visible
 
 START_SECONDS = 10.0
@@ -37,7 +37,7 @@ RELOAD_SECONDS = 30.0
 POLL_SECONDS = 0.05
 NOT_RUNNING = "not running; start it with: sensor-node-ctl start"
 OTHER_VERSION = "another version runs; take this one with: sensor-node-ctl restart"
-STARTING = "it is still starting, and reads the configuration as it is now"
+STARTING = "it is still starting; try again when it runs"
 ENDED = "it ended meanwhile; start it with: sensor-node-ctl start"
 # Of unix(7): pid, uid, gid.
 CREDENTIALS = struct.Struct("3i")
@@ -106,7 +106,7 @@ def _start(config: Config) -> int:
 def _already_running(config: Config, pid: int) -> int:
     """Somebody else has started it, perhaps just now."""
     deadline = time.monotonic() + START_SECONDS
-    while not ((report := read_report(config.runtime_directory)) and report.ready):
+    while not ((report := report_of(config.runtime_directory, pid)) and report.ready):
         if time.monotonic() >= deadline or running_pid(config.runtime_directory) != pid:
             break
         time.sleep(POLL_SECONDS)
@@ -118,14 +118,14 @@ def _already_running(config: Config, pid: int) -> int:
 def staying_pid(config: Config) -> int | None:
     """Of a supervisor that runs, and has not been told to stop."""
     pid = running_pid(config.runtime_directory)
-    report = read_report(config.runtime_directory)
+    report = report_of(config.runtime_directory, pid)
     return None if report and report.stopping else pid
 
 
 def _ends_by_itself(config: Config, pid: int) -> bool:
     """Wait for a supervisor that somebody else has told to stop. False: nobody has."""
-    report = read_report(config.runtime_directory)
-    if not (report and report.pid == pid and report.stopping):
+    report = report_of(config.runtime_directory, pid)
+    if not (report and report.stopping):
         return False
     supervisor = _open_pid(pid)
     if supervisor is not None:
@@ -170,9 +170,10 @@ def reload(config: Config) -> int:
 
 def reload_process(config: Config, pid: int) -> int:
     """The same for a supervisor that is known to be this node's: /proc need not show it."""
-    before = read_report(config.runtime_directory)
+    before = report_of(config.runtime_directory, pid)
     if before is None:
-        raise SensorNodeError(OTHER_VERSION if read_outline(config.runtime_directory) else STARTING)
+        other = read_outline(config.runtime_directory, pid)
+        raise SensorNodeError(OTHER_VERSION if other else STARTING)
     os.kill(pid, signal.SIGHUP)
     _await_reload(config, pid, before.reloads)
     print("reloaded")
@@ -181,9 +182,10 @@ def reload_process(config: Config, pid: int) -> int:
 
 def reload_problem(config: Config) -> str:
     """Why the last one was refused, or why there can be none; else empty."""
-    if not running_pid(config.runtime_directory):
+    pid = running_pid(config.runtime_directory)
+    if not pid:
         return NOT_RUNNING
-    report = read_report(config.runtime_directory)
+    report = report_of(config.runtime_directory, pid)
     return report.problem if report else ""
 
 
@@ -191,7 +193,7 @@ def _await_reload(config: Config, pid: int, reloads: int) -> None:
     """Wait until it has taken one more. Raises SensorNodeError where it has not."""
     deadline = time.monotonic() + config.process.stop_timeout + RELOAD_SECONDS
     while time.monotonic() < deadline:
-        report = read_report(config.runtime_directory)
+        report = report_of(config.runtime_directory, pid)
         if report and report.reloads > reloads:
             if report.problem:
                 raise SensorNodeError(report.problem)
@@ -253,7 +255,7 @@ def _await_ready(process: subprocess.Popen[bytes], channel: socket.socket, confi
 
 def storage_trouble(config: Config) -> str:
     """Why the processes, which have all started, cannot use the database; else empty."""
-    report = read_report(config.runtime_directory)
+    report = report_of(config.runtime_directory, running_pid(config.runtime_directory))
     return ", ".join(sorted({child.trouble for child in report.processes} - {""} if report else ()))
 
 
@@ -283,7 +285,7 @@ def _insist_on_ours(config: Config, pid: int) -> None:
 
 def _insist_on_this_configuration(config: Config, pid: int) -> None:
     """The state directory of another one may be a link to the same."""
-    report = read_report(config.runtime_directory)
+    report = report_of(config.runtime_directory, pid)
     if report and real(Path(report.config)) != real(config.file):
         raise SensorNodeError(
             f"{config.state_directory}: is in use by the appliance with pid {pid}, "

@@ -39,7 +39,7 @@ from sensor_node.supervision.states import (
     Outline,
     Report,
     read_outline,
-    read_report,
+    report_of,
 )
 
 # Rates need a little time between two looks.
@@ -54,8 +54,8 @@ NO_RATES: dict[str, float | None] = {"captured": None, "delivered": None, "secon
 def take(config: Config, now: Moment) -> dict[str, Any]:
     """The appliance as it is; keys are only ever added."""
     pid = running_pid(config.runtime_directory)
-    report = read_report(config.runtime_directory) if pid else None
-    outline = read_outline(config.runtime_directory) if pid else None
+    report = report_of(config.runtime_directory, pid)
+    outline = read_outline(config.runtime_directory, pid)
     uptime = age_seconds(pid, now.boottime) if pid and outline else None
     state = "stopping" if report and report.stopping else _state(config, pid, outline)
     mistake, command = in_force.drift(config) if pid else ("", "")

@@ -1,6 +1,5 @@
 """Running the appliance in this process: what must be so before the supervisor starts its loop."""
 
-import contextlib
 import os
 import time
 
@@ -11,7 +10,7 @@ from sensor_node.supervision.disk import insist_on_disk, note_disk
 from sensor_node.supervision.logfile import log_file
 from sensor_node.supervision.pidfile import remove_pid_file
 from sensor_node.supervision.presence import Presence
-from sensor_node.supervision.states import read_report, report_file
+from sensor_node.supervision.states import read_report
 from sensor_node.supervision.supervisor import Supervisor
 from sensor_node.supervision.systemd import Notifier
 
@@ -28,8 +27,6 @@ def run(config: Config) -> int:
         presence = Presence(config)
         _take(presence, config, notifier)
         note_disk(config)
-        with contextlib.suppress(OSError):
-            report_file(config.runtime_directory).unlink()  # it would be taken for this run's
         presence.be_found(config)
     except SensorNodeError as error:
         notifier.send(f"STATUS={error}")

@@ -74,6 +74,7 @@ class Report:
 class Outline:
     """What the report of every version says: an upgrade may leave one running and bring another."""
 
+    pid: int
     version: str
     ready: bool
 
@@ -110,16 +111,22 @@ def _write_over(file: Path, text: str) -> bool:
     return True
 
 
-def read_outline(runtime_directory: Path) -> Outline | None:
-    """None where there is no report."""
+def read_outline(runtime_directory: Path, pid: int | None) -> Outline | None:
+    """None where there is no report of that supervisor."""
     try:
         values = _read(runtime_directory)
-        outline = Outline(values["version"], values["ready"])
+        outline = Outline(values["pid"], values["version"], values["ready"])
     except PermissionError:
         raise
     except (OSError, ValueError, TypeError, KeyError, RecursionError):
         return None
-    return outline if _is_sound(outline) else None
+    return outline if _is_sound(outline) and outline.pid == pid else None
+
+
+def report_of(runtime_directory: Path, pid: int | None) -> Report | None:
+    """None where there is none of that supervisor: a start leaves the last run's for a while."""
+    report = read_report(runtime_directory)
+    return report if report and report.pid == pid else None
 
 
 def read_report(runtime_directory: Path) -> Report | None:

@@ -17,6 +17,7 @@ from sensor_node.supervision.states import (
     read_outline,
     read_report,
     report_file,
+    report_of,
     write_report,
 )
 
@@ -54,18 +55,27 @@ def test_a_report_is_read_as_it_was_written(config) -> None:
 
 
 def test_of_another_versions_report_its_outline_is_read(config) -> None:
-    assert read_outline(config.runtime_directory) is None
+    assert read_outline(config.runtime_directory, REPORT.pid) is None
     write_report(config, REPORT)
     file = report_file(config.runtime_directory)
     file.write_text(json.dumps(json.loads(file.read_text()) | {"version": "9.0", "mood": "good"}))
     assert read_report(config.runtime_directory) is None
-    assert read_outline(config.runtime_directory) == Outline("9.0", ready=True)
+    outline = read_outline(config.runtime_directory, REPORT.pid)
+    assert outline == Outline(REPORT.pid, "9.0", ready=True)
 
 
-@pytest.mark.parametrize("text", ["", "7", "[]", "{}", '{"version": 9, "ready": true}'])
+def test_the_report_of_the_run_before_is_not_this_ones(config) -> None:
+    write_report(config, REPORT)
+    for pid in (None, REPORT.pid + 1):
+        assert report_of(config.runtime_directory, pid) is None
+        assert read_outline(config.runtime_directory, pid) is None
+    assert report_of(config.runtime_directory, REPORT.pid) == REPORT
+
+
+@pytest.mark.parametrize("text", ["", "7", "[]", "{}", '{"pid": 9, "version": 9, "ready": true}'])
 def test_what_is_no_report_has_no_outline(config, text) -> None:
     report_file(config.runtime_directory).write_text(text)
-    assert read_outline(config.runtime_directory) is None
+    assert read_outline(config.runtime_directory, 9) is None
 
 
 def test_a_report_replaces_the_one_before_and_leaves_nothing_beside_it(config) -> None:
