@@ -123,7 +123,7 @@ def test_check_as_root_tries_what_the_service_must_open_and_says_what_mends_it(
     installed.run(mend.removesuffix(", and name that one"))
     assert installed.run(["stat", "-c", "%a %G", token]).stdout == "640 sensor-node\n"
     installed.run("useradd bob && usermod --append --groups sensor-node bob")
-    assert "as root, this also tries" in installed.ctl("check", user="bob").stdout
+    assert "is tried by root" in installed.ctl("check", user="bob").stdout
 
 
 def test_readings_arrive_at_the_sink(running: Box) -> None:
