@@ -153,6 +153,9 @@ def test_a_kernel_without_pidfd_open_is_refused_in_one_line(tmp_path):
     without = "inject=pidfd_open:error=ENOSYS"
     strace = ("strace", "-f", "-qq", "-o", "/dev/null", "-e", "trace=pidfd_open", "-e", without)
     with Node(tmp_path / "node", prefix=strace) as node:
+        assert "has no pidfd_open" in node.run("start", status=78).stderr
+        node.run("check")  # and run would do, where only the supervisor awaits its children
+        node.configure(sensor={"source": "command", "command": "echo 1", "rate": 1})
         for command in ("check", "start", "run"):
             said = node.run(command, status=78).stderr
             assert "has no pidfd_open" in said
