@@ -34,6 +34,20 @@ DEFAULTS: Sections = {
     "process": {},
     "log": {"level": "debug"},
 }
+# What a node, or SQLite for it, makes in its directories.
+STATE_FILES = (
+    "telemetry.db",
+    "telemetry.db-wal",
+    "telemetry.db-shm",
+    "telemetry.db-journal",
+    "telemetry.db.turnstile",
+    "telemetry.db.writer",
+    "telemetry.db.appliance",
+    "sensor-node.log",
+    "sensor-node.pid",
+    "processes.json",
+    "processes.new",
+)
 LAST_TILES = """
 SELECT first_id, last_id, status, attempts, owner, last_error FROM batch
 ORDER BY first_id DESC LIMIT 10

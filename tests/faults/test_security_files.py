@@ -11,28 +11,14 @@ import subprocess
 import pytest
 from checker import judge
 from crash import proc
-from crash.node import Node, running
+from crash.node import STATE_FILES, Node, running
 from faults.hostile import ESCAPES, assert_harmless
 from sinks import SinkProcess
 
 NOBODY = 65534
 PRECIOUS = b"precious\n"
 RECORD = f"command-{'0' * 32}-temperature.pgid"
-STATE_FILES = (
-    "telemetry.db",
-    "telemetry.db-wal",
-    "telemetry.db-shm",
-    "telemetry.db-journal",
-    "telemetry.db.turnstile",
-    "telemetry.db.writer",
-    "telemetry.db.appliance",
-    "sensor-node.log",
-    "sensor-node.log.new",
-    "processes.json",
-    "processes.new",
-    "sensor-node.pid",
-    RECORD,
-)
+TRAPPED = (*STATE_FILES, "sensor-node.log.new", RECORD)
 
 
 # What a reader opens too, and commands that open it.
@@ -60,7 +46,7 @@ def test_a_link_that_was_put_there_leads_to_nothing_that_is_changed(stopped, tmp
         pytest.skip("only root can be led to write what is others'")
     node, sink = stopped
     victim = tmp_path / "victim"
-    for name in STATE_FILES:
+    for name in TRAPPED:
         # SQLite would make a database of an empty file.
         victim.write_bytes(b"" if name == "telemetry.db" else PRECIOUS)
         victim.chmod(0o600)
