@@ -31,10 +31,10 @@ def read_all(file: Path) -> Iterator[tuple[Path, Sections, list[str]]]:
     except OSError as error:
         yield directory, {}, [f"{directory}: cannot be read: {_reason(error)}"]
         return
-    for drop_in in found:
-        if is_read(drop_in) and is_foreign_link(drop_in):
+    for drop_in in filter(is_read, found):
+        if is_foreign_link(drop_in):
             yield drop_in, {}, [f"{drop_in}: {FOREIGN_LINK}"]
-        elif is_read(drop_in):
+        else:
             yield (drop_in, *_read(drop_in))
 
 

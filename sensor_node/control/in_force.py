@@ -20,7 +20,8 @@ def configuration(file: Path) -> Config:
     """
     file = Path(os.path.abspath(file))
     _, runtime = directories(file)
-    report = report_of(runtime, running_pid(runtime))
+    pid = running_pid(runtime)
+    report = report_of(runtime, pid)
     if report:
         # Of another version, or of nobody's: the report may say what cannot be.
         with contextlib.suppress(ConfigError):
@@ -28,7 +29,7 @@ def configuration(file: Path) -> Config:
     try:
         return load_config(file)
     except ConfigError as error:
-        outline = read_outline(runtime, running_pid(runtime))
+        outline = read_outline(runtime, pid)
         if outline is None:
             raise
         what = f"version {outline.version} runs by what it read before"

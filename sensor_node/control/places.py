@@ -20,14 +20,17 @@ def complaints(config: Config, supervisor: int) -> list[tuple[str, str]]:
 
     That the database is where nobody can write is told elsewhere.
     """
+    try:
+        user = ids(supervisor)
+    except OSError:
+        return []  # it has ended
     found: list[tuple[str, str]] = []
     database = config.storage.path.parent
     for directory in dict.fromkeys((config.state_directory, config.runtime_directory, database)):
-        # Its process may have ended, and whoever asks may not look there.
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError):  # whoever asks may not look there
             files = os.statvfs(directory)
             is_read_only = files.f_flag & os.ST_RDONLY and directory != database
-            if is_read_only or not _may_write(directory, supervisor):
+            if is_read_only or not _may_write(directory, *user):
                 found.append((f"{directory}: cannot be written by the node", HINT))
             if files.f_files and not files.f_favail:
                 what = f"{directory}: no file can be made there, no inode is left"
@@ -45,11 +48,11 @@ def in_the_way(config: Config) -> list[tuple[str, str]]:
     return []
 
 
-def _may_write(directory: Path, supervisor: int) -> bool:
+def _may_write(directory: Path, uid: int, gids: set[int]) -> bool:
     with contextlib.suppress(OSError):  # a file system without attributes
         if ACL in os.listxattr(directory):
             return True  # the mode does not tell
-    return may_write(directory.stat(), *ids(supervisor))
+    return may_write(directory.stat(), uid, gids)
 
 
 def may_write(directory: os.stat_result, uid: int, gids: set[int]) -> bool:

@@ -33,18 +33,17 @@ ANSWER_SECONDS = 60.0
 Result = TypeVar("Result")
 
 
-def drop(*names: Path) -> bool:
+def drop(*names: Path) -> None:
     """Become, for good, who may say where these names lead; nothing where only root may.
 
-    Whether root was dropped. Raises SensorNodeError where root may not become another user.
+    Raises SensorNodeError where root may not become another user.
     """
     if os.geteuid():
-        return False
+        return
     for name in names:
         if owner := _owner(name):
             _become(owner.st_uid, owner.st_gid)
-            return True
-    return False
+            return
 
 
 def drop_to(user: str, groups: Iterable[str]) -> bool:

@@ -252,9 +252,10 @@ def open_reader(path: Path) -> sqlite3.Connection:
     path = filesystem.resolved(path)
     home.insist_on(path)
     # It could not play a journal back, nor read as long as there is one.
-    with write_lock.at_once(path) as free:
-        if free:
-            journal.move_aside(path)
+    if journal.lies_beside(path):
+        with write_lock.at_once(path) as free:
+            if free:
+                journal.move_aside(path)
     if path.is_file():
         shm.insist_on_room(path, PAGE_SIZE)
     with translated(path):

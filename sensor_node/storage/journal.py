@@ -13,17 +13,25 @@ from sensor_node.log import LOGGER
 from sensor_node.storage.aside import STAMP
 
 
+def lies_beside(database: Path) -> bool:
+    return os.path.lexists(_name(database))
+
+
 def move_aside(database: Path) -> None:
     """Under the write lock, as SQLite has one for a moment when it makes a database.
 
     Whoever may not do so may not play it back either.
     """
-    journal = database.with_name(database.name + "-journal")
-    if not os.path.lexists(journal):
+    if not lies_beside(database):
         return
+    journal = _name(database)
     kept = journal.with_name(f"{journal.name}.aside-{utc_of(time.time()).strftime(STAMP)}")
     try:
         journal.rename(kept)
     except OSError:
         return
     LOGGER.error("journal_aside %s: no node has made it; it is now %s", journal, kept)
+
+
+def _name(database: Path) -> Path:
+    return database.with_name(database.name + "-journal")
