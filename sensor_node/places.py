@@ -51,6 +51,16 @@ def is_missing(name: Path) -> bool:
     return False
 
 
+def is_irregular(name: Path) -> bool:
+    """Whether what is there is no regular file, told by one look: it may be gone at a second."""
+    try:
+        return not stat.S_ISREG(name.stat().st_mode)
+    except OSError as error:
+        if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
+            return False
+        raise
+
+
 def bears_name(file: os.stat_result, name: Path) -> bool:
     """Whether the file that `file` is of is the one that has this name now."""
     try:

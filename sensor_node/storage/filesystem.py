@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from sensor_node.errors import DatabaseUnusable
-from sensor_node.places import FOREIGN_LINK, is_foreign_link, real
+from sensor_node.places import FOREIGN_LINK, is_foreign_link, is_irregular, real
 
 MOUNTS = Path("/proc/self/mountinfo")
 # flock, shared memory or both do not work across machines on these.
@@ -35,7 +35,7 @@ def resolved(path: Path) -> Path:
     path = real(path)
     if path.is_symlink():
         raise DatabaseUnusable(f"{path}: is a symbolic link to itself; remove it")
-    if path.exists() and not path.is_file():
+    if is_irregular(path):
         what = "a directory" if path.is_dir() else "no regular file"
         raise DatabaseUnusable(f"{path}: is {what}; set another [storage] path")
     if any(point == str(path) for point, _, _ in _mounts(_mountinfo())):
@@ -44,7 +44,7 @@ def resolved(path: Path) -> Path:
         companion = path.with_name(path.name + suffix)
         if companion.is_symlink():
             raise DatabaseUnusable(f"{companion}: is a symbolic link; remove it")
-        if companion.exists() and not companion.is_file():
+        if is_irregular(companion):
             raise DatabaseUnusable(f"{companion}: is no regular file; remove it")
     return path
 

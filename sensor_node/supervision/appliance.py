@@ -6,6 +6,7 @@ import time
 from sensor_node import log
 from sensor_node.config import Config
 from sensor_node.errors import ConfigError, SensorNodeError
+from sensor_node.places import is_irregular
 from sensor_node.supervision.disk import insist_on_disk, note_disk
 from sensor_node.supervision.logfile import log_file
 from sensor_node.supervision.pidfile import remove_pid_file
@@ -52,7 +53,7 @@ def make_directories(config: Config) -> None:
         if entry.is_symlink() and entry != config.storage.path:
             raise ConfigError(f"{entry}: is a symbolic link; remove it")
     database = config.storage.path
-    if database.exists() and not database.is_file():
+    if is_irregular(database):
         raise ConfigError(f"{database}: is no file; set another [storage] path")
     if database.exists() and not os.access(database, os.R_OK | os.W_OK):
         cannot = "written" if os.access(database, os.R_OK) else "read"

@@ -1,6 +1,7 @@
 """No database on a network file system, and a warning where it would not survive a reboot."""
 
 import os
+import signal
 
 import pytest
 
@@ -194,3 +195,20 @@ class TestALink:
         with pytest.raises(DatabaseUnusable, match="is a symbolic link; remove it"):
             open_reader(tmp_path / "real.db")
         assert not (tmp_path / "elsewhere").exists()
+
+
+def test_a_file_that_comes_and_goes_is_no_irregular_one(tmp_path):
+    """SQLite has a journal for a moment when it makes a database."""
+    path = tmp_path / "telemetry.db"
+    journal = path.with_name(f"{path.name}-journal")
+    pid = os.fork()
+    if not pid:
+        while True:
+            journal.touch()
+            journal.unlink()
+    try:
+        for _ in range(5000):
+            assert resolved(path) == path.resolve()
+    finally:
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
