@@ -1,6 +1,6 @@
 """A clock that stands until a test turns it, each of its hands by itself if need be."""
 
-from sensor_node.clock import Moment
+from sensor_node.core.clock import Moment
 
 WALL = 1_795_419_878.0  # 2026-11-23T07:44:38Z
 

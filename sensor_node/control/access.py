@@ -5,13 +5,13 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from sensor_node.config import Config
+from sensor_node.config.loader import Config
 from sensor_node.control.privileges import name_of
+from sensor_node.core.errors import ConfigError, SensorNodeError
 from sensor_node.delivery.credentials import Credentials, tls_context
-from sensor_node.errors import ConfigError, SensorNodeError
-from sensor_node.places import is_missing, real
-from sensor_node.storage.header import insist_on_known_schema
+from sensor_node.storage.engine.header import insist_on_known_schema
 from sensor_node.supervision.disk import insist_on_disk
+from sensor_node.system.files import is_missing, real
 
 
 def faults(config: Config) -> list[str]:

@@ -3,10 +3,10 @@
 import os
 import sys
 
-from sensor_node.config import Config
+from sensor_node.config.loader import Config
 from sensor_node.control import access, exits, privileges, problems, systemctl
 from sensor_node.control.times import several
-from sensor_node.text import visible
+from sensor_node.system.text import visible
 
 NOT_TRIED = "what the service must open is tried by root, or by its own user"
 

@@ -6,9 +6,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from sensor_node import __version__
-from sensor_node.config import Config, config_of, load_config
-from sensor_node.errors import ConfigError, SensorNodeError
-from sensor_node.places import directories
+from sensor_node.config.loader import Config, config_of, load_config
+from sensor_node.config.places import directories
+from sensor_node.core.errors import ConfigError, SensorNodeError
 from sensor_node.supervision.pidfile import running_pid
 from sensor_node.supervision.states import read_outline, report_of
 

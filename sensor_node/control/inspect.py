@@ -5,16 +5,17 @@ import json
 from collections.abc import Iterator
 from dataclasses import asdict
 
-from sensor_node.config import Config
+from sensor_node.config.loader import Config
 from sensor_node.control import exits
 from sensor_node.control.times import local, several, span, utc, utc_us
-from sensor_node.errors import SensorNodeError
-from sensor_node.model import MessageStatus
-from sensor_node.storage import events, ledger, lookup, streams
-from sensor_node.storage.connection import Connection, reading
-from sensor_node.storage.events import EventRow
-from sensor_node.storage.lookup import MessageRow
-from sensor_node.text import visible
+from sensor_node.core.errors import SensorNodeError
+from sensor_node.core.model import MessageStatus
+from sensor_node.storage.engine.connection import Connection, reading
+from sensor_node.storage.journal import events
+from sensor_node.storage.journal.events import EventRow
+from sensor_node.storage.queue import ledger, lookup, streams
+from sensor_node.storage.queue.lookup import MessageRow
+from sensor_node.system.text import visible
 
 
 @contextlib.contextmanager

@@ -2,11 +2,11 @@
 
 from typing import Any
 
-from sensor_node.clock import Moment
-from sensor_node.config import SinkConfig
+from sensor_node.config.loader import SinkConfig
 from sensor_node.control.times import several
-from sensor_node.settlement import SinkRecord
-from sensor_node.storage.lookup import Requests
+from sensor_node.core.clock import Moment
+from sensor_node.core.settlement import SinkRecord
+from sensor_node.storage.queue.lookup import Requests
 
 # So long the backlog has grown, with the sink UP, and the oldest of it has not been sent.
 PATIENCE_SECONDS = 60.0

@@ -13,11 +13,10 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from sensor_node.config import Config
+from sensor_node.config.loader import Config
 from sensor_node.control import exits, in_force
-from sensor_node.control.snapshot import buffered
-from sensor_node.errors import ConfigError, SensorNodeError
-from sensor_node.places import open_unlinked, real
+from sensor_node.control.status_report import buffered
+from sensor_node.core.errors import ConfigError, SensorNodeError
 from sensor_node.supervision.appliance import make_directories
 from sensor_node.supervision.logfile import log_file
 from sensor_node.supervision.pidfile import (
@@ -28,7 +27,8 @@ from sensor_node.supervision.pidfile import (
     running_pid,
 )
 from sensor_node.supervision.states import read_outline, read_report, report_of
-from sensor_node.text import visible
+from sensor_node.system.files import open_unlinked, real
+from sensor_node.system.text import visible
 
 START_SECONDS = 10.0
 # Over the supervisor's own limits, which end each child in turn.

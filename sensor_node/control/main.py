@@ -10,15 +10,15 @@ from pathlib import Path
 from typing import NoReturn
 
 from sensor_node import __version__
-from sensor_node.clock import SystemClock
-from sensor_node.config import Config, load_config
-from sensor_node.config_schema import parse_duration
+from sensor_node.config.loader import Config, load_config
+from sensor_node.config.places import find_config
+from sensor_node.config.schema import parse_duration
 from sensor_node.control import exits
-from sensor_node.errors import ConfigError, SensorNodeError
-from sensor_node.model import MessageStatus
-from sensor_node.places import find_config
-from sensor_node.proc import insist_on_pidfd
-from sensor_node.text import visible
+from sensor_node.core.clock import SystemClock
+from sensor_node.core.errors import ConfigError, SensorNodeError
+from sensor_node.core.model import MessageStatus
+from sensor_node.system.proc import insist_on_pidfd
+from sensor_node.system.text import visible
 
 COMMANDS = """
 start     start in the background; return when every process is ready
@@ -256,9 +256,9 @@ def _lifecycle(command: str, config: Config) -> int:
 
 
 def _status(config: Config, *, as_json: bool) -> int:
-    from sensor_node.control import snapshot, status_text
+    from sensor_node.control import status_report, status_text
 
-    found = snapshot.take(config, SystemClock().now())
+    found = status_report.take(config, SystemClock().now())
     if as_json:
         print(json.dumps(found))
     else:
@@ -275,13 +275,13 @@ def _change(arguments: argparse.Namespace, config: Config) -> int:
         from sensor_node.control.salvage import salvage
 
         return salvage(config, arguments.file)
-    from sensor_node.control import change
+    from sensor_node.control import requeue
 
     now = SystemClock().now()
     statuses = ["DEAD"] * arguments.dead + ["IN_DOUBT"] * arguments.in_doubt
     if statuses:
-        return change.requeue_all(config, statuses, now)
-    return change.requeue_ids(config, arguments.ids, now)
+        return requeue.requeue_all(config, statuses, now)
+    return requeue.requeue_ids(config, arguments.ids, now)
 
 
 def _inspect(arguments: argparse.Namespace, config: Config) -> int:

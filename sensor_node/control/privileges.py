@@ -20,10 +20,11 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
-from sensor_node.config import Config
-from sensor_node.environment import own
-from sensor_node.errors import ConfigError, SensorNodeError
-from sensor_node.places import directories, real
+from sensor_node.config.loader import Config
+from sensor_node.config.places import directories
+from sensor_node.core.errors import ConfigError, SensorNodeError
+from sensor_node.system.environment import own
+from sensor_node.system.files import real
 
 # As the kernel follows.
 MOST_LINKS = 40

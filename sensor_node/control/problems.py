@@ -8,12 +8,12 @@ from stat import S_IROTH, S_IWOTH
 from typing import Any
 from urllib.parse import urlsplit
 
-from sensor_node.config import Config
+from sensor_node.config.loader import Config
 from sensor_node.control import lag, sensors, slips
 from sensor_node.control.times import amount, several, span
-from sensor_node.errors import LOCKED
-from sensor_node.places import is_missing
-from sensor_node.storage.room import LOG_HELD, NO_ROOM
+from sensor_node.core.errors import LOCKED
+from sensor_node.storage.queue.room import LOG_HELD, NO_ROOM
+from sensor_node.system.files import is_missing
 
 NEARLY_FULL = 0.9
 # May have a key in its query.

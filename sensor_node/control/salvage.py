@@ -8,22 +8,22 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from sensor_node import locks
-from sensor_node.config import Config
+from sensor_node.config.loader import Config
 from sensor_node.control import exits
-from sensor_node.control.change import existing
+from sensor_node.control.requeue import existing
 from sensor_node.control.times import several
-from sensor_node.delivery.deliver import policy_of
-from sensor_node.errors import SensorNodeError
-from sensor_node.places import open_unlinked, real
-from sensor_node.storage import graft
-from sensor_node.storage.checkpoint import WAL_LIMIT_BYTES
+from sensor_node.core.errors import SensorNodeError
+from sensor_node.delivery.batch_sender import policy_of
+from sensor_node.storage.engine.checkpoint import WAL_LIMIT_BYTES
+from sensor_node.storage.engine.write_lock import room_of
+from sensor_node.storage.queue.room import Room
+from sensor_node.storage.repair import replace_header
+from sensor_node.storage.repair.damaged_file import IDS_A_BITE, Unreadable, Wreck
 from sensor_node.storage.repository import SensorDataSQLRepository
-from sensor_node.storage.room import Room
-from sensor_node.storage.wreck import IDS_A_BITE, Unreadable, Wreck
-from sensor_node.storage.write_lock import room_of
 from sensor_node.supervision.file_lock import holder
 from sensor_node.supervision.pidfile import LOCK_SUFFIX
+from sensor_node.system import locks
+from sensor_node.system.files import open_unlinked, real
 
 # A reading with a long name, its tile, and pages that are not full.
 BITE_BYTES = IDS_A_BITE * 256
@@ -108,11 +108,11 @@ def _opened(file: Path, config: Config) -> Iterator[Wreck]:
         try:
             wreck = Wreck(file, config.node_id)
         except Unreadable:
-            if not graft.is_ours(file):
+            if not replace_header.is_ours(file):
                 raise
             place = config.storage.path.parent
             directory = tempfile.TemporaryDirectory(prefix="salvage-", dir=place)
-            copy = graft.mended_copy(file, Path(opened.enter_context(directory)))
+            copy = replace_header.mended_copy(file, Path(opened.enter_context(directory)))
             wreck = Wreck(copy, config.node_id)
         yield opened.enter_context(contextlib.closing(wreck))
 

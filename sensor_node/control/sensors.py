@@ -3,13 +3,14 @@
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-from sensor_node.clock import Moment
-from sensor_node.config import Config, SensorConfig
+from sensor_node.config.loader import Config, SensorConfig
 from sensor_node.control.times import span, utc
+from sensor_node.core.clock import Moment
 from sensor_node.processes import owner
-from sensor_node.storage import memo, vital_signs
-from sensor_node.storage.connection import Connection
-from sensor_node.storage.vital_signs import Fresh, SensorRow
+from sensor_node.storage.engine.connection import Connection
+from sensor_node.storage.journal import key_value
+from sensor_node.storage.queue import vital_signs
+from sensor_node.storage.queue.vital_signs import Fresh, SensorRow
 
 # The rows of sensors that are well may be so old, and as old as commits are far apart.
 NOTE_SECONDS = 10.0
@@ -26,7 +27,7 @@ class Rows(NamedTuple):
 
 
 def read(connection: Connection) -> Rows:
-    run = memo.get(connection, "run")
+    run = key_value.get(connection, "run")
     return Rows(run, vital_signs.read(connection), vital_signs.read_fresh(connection))
 
 

@@ -2,10 +2,10 @@
 
 from collections.abc import Iterator
 
-from sensor_node.config import SENSOR_PREFIX, Config, Effective
-from sensor_node.config_files import unread
-from sensor_node.config_schema import options_of
-from sensor_node.text import without_password
+from sensor_node.config.ini import unread
+from sensor_node.config.loader import SENSOR_PREFIX, Config, Effective
+from sensor_node.config.schema import options_of
+from sensor_node.system.text import without_password
 
 QUOTES = ("'", '"')
 # A shell's.

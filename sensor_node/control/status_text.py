@@ -3,7 +3,7 @@
 from typing import Any
 
 from sensor_node.control.times import amount, several, span
-from sensor_node.text import visible, visible_lines
+from sensor_node.system.text import visible, visible_lines
 
 RED, YELLOW, GREEN, PLAIN = "\x1b[31m", "\x1b[33m", "\x1b[32m", "\x1b[0m"
 COUNTS = (

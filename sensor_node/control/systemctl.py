@@ -4,14 +4,14 @@ import os
 import subprocess
 from pathlib import Path
 
-from sensor_node.config import Config
+from sensor_node.config.loader import Config
+from sensor_node.config.places import SYSTEM_DIRECTORY
 from sensor_node.control import exits, in_force, lifecycle, privileges
-from sensor_node.control.snapshot import buffered
-from sensor_node.errors import ConfigError, SensorNodeError
-from sensor_node.places import SYSTEM_DIRECTORY
+from sensor_node.control.status_report import buffered
+from sensor_node.core.errors import ConfigError, SensorNodeError
 from sensor_node.supervision.disk import insist_on_disk
 from sensor_node.supervision.pidfile import running_pid
-from sensor_node.text import visible
+from sensor_node.system.text import visible
 
 # There if systemd is what this machine was booted with: sd_booted(3).
 BOOTED = Path("/run/systemd/system")

@@ -3,7 +3,7 @@
 import contextlib
 from datetime import timedelta
 
-from sensor_node.clock import EPOCH, utc_of
+from sensor_node.core.clock import EPOCH, utc_of
 
 SPANS = (("d", 86400, "h", 3600), ("h", 3600, "m", 60), ("m", 60, "s", 1))
 

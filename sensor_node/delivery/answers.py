@@ -6,11 +6,11 @@ from datetime import UTC
 from email.utils import parsedate_to_datetime
 from http.client import responses as phrases
 
-from sensor_node.config import SinkConfig
+from sensor_node.config.loader import SinkConfig
+from sensor_node.core.model import Outcome, Verdict
+from sensor_node.core.schedule import RETRY_AFTER_CAP_SECONDS
 from sensor_node.delivery import hints, strangers
-from sensor_node.model import Outcome, Verdict
-from sensor_node.schedule import RETRY_AFTER_CAP_SECONDS
-from sensor_node.text import one_line
+from sensor_node.system.text import one_line
 
 TRY_LATER = frozenset({408, 409, 425, 429, *range(500, 600)})
 # A complete answer of these says that the sink did not take the batch; so does 503 if it says when

@@ -6,8 +6,10 @@ from dataclasses import replace
 import requests
 
 from sensor_node import __version__
-from sensor_node.clock import Clock
-from sensor_node.config import SinkConfig
+from sensor_node.config.loader import SinkConfig
+from sensor_node.core.clock import Clock
+from sensor_node.core.errors import ConfigError
+from sensor_node.core.model import Outcome, Verdict
 from sensor_node.delivery import failures, hints
 from sensor_node.delivery.answers import Answer, interpret
 from sensor_node.delivery.connection import Line, Progress
@@ -18,8 +20,6 @@ from sensor_node.delivery.session import Session, read_beginning
 from sensor_node.delivery.signature import signatures
 from sensor_node.delivery.strangers import ENGINES
 from sensor_node.delivery.unforeseen import Unforeseen
-from sensor_node.errors import ConfigError
-from sensor_node.model import Outcome, Verdict
 
 # Servers and NATs forget idle connections, often after 30 s or 60 s, and some do not say so.
 KEEP_ALIVE_SECONDS = 20.0

@@ -13,7 +13,7 @@ from urllib3.connection import HTTPConnection, HTTPSConnection
 
 from sensor_node.delivery.deadline import DeadlineGuard
 from sensor_node.delivery.dialing import Dialer
-from sensor_node.log import LOGGER
+from sensor_node.system.log import LOGGER
 
 # Interim answers may come before the final one; more of them, or of their bytes, is no answer.
 MAX_INTERIM_ANSWERS = 100

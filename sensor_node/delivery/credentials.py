@@ -12,9 +12,9 @@ from urllib.parse import quote
 from requests.utils import DEFAULT_CA_BUNDLE_PATH
 from urllib3.util.ssl_ import create_urllib3_context
 
-from sensor_node.config import SinkConfig
+from sensor_node.config.loader import SinkConfig
+from sensor_node.core.errors import ConfigError
 from sensor_node.delivery.signature import FileSignature, signatures
-from sensor_node.errors import ConfigError
 
 # No server takes a longer header; a longer file is not a secret.
 MAX_SECRET_BYTES = 8192

@@ -12,13 +12,13 @@ import requests
 import urllib3.exceptions
 from urllib3.util.ssl_match_hostname import CertificateError
 
-from sensor_node.config import SinkConfig
+from sensor_node.config.loader import SinkConfig
+from sensor_node.core.model import Outcome, Verdict
 from sensor_node.delivery import hints
 from sensor_node.delivery.answers import TRY_LATER
 from sensor_node.delivery.connection import Progress
 from sensor_node.delivery.race import NoAddressAnswers
-from sensor_node.model import Outcome, Verdict
-from sensor_node.text import one_line
+from sensor_node.system.text import one_line
 
 # What sockets, TLS, HTTP and the libraries for them raise; ValueError is what a URL makes of them.
 FORESEEN = (

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 from functools import lru_cache
 
-from sensor_node.config import SinkConfig
-from sensor_node.model import Claim, Message, Stream
+from sensor_node.config.loader import SinkConfig
+from sensor_node.core.model import Claim, Message, Stream
 
 CONTENT_TYPE = {"json": "application/json", "json-lines": "application/x-ndjson"}
 DIGEST_HEX_DIGITS = 10

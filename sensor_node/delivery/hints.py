@@ -6,8 +6,8 @@ import os
 from pathlib import Path
 from urllib.parse import urljoin, urlsplit
 
-from sensor_node.config import SinkConfig
-from sensor_node.errors import ConfigError
+from sensor_node.config.loader import SinkConfig
+from sensor_node.core.errors import ConfigError
 
 URL = "check [sink] url"
 PROXY = "check [sink] proxy"

@@ -14,7 +14,7 @@ from requests.adapters import HTTPAdapter
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 from urllib3.exceptions import HTTPError
 
-from sensor_node.config import SinkConfig
+from sensor_node.config.loader import SinkConfig
 from sensor_node.delivery.connection import Line, PlainConnection, SecureConnection
 
 MAX_ANSWER_BYTES = 65_536

@@ -4,8 +4,8 @@ import json
 import re
 from typing import TYPE_CHECKING, NamedTuple
 
+from sensor_node.core.model import Verdict
 from sensor_node.delivery import hints
-from sensor_node.model import Verdict
 
 if TYPE_CHECKING:
     from sensor_node.delivery.answers import Answer

@@ -3,10 +3,10 @@
 import traceback
 from collections.abc import Callable
 
-from sensor_node.errors import is_out_of_memory
-from sensor_node.log import LOGGER
-from sensor_node.model import Outcome, Verdict
-from sensor_node.text import one_line
+from sensor_node.core.errors import is_out_of_memory
+from sensor_node.core.model import Outcome, Verdict
+from sensor_node.system.log import LOGGER
+from sensor_node.system.text import one_line
 
 HINT = "this is a fault of the program, or of its surroundings: the log has the details"
 

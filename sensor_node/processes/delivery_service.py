@@ -6,13 +6,13 @@ that are not whole goes by turns with what is fresh: there may be thousands, of 
 
 from collections.abc import Callable
 
-from sensor_node.clock import Moment
-from sensor_node.config import Config
-from sensor_node.delivery.deliver import Courier, policy_of
-from sensor_node.model import Claim
+from sensor_node.config.loader import Config
+from sensor_node.core.clock import Moment
+from sensor_node.core.model import Claim
+from sensor_node.delivery.batch_sender import Courier, policy_of
 from sensor_node.processes.service import LONGEST_WAIT_SECONDS
+from sensor_node.storage.queue.claiming import Backlog
 from sensor_node.storage.repository import SensorDataSQLRepository
-from sensor_node.storage.turns import Backlog
 
 # Who has never sent anything leaves this long to those who have: as long as one sender does, the
 # others need neither the memory for HTTP nor a connection.

@@ -2,15 +2,15 @@
 
 from collections.abc import Callable
 
-from sensor_node.clock import Moment
-from sensor_node.config import Config
-from sensor_node.log import LOGGER
-from sensor_node.proc import boot_id
+from sensor_node.config.loader import Config
+from sensor_node.core.clock import Moment
 from sensor_node.processes.log_watch import LogWatch
-from sensor_node.storage.checkpoint import WAL_CHECKPOINT_BYTES, WAL_LIMIT_BYTES
-from sensor_node.storage.clock_steps import LEAST_STEP_SECONDS
+from sensor_node.storage.engine.checkpoint import WAL_CHECKPOINT_BYTES, WAL_LIMIT_BYTES
+from sensor_node.storage.journal.clock_steps import LEAST_STEP_SECONDS
+from sensor_node.storage.queue.room import Room, Space
 from sensor_node.storage.repository import SensorDataSQLRepository
-from sensor_node.storage.room import Room, Space
+from sensor_node.system.log import LOGGER
+from sensor_node.system.proc import boot_id
 
 STEP_SECONDS = 1.0
 # Under load the WAL grows by tens of MB a second, and room that was made is soon gone.

@@ -1,11 +1,11 @@
 """Notes in the history that another program keeps the log from being emptied, and when no more."""
 
-from sensor_node.clock import Moment
-from sensor_node.log import LOGGER
-from sensor_node.storage import holders
-from sensor_node.storage.checkpoint import WAL_LIMIT_BYTES, Log
-from sensor_node.storage.log_hold import FREE, HELD
+from sensor_node.core.clock import Moment
+from sensor_node.storage.engine import holders
+from sensor_node.storage.engine.checkpoint import WAL_LIMIT_BYTES, Log
+from sensor_node.storage.journal.log_hold import FREE, HELD
 from sensor_node.storage.repository import SensorDataSQLRepository
+from sensor_node.system.log import LOGGER
 
 # A backup that is over sooner is nobody's concern.
 NOTE_SECONDS = 10.0

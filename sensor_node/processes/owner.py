@@ -7,7 +7,7 @@ boot: it does not move with the wall clock, and no two processes share it and th
 import os
 from pathlib import Path
 
-from sensor_node.proc import PROC, START_TICKS, STATE, boot_id, stat_fields
+from sensor_node.system.proc import PROC, START_TICKS, STATE, boot_id, stat_fields
 
 TICKS_A_SECOND = os.sysconf("SC_CLK_TCK")
 

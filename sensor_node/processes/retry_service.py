@@ -1,15 +1,15 @@
 """RetryService, the retrier: FAILED batches, claims of dead processes, and a sink that is DOWN."""
 
-from sensor_node.clock import Moment
-from sensor_node.config import Config
-from sensor_node.delivery.deliver import Courier, policy_of
+from sensor_node.config.loader import Config
+from sensor_node.core.clock import Moment
+from sensor_node.core.model import Claim
+from sensor_node.core.settlement import SinkRecord
+from sensor_node.delivery.batch_sender import Courier, policy_of
 from sensor_node.delivery.signature import signatures
-from sensor_node.log import LOGGER
-from sensor_node.model import Claim
 from sensor_node.processes import owner as owners
-from sensor_node.settlement import SinkRecord
+from sensor_node.storage.queue.claiming import Backlog
 from sensor_node.storage.repository import SensorDataSQLRepository
-from sensor_node.storage.turns import Backlog
+from sensor_node.system.log import LOGGER
 
 LOOK_AROUND_SECONDS = 1.0
 

@@ -3,7 +3,7 @@
 import threading
 from collections.abc import Callable, Sequence
 
-from sensor_node.clock import Clock, Moment
+from sensor_node.core.clock import Clock, Moment
 from sensor_node.processes.sensor import Account, Sensor
 
 START_AGAIN_SECONDS = 10.0

@@ -8,13 +8,13 @@ import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from sensor_node.clock import Moment
-from sensor_node.config import SensorConfig
-from sensor_node.errors import SourceError
-from sensor_node.log import Throttle
-from sensor_node.model import Readings
+from sensor_node.config.loader import SensorConfig
+from sensor_node.core.clock import Moment
+from sensor_node.core.errors import SourceError
+from sensor_node.core.model import Readings
 from sensor_node.processes.buffer import Buffer
 from sensor_node.sensors.source import Source
+from sensor_node.system.log import Throttle
 
 MAKE_UP_SECONDS = 60.0
 TICKS_A_TURN = 5000

@@ -7,19 +7,19 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from sensor_node.clock import Clock, Moment
-from sensor_node.config import Config, SensorConfig
-from sensor_node.errors import StorageUnavailable
-from sensor_node.log import LOGGER
+from sensor_node.config.loader import Config, SensorConfig
+from sensor_node.core.clock import Clock, Moment
+from sensor_node.core.errors import StorageUnavailable
 from sensor_node.processes.buffer import Buffer
 from sensor_node.processes.sampler import Sampler
 from sensor_node.processes.sensor import Sensor
 from sensor_node.processes.watch import Watch
 from sensor_node.sensors import open_source, prepare
-from sensor_node.storage.checkpoint import WAL_EMERGENCY_BYTES
+from sensor_node.storage.engine.checkpoint import WAL_EMERGENCY_BYTES
+from sensor_node.storage.journal.runs import Identity
+from sensor_node.storage.queue.room import LOG_HELD, NO_ROOM, Room
 from sensor_node.storage.repository import SensorDataSQLRepository
-from sensor_node.storage.room import LOG_HELD, NO_ROOM, Room
-from sensor_node.storage.runs import Identity
+from sensor_node.system.log import LOGGER
 
 # Up to this many readings a second each is its own commit.
 SINGLE_COMMIT_RATE = 10.0

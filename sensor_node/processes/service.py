@@ -9,9 +9,9 @@ import signal
 from collections.abc import Callable
 from typing import Protocol
 
-from sensor_node.clock import Clock, Moment
-from sensor_node.errors import StorageUnavailable
-from sensor_node.log import LOGGER, Throttle
+from sensor_node.core.clock import Clock, Moment
+from sensor_node.core.errors import StorageUnavailable
+from sensor_node.system.log import LOGGER, Throttle
 
 # However long a service wants to wait: so often it shows that it lives, looks for its parent, and
 # for what others have committed, should no bell have told it.

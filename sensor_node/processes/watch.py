@@ -4,13 +4,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from sensor_node.clock import Moment
-from sensor_node.config import SensorConfig
-from sensor_node.log import LOGGER
-from sensor_node.model import DatedReading, Reading, VitalSigns
+from sensor_node.config.loader import SensorConfig
+from sensor_node.core.clock import Moment
+from sensor_node.core.model import DatedReading, Reading, VitalSigns
 from sensor_node.processes.buffer import Chunk
 from sensor_node.processes.sampler import Sampler
 from sensor_node.processes.sensor import Account
+from sensor_node.system.log import LOGGER
 
 LOOK_SECONDS = 1.0
 # A row of a sensor that is well is written no more often, and only along with readings.

@@ -5,7 +5,7 @@ import importlib
 from collections.abc import Iterable
 from pathlib import Path
 
-from sensor_node.config import SensorConfig
+from sensor_node.config.loader import SensorConfig
 from sensor_node.sensors.command import CommandSource
 from sensor_node.sensors.mock import MockSource
 from sensor_node.sensors.source import Source

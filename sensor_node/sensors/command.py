@@ -10,9 +10,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import IO
 
-from sensor_node.config import SensorConfig
-from sensor_node.errors import SourceError
-from sensor_node.model import Readings
+from sensor_node.config.loader import SensorConfig
+from sensor_node.core.errors import SourceError
+from sensor_node.core.model import Readings
 from sensor_node.sensors.command_output import parse_output, shown, telling_line
 from sensor_node.sensors.process_group import GroupRecord, kill_group
 

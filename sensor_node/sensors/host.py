@@ -5,9 +5,9 @@ from collections.abc import Sequence
 
 import psutil
 
-from sensor_node.config import SensorConfig
-from sensor_node.errors import SourceError
-from sensor_node.model import Reading
+from sensor_node.config.loader import SensorConfig
+from sensor_node.core.errors import SourceError
+from sensor_node.core.model import Reading
 
 # Chips that measure the processor, the best first; without one of them, any other will do.
 PREFERRED_CHIPS = ("coretemp", "k10temp", "zenpower", "cpu_thermal", "soc_thermal")

@@ -5,8 +5,8 @@ import random
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice, repeat
 
-from sensor_node.config import SensorConfig
-from sensor_node.model import Reading
+from sensor_node.config.loader import SensorConfig
+from sensor_node.core.model import Reading
 
 # A random walk moves at most this part of its range in one tick.
 LARGEST_STEP = 0.02

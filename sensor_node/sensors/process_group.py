@@ -8,9 +8,9 @@ import signal
 from pathlib import Path
 from urllib.parse import quote
 
-from sensor_node.environment import plain
-from sensor_node.places import open_unlinked
-from sensor_node.proc import START_TICKS, boot_id, stat_fields
+from sensor_node.system.environment import plain
+from sensor_node.system.files import open_unlinked
+from sensor_node.system.proc import START_TICKS, boot_id, stat_fields
 
 # In the environment of all that a run starts, so that a later start knows it again.
 TOKEN_VARIABLE = "SENSOR_NODE_COMMAND"  # noqa: S105 - a name, not a secret

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Protocol
 
-from sensor_node.model import Readings
+from sensor_node.core.model import Readings
 
 
 class Source(Protocol):

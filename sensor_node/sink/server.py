@@ -12,7 +12,7 @@ from pathlib import Path
 from socketserver import ThreadingTCPServer
 from typing import Any
 
-from sensor_node.errors import SensorNodeError
+from sensor_node.core.errors import SensorNodeError
 
 MAX_BYTES = 16 * 1024 * 1024  # of a body, packed or unpacked: 16 times the agent's largest
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)

@@ -7,35 +7,30 @@ StorageUnavailable where the database cannot be used; then they have changed not
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from sensor_node.clock import Moment
-from sensor_node.errors import StorageUnavailable
-from sensor_node.model import Claim, Counts, Dropped, Message, Outcome, Readings, VitalSigns
-from sensor_node.settlement import Rules
-from sensor_node.storage import (
-    aside,
+from sensor_node.core.clock import Moment
+from sensor_node.core.errors import StorageUnavailable
+from sensor_node.core.model import Claim, Counts, Dropped, Message, Outcome, Readings, VitalSigns
+from sensor_node.core.settlement import Rules
+from sensor_node.storage.engine import checkpoint, filesystem, quarantine
+from sensor_node.storage.engine.connection import Database
+from sensor_node.storage.engine.write_lock import LockWatch, Unwatched
+from sensor_node.storage.journal import events, log_hold, runs
+from sensor_node.storage.queue import (
+    batch_ranges,
     capture,
-    check,
-    checkpoint,
+    claiming,
     due,
-    events,
-    filesystem,
     ledger,
-    log_hold,
     lookup,
     orphans,
     retention,
-    runs,
-    salvage,
     sink_row,
     suspects,
-    tiles,
-    turns,
     vital_signs,
 )
-from sensor_node.storage.connection import Database
-from sensor_node.storage.rate_limit import ClaimPolicy
-from sensor_node.storage.room import Room, Space, is_tight, measure
-from sensor_node.storage.write_lock import LockWatch, Unwatched
+from sensor_node.storage.queue.rate_limit import ClaimPolicy
+from sensor_node.storage.queue.room import Room, Space, is_tight, measure
+from sensor_node.storage.repair import check, salvage
 
 EVICT_BITE = 2000
 MAKE_WAY_BITE = 5000
@@ -112,7 +107,7 @@ class SensorDataSQLRepository:
         Returns up to which microsecond all is accounted for, if another has begun the `run` before.
         """
         with self._transaction() as connection:
-            before = aside.files(self.path)[-1:]
+            before = quarantine.files(self.path)[-1:]
             last_us = runs.begin(connection, who, now, run, before, follows=follows)
         self._begun_on = self._database.connects
         return last_us
@@ -150,16 +145,16 @@ class SensorDataSQLRepository:
 
     # Delivery
 
-    def backlog(self, now: float) -> turns.Backlog:
+    def backlog(self, now: float) -> claiming.Backlog:
         """Pending messages and the sink's state, from one snapshot."""
         with self._snapshot() as connection:
-            return turns.backlog(connection, now)
+            return claiming.backlog(connection, now)
 
     def claim_fresh(self, owner: str, policy: ClaimPolicy, now: float, limit: int) -> Claim | None:
         """PENDING -> SENDING for up to `limit` of the oldest, while the sink is UP."""
         with self._transaction() as connection:
             sink = sink_row.read(connection)
-            return turns.claim_fresh(connection, sink, owner, policy, now, limit)
+            return claiming.claim_fresh(connection, sink, owner, policy, now, limit)
 
     def claim_due(self, owner: str, policy: ClaimPolicy, now: float, limit: int) -> Claim | None:
         """FAILED -> SENDING for up to `limit` of the batch that is due first, while the sink is UP.
@@ -167,24 +162,24 @@ class SensorDataSQLRepository:
         Or for one message of an isolated sensor, if that is to be tried.
         """
         with self._transaction() as connection:
-            return turns.claim_due(connection, owner, policy, now, limit)
+            return claiming.claim_due(connection, owner, policy, now, limit)
 
     def claim_left_over(
         self, owner: str, policy: ClaimPolicy, now: float, limit: int
     ) -> Claim | None:
         """The same, but nothing that has failed for its own sake."""
         with self._transaction() as connection:
-            return turns.claim_left_over(connection, owner, policy, now, limit)
+            return claiming.claim_left_over(connection, owner, policy, now, limit)
 
     def claim_probe(self, owner: str, policy: ClaimPolicy, now: float, limit: int) -> Claim | None:
         """While the sink is DOWN and a probe is due: the least recently tried."""
         with self._transaction() as connection:
-            return turns.claim_probe(connection, owner, policy, now, limit)
+            return claiming.claim_probe(connection, owner, policy, now, limit)
 
     def read_claim(self, claim: Claim) -> list[Message]:
         """The claim's messages in order; none if the claim is lost, fewer if rows are missing."""
         with self._snapshot() as connection:
-            return tiles.read_messages(connection, claim)
+            return batch_ranges.read_messages(connection, claim)
 
     def settle(self, claim: Claim, outcome: Outcome, rules: Rules, now: float) -> bool:
         """SENDING -> what settlement() decides, and the sink's state with it.
@@ -192,7 +187,7 @@ class SensorDataSQLRepository:
         False, and nothing changed, if the claim was lost.
         """
         with self._transaction() as connection:
-            return turns.settle(connection, claim, outcome, rules, now)
+            return claiming.settle(connection, claim, outcome, rules, now)
 
     def settle_and_claim(
         self,
@@ -206,13 +201,13 @@ class SensorDataSQLRepository:
         """settle(), and claim_fresh() if `limit` messages wait and nothing is left over."""
         with self._transaction() as connection:
             if is_tight(connection, self.path, policy.min_free):
-                return turns.settle(connection, claim, outcome, rules, now), None
-            return turns.settle_and_claim(connection, claim, outcome, rules, policy, now, limit)
+                return claiming.settle(connection, claim, outcome, rules, now), None
+            return claiming.settle_and_claim(connection, claim, outcome, rules, policy, now, limit)
 
     def halve(self, claim: Claim, error: str, due_at: float, now: float) -> bool:
         """SENDING -> two FAILED halves, for a batch that cannot be sent as it is."""
         with self._transaction() as connection:
-            return turns.halve(connection, claim, error, due_at, now)
+            return claiming.halve(connection, claim, error, due_at, now)
 
     # Retry
 
@@ -261,7 +256,7 @@ class SensorDataSQLRepository:
     def requeue(self, first_id: int, last_id: int, now: float) -> int:
         """DEAD, IN_DOUBT or SENT -> FAILED, due now, for ids of one tile. Returns how many."""
         with self._transaction() as connection:
-            n = tiles.requeue(connection, first_id, last_id, now)
+            n = batch_ranges.requeue(connection, first_id, last_id, now)
             if n:
                 last = first_id + n - 1
                 events.record(connection, now, "requeued", "", n=n, first=first_id, last=last)

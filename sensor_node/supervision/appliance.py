@@ -3,17 +3,17 @@
 import os
 import time
 
-from sensor_node import log
-from sensor_node.config import Config
-from sensor_node.errors import ConfigError, SensorNodeError
-from sensor_node.places import is_irregular
+from sensor_node.config.loader import Config
+from sensor_node.core.errors import ConfigError, SensorNodeError
 from sensor_node.supervision.disk import insist_on_disk, note_disk
+from sensor_node.supervision.lock_keeper import Presence
 from sensor_node.supervision.logfile import log_file
 from sensor_node.supervision.pidfile import remove_pid_file
-from sensor_node.supervision.presence import Presence
 from sensor_node.supervision.states import read_report
 from sensor_node.supervision.supervisor import Supervisor
 from sensor_node.supervision.systemd import Notifier
+from sensor_node.system import log
+from sensor_node.system.files import is_irregular
 
 LOCK_POLL_SECONDS = 0.1
 

@@ -9,9 +9,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from multiprocessing.process import BaseProcess
 
-from sensor_node.config import Config
+from sensor_node.config.loader import Config
+from sensor_node.core.schedule import restart_delay
 from sensor_node.processes import owner
-from sensor_node.schedule import restart_delay
 from sensor_node.supervision.slots import Slot
 from sensor_node.supervision.states import ChildReport, ChildState
 from sensor_node.supervision.worker import STOP_SIGNALS, Birth, work

@@ -9,9 +9,9 @@ import contextlib
 import os
 from pathlib import Path
 
-from sensor_node.config import Config
-from sensor_node.errors import SensorNodeError
-from sensor_node.places import open_unlinked, real
+from sensor_node.config.loader import Config
+from sensor_node.core.errors import SensorNodeError
+from sensor_node.system.files import open_unlinked, real
 
 
 def note_file(config: Config) -> Path:

@@ -9,8 +9,8 @@ import fcntl
 import os
 from pathlib import Path
 
-from sensor_node import locks, proc
-from sensor_node.places import bears_name, is_foreign_link, real
+from sensor_node.system import locks, proc
+from sensor_node.system.files import bears_name, is_foreign_link, real
 
 READ = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
 

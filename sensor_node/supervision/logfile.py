@@ -5,8 +5,8 @@ import os
 import shutil
 from pathlib import Path
 
-from sensor_node.config import Config
-from sensor_node.places import open_unlinked
+from sensor_node.config.loader import Config
+from sensor_node.system.files import open_unlinked
 
 MOST_BYTES = 1024 * 1024
 KEPT = 2  # beside the present file

@@ -7,12 +7,12 @@ import re
 import time
 from pathlib import Path
 
-from sensor_node.config import Config
-from sensor_node.errors import ConfigError, SensorNodeError
-from sensor_node.places import FOREIGN_LINK, bears_name, is_foreign_link, open_unlinked, real
-from sensor_node.proc import has_open
+from sensor_node.config.loader import Config
+from sensor_node.core.errors import ConfigError, SensorNodeError
 from sensor_node.processes import owner
 from sensor_node.supervision.file_lock import holder
+from sensor_node.system.files import FOREIGN_LINK, bears_name, is_foreign_link, open_unlinked, real
+from sensor_node.system.proc import has_open
 
 MOST_BYTES = 1000
 LOCK_SUFFIX = ".appliance"

@@ -9,7 +9,7 @@ import mmap
 import time
 from dataclasses import dataclass
 
-from sensor_node.errors import STORAGE_REASONS
+from sensor_node.core.errors import STORAGE_REASONS
 
 BEAT, WAITING, HOLDING, READY, TROUBLE, SAID_LENGTH, FINAL, CHECKED, SINCE = range(9)
 SAID = 36

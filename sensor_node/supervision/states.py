@@ -7,8 +7,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, get_origin, get_type_hints
 
-from sensor_node.config import Config, Effective
-from sensor_node.places import open_unlinked
+from sensor_node.config.loader import Config, Effective
+from sensor_node.system.files import open_unlinked
 
 # Wall seconds that have a date.
 END_OF_TIME = 253_402_300_800

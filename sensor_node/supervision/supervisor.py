@@ -9,18 +9,19 @@ from multiprocessing import connection
 from pathlib import Path
 from types import FrameType
 
-from sensor_node import __version__, log
-from sensor_node.config import Config, load_config
-from sensor_node.errors import ConfigError
-from sensor_node.log import LOGGER
-from sensor_node.places import real
+from sensor_node import __version__
+from sensor_node.config.loader import Config, load_config
+from sensor_node.core.errors import ConfigError
 from sensor_node.supervision import hangs, logfile
 from sensor_node.supervision.child import Child, Death, reap_strangers
-from sensor_node.supervision.presence import Kept, Presence
+from sensor_node.supervision.lock_keeper import Kept, Presence
 from sensor_node.supervision.slots import make_slots
 from sensor_node.supervision.states import ChildState, Report, write_report
 from sensor_node.supervision.systemd import Notifier
 from sensor_node.supervision.worker import EXIT_CONFIG, STOP_SIGNALS, open_descriptors, preload
+from sensor_node.system import log
+from sensor_node.system.files import real
+from sensor_node.system.log import LOGGER
 
 # generator, retrier, housekeeper and the most senders that the configuration allows
 MOST_CHILDREN = 3 + 64

@@ -12,10 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sensor_node import log
-from sensor_node.clock import SystemClock
-from sensor_node.config import Config
-from sensor_node.errors import ConfigError, StorageUnavailable, is_out_of_memory
+from sensor_node.config.loader import Config
+from sensor_node.core.clock import SystemClock
+from sensor_node.core.errors import ConfigError, StorageUnavailable, is_out_of_memory
 from sensor_node.processes import owner
 from sensor_node.processes.bell import Bell, NoBell
 from sensor_node.processes.service import (
@@ -30,6 +29,7 @@ from sensor_node.supervision.logfile import log_file
 from sensor_node.supervision.pidfile import has_lock
 from sensor_node.supervision.program import keep_program
 from sensor_node.supervision.slots import Slot
+from sensor_node.system import log
 
 if TYPE_CHECKING:
     from sensor_node.delivery.client import HttpTelemetryClient
@@ -40,7 +40,7 @@ EXIT_CONFIG = 78
 OOM_SCORE = {"generator": 0, "housekeeper": 100, "sender": 500, "retrier": 500}
 NETWORK_ROLES = ("sender", "retrier")
 PRELOADED = (
-    "sensor_node.delivery.deliver",
+    "sensor_node.delivery.batch_sender",
     "sensor_node.processes.delivery_service",
     "sensor_node.processes.housekeeping_service",
     "sensor_node.processes.retry_service",
@@ -162,7 +162,7 @@ def _open_service(
         from sensor_node.processes.housekeeping_service import HousekeepingService
 
         return HousekeepingService(config, repository, birth.slot.is_final, birth.supervisor)
-    from sensor_node.delivery.deliver import Courier
+    from sensor_node.delivery.batch_sender import Courier
     from sensor_node.processes.delivery_service import DeliveryService
     from sensor_node.processes.retry_service import RetryService
 
@@ -182,7 +182,7 @@ def _open_generator(
     birth: Birth, wake: Wake, tell_commit: Callable[[], None], news: list[tuple[str, str]]
 ) -> Service:
     from sensor_node.processes.sensor_service import SensorService, Start
-    from sensor_node.storage.runs import Identity
+    from sensor_node.storage.journal.runs import Identity
 
     config, clock = birth.config, SystemClock()
     settings = {f"[{row.section}] {row.option}": row.value for row in config.effective}
@@ -202,7 +202,7 @@ def _open_repository(
     birth: Birth, news: list[tuple[str, str]], *, power_safe: bool
 ) -> "SensorDataSQLRepository":
     """Write the news down there, each once however often opening fails."""
-    from sensor_node.storage.filesystem import resolved
+    from sensor_node.storage.engine.filesystem import resolved
     from sensor_node.storage.repository import SensorDataSQLRepository
 
     path = resolved(birth.config.storage.path)

@@ -19,7 +19,7 @@ from sinks import SinkProcess
 from waiting import wait_until
 
 import sensor_node
-from sensor_node.storage.write_lock import Unwatched, WriteLock
+from sensor_node.storage.engine.write_lock import Unwatched, WriteLock
 
 COMMAND_SECONDS = 90.0
 LOG_LINES = 120

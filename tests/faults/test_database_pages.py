@@ -17,11 +17,12 @@ from types import SimpleNamespace
 import pytest
 from unit.storage_fixtures import DELIVERED, POLICY, ROOM, RULES, WHO, execute, fail, fill, park
 
+from sensor_node.core.errors import StorageUnavailable
 from sensor_node.delivery import formats
-from sensor_node.errors import StorageUnavailable
 from sensor_node.processes import owner
-from sensor_node.storage import aside, ledger, streams, tiles
-from sensor_node.storage.connection import open_reader
+from sensor_node.storage.engine import quarantine
+from sensor_node.storage.engine.connection import open_reader
+from sensor_node.storage.queue import batch_ranges, ledger, streams
 from sensor_node.storage.repository import SensorDataSQLRepository
 
 PAGE = 1024
@@ -61,7 +62,7 @@ def sound(tmp_path_factory):
         repository.claim_fresh(DEAD_OWNER, POLICY, NOW, 50)
         repository.check(60.0)
         repository.end_run(NOW)
-    assert not aside.wal_of(path).exists()
+    assert not quarantine.wal_of(path).exists()
     return path
 
 
@@ -156,10 +157,10 @@ class Case:
         return said
 
     def begins_anew(self, damaged):
-        [old] = aside.files(self.path)
+        [old] = quarantine.files(self.path)
         assert old.stat().st_size >= len(damaged)
         assert live(self.path, doubtful=False)
-        assert aside.files(self.path) == [old]
+        assert quarantine.files(self.path) == [old]
         with contextlib.closing(open_reader(self.path)) as reader:
             [(event,)] = reader.execute("SELECT detail FROM event WHERE kind = 'database damaged'")
             assert str(old) in event
@@ -226,7 +227,7 @@ def captured_and_stream(path):
         repository.begin_run(WHO, NOW, "the next run")
         fill(repository, 1)
         with contextlib.closing(open_reader(path)) as reader:
-            return tiles.captured(reader) - 1, streams.last(reader)
+            return batch_ranges.captured(reader) - 1, streams.last(reader)
 
 
 def test_a_wal_that_a_crash_left_is_recovered_whatever_the_shm_file_says(tmp_path, crashed):
@@ -237,16 +238,16 @@ def test_a_wal_that_a_crash_left_is_recovered_whatever_the_shm_file_says(tmp_pat
 
 def test_ids_that_a_damaged_or_cut_wal_may_have_held_are_never_used_again(tmp_path, crashed):
     """SQLite takes the first damaged frame for the end, and says nothing."""
-    size = aside.wal_of(crashed).stat().st_size
+    size = quarantine.wal_of(crashed).stat().st_size
     held, used = known(crashed), set()
     for number, place in enumerate([*range(0, 32, 4), *RANDOM.sample(range(size), WAL_FLIPS)], 1):
         case = Case(tmp_path, crashed, number)
         if number % 2:
-            case.flip(place, b"\xff", aside.wal_of(case.path))
+            case.flip(place, b"\xff", quarantine.wal_of(case.path))
         else:
-            os.truncate(aside.wal_of(case.path), place)
+            os.truncate(quarantine.wal_of(case.path), place)
         captured, stream = captured_and_stream(case.path)
-        assert aside.files(case.path) == []
+        assert quarantine.files(case.path) == []
         assert stream.first_id == captured + 1 <= 5201
         assert stream.name not in held | used, (number, captured)
         used.add(stream.name)
@@ -262,7 +263,7 @@ def known(path):
 def test_a_wal_that_was_taken_away_leaves_ids_that_are_not_used_again(tmp_path, crashed):
     held = known(crashed)
     case = Case(tmp_path, crashed, 1)
-    aside.wal_of(case.path).unlink()
+    quarantine.wal_of(case.path).unlink()
     captured, present = captured_and_stream(case.path)
     assert captured == 5000
     assert present.name not in held
@@ -272,5 +273,5 @@ def test_a_wal_of_another_time_is_found_by_the_ledger(tmp_path, sound, crashed):
     """Put beside a database that has gone on since, as a bad backup does."""
     case = Case(tmp_path, sound, 0)
     live(case.path, doubtful=False)
-    shutil.copyfile(aside.wal_of(crashed), aside.wal_of(case.path))
+    shutil.copyfile(quarantine.wal_of(crashed), quarantine.wal_of(case.path))
     assert case.verdict(doubtful=True) == "found"

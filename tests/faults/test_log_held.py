@@ -22,9 +22,9 @@ from faults.disks import (
 from sinks import SinkProcess
 from waiting import wait_until
 
-from sensor_node.errors import LOCKED
-from sensor_node.storage.checkpoint import WAL_CHECKPOINT_BYTES, WAL_LIMIT_BYTES, wal_bytes
-from sensor_node.storage.room import LOG_HELD
+from sensor_node.core.errors import LOCKED
+from sensor_node.storage.engine.checkpoint import WAL_CHECKPOINT_BYTES, WAL_LIMIT_BYTES, wal_bytes
+from sensor_node.storage.queue.room import LOG_HELD
 
 FAST = 20_000
 # From the end of the other program's transaction; 5 s are promised, to a machine that has time.

@@ -7,14 +7,14 @@ from pathlib import Path
 import pytest
 from clocks import ManualClock
 
-from sensor_node.config import load_config
-from sensor_node.delivery.deliver import Courier
-from sensor_node.model import Outcome, Reading, Verdict
+from sensor_node.config.loader import load_config
+from sensor_node.core.model import Outcome, Reading, Verdict
+from sensor_node.delivery.batch_sender import Courier
 from sensor_node.processes.delivery_service import DeliveryService
 from sensor_node.processes.retry_service import RetryService
+from sensor_node.storage.journal.runs import Identity
+from sensor_node.storage.queue.room import Room
 from sensor_node.storage.repository import SensorDataSQLRepository
-from sensor_node.storage.room import Room
-from sensor_node.storage.runs import Identity
 
 HOUR = 3600.0
 # The schedule of config.ini. Full jitter waits half of the ceiling on average: 255 s for the nine

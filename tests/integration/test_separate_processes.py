@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 from crash.node import Node, running
 
-from sensor_node.model import Reading
+from sensor_node.core.model import Reading
+from sensor_node.storage.journal.runs import Identity
+from sensor_node.storage.queue.room import Room
 from sensor_node.storage.repository import SensorDataSQLRepository
-from sensor_node.storage.room import Room
-from sensor_node.storage.runs import Identity
 
 # A worker's whole life, from what the supervisor has loaded when it forks, to its last step.
 LIFE = """

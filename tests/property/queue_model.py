@@ -8,14 +8,16 @@ from pathlib import Path
 
 from hypothesis.stateful import RuleBasedStateMachine, invariant
 
-from sensor_node import isolation
-from sensor_node.schedule import BackoffPolicy
-from sensor_node.settlement import Rules
-from sensor_node.storage import check, ledger, orphans, repository, retention, suspects, tiles
-from sensor_node.storage.connection import open_reader
-from sensor_node.storage.rate_limit import ClaimPolicy
+from sensor_node.core import isolation
+from sensor_node.core.schedule import BackoffPolicy
+from sensor_node.core.settlement import Rules
+from sensor_node.storage import repository
+from sensor_node.storage.engine.connection import open_reader
+from sensor_node.storage.journal.runs import Identity
+from sensor_node.storage.queue import batch_ranges, ledger, orphans, retention, suspects
+from sensor_node.storage.queue.rate_limit import ClaimPolicy
+from sensor_node.storage.repair import check
 from sensor_node.storage.repository import SensorDataSQLRepository
-from sensor_node.storage.runs import Identity
 
 MEMORY = Path("/dev/shm")
 BACKOFF = BackoffPolicy(initial_delay=1.0, multiplier=2.0, max_delay=60.0)
@@ -137,7 +139,7 @@ class QueueModel(RuleBasedStateMachine):
     def isolated_names(self):
         return {name for (name,) in self.rows("SELECT name FROM suspect WHERE isolated")}
 
-    def tiles(self):
+    def batch_ranges(self):
         sql = "SELECT first_id, last_id, status FROM batch ORDER BY first_id"
         return [(range(first, last + 1), status) for first, last, status in self.rows(sql)]
 
@@ -148,7 +150,7 @@ class QueueModel(RuleBasedStateMachine):
     def stored(self):
         """The status of every message that was ever captured, from the database alone."""
         found = {number: status for tile, status in self.tiles() for number in tile}
-        [(captured,)] = self.rows(tiles.CAPTURED)
+        [(captured,)] = self.rows(batch_ranges.CAPTURED)
         return {number: found.get(number, "PENDING") for number in range(1, captured + 1)}
 
     # Doing

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import precondition, rule
 from queue_model import LONGEST, QueueModel
 
-from sensor_node.model import Outcome, Verdict
-from sensor_node.settlement import DUE_FIRST, Probe
+from sensor_node.core.model import Outcome, Verdict
+from sensor_node.core.settlement import DUE_FIRST, Probe
 
 # Its readings, alone or among others, are never answered.
 BAD_SENSOR = "name 3"

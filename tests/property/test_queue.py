@@ -13,8 +13,8 @@ from hypothesis.stateful import initialize, precondition, rule
 from queue_model import QueueModel
 from queue_sending import Sending, indexes
 
-from sensor_node.model import DatedReading, Dropped, Reading
-from sensor_node.storage.room import Room
+from sensor_node.core.model import DatedReading, Dropped, Reading
+from sensor_node.storage.queue.room import Room
 
 ROOM = Room(max_size=1 << 40, min_free=0)
 

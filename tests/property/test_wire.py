@@ -12,14 +12,14 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from sensor_node.config import SinkConfig
-from sensor_node.config_schema import options_of
+from sensor_node.config.loader import SinkConfig
+from sensor_node.config.schema import options_of
+from sensor_node.core.model import DatedReading, Reading
 from sensor_node.delivery.formats import encode
-from sensor_node.model import DatedReading, Reading
-from sensor_node.storage.rate_limit import ClaimPolicy
+from sensor_node.storage.journal.runs import Identity
+from sensor_node.storage.queue.rate_limit import ClaimPolicy
+from sensor_node.storage.queue.room import Room
 from sensor_node.storage.repository import SensorDataSQLRepository
-from sensor_node.storage.room import Room
-from sensor_node.storage.runs import Identity
 
 MEMORY = Path("/dev/shm")
 ROOM = Room(max_size=1 << 40, min_free=0)

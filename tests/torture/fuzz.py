@@ -11,14 +11,14 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
-from sensor_node.clock import SystemClock
-from sensor_node.config import SinkConfig, load_config
-from sensor_node.config_schema import SCHEMA, options_of
+from sensor_node.config.loader import SinkConfig, load_config
+from sensor_node.config.schema import SCHEMA, options_of
+from sensor_node.core.clock import SystemClock
+from sensor_node.core.errors import ConfigError, SourceError
+from sensor_node.core.model import Outcome
+from sensor_node.core.schedule import RETRY_AFTER_CAP_SECONDS
 from sensor_node.delivery.answers import seconds_until
 from sensor_node.delivery.client import HttpTelemetryClient
-from sensor_node.errors import ConfigError, SourceError
-from sensor_node.model import Outcome
-from sensor_node.schedule import RETRY_AFTER_CAP_SECONDS
 from sensor_node.sensors.command_output import parse_output
 
 PACKAGED = Path(__file__).parents[2] / "config.ini"

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import settings
 from storage_fixtures import WHO, audit
 
-from sensor_node.config import load_config
+from sensor_node.config.loader import load_config
 from sensor_node.storage.repository import SensorDataSQLRepository
 
 MEMORY = Path("/dev/shm")

@@ -5,7 +5,7 @@ certain fate (a claim among them), of an isolated sensor and SENT again, two fre
 that are PENDING.
 """
 
-from sensor_node.storage import events
+from sensor_node.storage.journal import events
 from sensor_node.storage.repository import SensorDataSQLRepository
 
 NOW = 1_000_000.0

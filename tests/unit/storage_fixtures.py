@@ -3,14 +3,14 @@
 import contextlib
 from dataclasses import replace
 
-from sensor_node.model import Outcome, Reading, Verdict
-from sensor_node.schedule import BackoffPolicy
-from sensor_node.settlement import Rules
-from sensor_node.storage import ledger, streams
-from sensor_node.storage.connection import open_reader
-from sensor_node.storage.rate_limit import ClaimPolicy
-from sensor_node.storage.room import Room
-from sensor_node.storage.runs import Identity
+from sensor_node.core.model import Outcome, Reading, Verdict
+from sensor_node.core.schedule import BackoffPolicy
+from sensor_node.core.settlement import Rules
+from sensor_node.storage.engine.connection import open_reader
+from sensor_node.storage.journal.runs import Identity
+from sensor_node.storage.queue import ledger, streams
+from sensor_node.storage.queue.rate_limit import ClaimPolicy
+from sensor_node.storage.queue.room import Room
 
 ROOM = Room(max_size=1 << 40, min_free=0)
 WHO = Identity(node="edge-01", settings={})

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from sensor_node import __version__
-from sensor_node.config_schema import SCHEMA
+from sensor_node.config.schema import SCHEMA
 from sensor_node.control.main import HELP, _parser
-from sensor_node.storage import aside
+from sensor_node.storage.engine import quarantine
 
 PACKAGING = Path(__file__).parents[2] / "packaging"
 # A source package has it at the top.
@@ -66,7 +66,7 @@ def test_documents_name_a_damaged_database_as_such_a_file_is_named() -> None:
     names = [name.rstrip(".") for name in names if name != ".damaged-"]
     assert len(names) >= 3
     for name in names:
-        assert aside.NAME_END.fullmatch(name), name
+        assert quarantine.NAME_END.fullmatch(name), name
 
 
 def test_the_package_has_the_programs_version() -> None:

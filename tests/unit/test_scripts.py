@@ -36,7 +36,7 @@ def imported(file: Path) -> set[str]:
 @pytest.fixture
 def checkout(tmp_path):
     """A copy of the checkout whose .venv is this Python, so that nothing is installed."""
-    for name in ("scripts", "sensor_node"):
+    for name in ("benchmarks", "scripts", "sensor_node"):
         shutil.copytree(ROOT / name, tmp_path / name)
     for name in ("config.ini", "setup.cfg", "pyproject.toml"):
         shutil.copy(ROOT / name, tmp_path)

@@ -1,0 +1,1 @@
+"""The configuration: its options, its files, and where a node keeps its state."""

@@ -1,0 +1,332 @@
+"""Reads config.ini and its drop-ins into frozen values, and reports every mistake at once."""
+
+import difflib
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from sensor_node.config import ini
+from sensor_node.config.places import directories
+from sensor_node.config.schema import MAX_NAME_BYTES, SECTIONS, Option, options_of
+from sensor_node.core.errors import ConfigError
+from sensor_node.system.text import (
+    name_without_password,
+    url_without_password,
+    visible,
+    without_password,
+)
+
+SENSOR_PREFIX = "sensor:"
+_NEEDS = {"username": "password_file", "password_file": "username", "key_file": "cert_file"}
+_URLS = ("url", "proxy")
+# A command may have a password anywhere.
+_NOT_QUOTED = ("command",)
+# Real sources are asked once a tick; faster than this they could not keep up.
+MAX_RATE = {"mock": 1e6, "host": 100.0, "command": 10.0}
+
+
+@dataclass(frozen=True, slots=True)
+class SensorConfig:
+    """One [sensor:NAME] section; rates in readings a second, times in seconds."""
+
+    name: str
+    source: str
+    rate: float
+    waveform: str
+    min: float
+    max: float
+    period: float
+    noise: float
+    seed: int | None
+    metric: str
+    path: str
+    command: str
+    timeout: float
+
+    @property
+    def is_simulated(self) -> bool:
+        """Its value is a function of the tick, not of the moment: late ticks can be made up."""
+        return self.source == "mock"
+
+
+@dataclass(frozen=True, slots=True)
+class StorageConfig:
+    """[storage]; sizes in bytes, times in seconds. `commit_interval` None: by the rate."""
+
+    path: Path
+    max_size: int
+    min_free: int
+    when_full: str
+    keep_sent: float
+    max_age: float
+    commit_interval: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class SinkConfig:
+    """[sink]; times in seconds; empty texts mean: not used."""
+
+    url: str
+    format: str
+    batch_size: int
+    send_interval: float
+    compression: str
+    timeout: float
+    delivery: str
+    token_file: str
+    username: str
+    password_file: str
+    ca_file: str
+    cert_file: str
+    key_file: str
+    proxy: str
+    max_rate: float
+    success_statuses: frozenset[int]
+    refused_statuses: frozenset[int]
+
+    @property
+    def at_most_once(self) -> bool:
+        return self.delivery == "at-most-once"
+
+    @property
+    def secret_files(self) -> tuple[str, ...]:
+        """The files that a change of may repair the sink."""
+        names = (self.token_file, self.password_file, self.ca_file, self.cert_file, self.key_file)
+        return tuple(filter(None, names))
+
+
+@dataclass(frozen=True, slots=True)
+class RetryConfig:
+    """[retry]; times in seconds."""
+
+    initial_delay: float
+    multiplier: float
+    max_delay: float
+    max_attempts: int
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessConfig:
+    """[process]; times in seconds."""
+
+    senders: int
+    stop_timeout: float
+
+
+@dataclass(frozen=True, slots=True)
+class LogConfig:
+    """[log]."""
+
+    level: str
+
+
+class Effective(NamedTuple):
+    """One option as it holds, and the file that says so (empty: the default)."""
+
+    section: str
+    option: str
+    value: str
+    file: str
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """The whole configuration. Where state lives follows from the file's place alone."""
+
+    file: Path
+    node_id: str
+    sensors: tuple[SensorConfig, ...]
+    storage: StorageConfig
+    sink: SinkConfig
+    retry: RetryConfig
+    process: ProcessConfig
+    log: LogConfig
+    state_directory: Path
+    runtime_directory: Path
+    effective: tuple[Effective, ...]
+
+
+def load_config(file: Path) -> Config:
+    """Read `file` and the drop-ins beside it. Raises ConfigError with a line for each mistake."""
+    file = Path(os.path.abspath(file))
+    reader = _Reader(file)
+    reader.read_files()
+    return reader.build()
+
+
+def config_of(file: Path, settings: Iterable[Effective]) -> Config:
+    """The configuration that has these settings, whatever the file says by now."""
+    reader = _Reader(file)
+    for row in settings:
+        texts = reader.texts.setdefault(row.section, {})
+        if row.file:
+            texts[row.option] = _Text(row.value, Path(row.file))
+    return reader.build()
+
+
+class _Text(NamedTuple):
+    """What a file says an option is."""
+
+    text: str
+    file: Path
+
+
+class _Reader:
+    """Collects texts from the files, then values from the texts, and every mistake on the way."""
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+        self.errors: list[str] = []
+        self.texts: dict[str, dict[str, _Text]] = {}
+
+    def read_files(self) -> None:
+        for file, sections, errors in ini.read_all(self.file):
+            self.errors += errors
+            for section, texts in sections.items():
+                self._take_section(file, section, texts)
+
+    def _take_section(self, file: Path, section: str, texts: dict[str, str]) -> None:
+        kind = "sensor" if section.startswith(SENSOR_PREFIX) else section
+        known = options_of(kind) if kind == "sensor" or section in SECTIONS else {}
+        if section == "DEFAULT":
+            self.errors.append(f"{file}: [DEFAULT] is not used here; name the section meant")
+        elif section == "sensor" or not known:
+            names = [SENSOR_PREFIX + "NAME" if name == "sensor" else name for name in SECTIONS]
+            nearest = _nearest(section, names)
+            self.errors.append(f"{file}: [{_shown(section)}]: unknown section{nearest}")
+        else:
+            self._take_options(file, section, texts, known)
+
+    def _take_options(
+        self, file: Path, section: str, texts: dict[str, str], known: dict[str, Option]
+    ) -> None:
+        taken = self.texts.setdefault(section, {})
+        for name, text in texts.items():
+            if name in known:
+                taken[name] = _Text(text, file)
+            else:
+                what = f"[{_shown(section)}] {name_without_password(name)}"
+                self.errors.append(f"{file}: {what}: unknown option{_nearest(name, list(known))}")
+
+    def build(self) -> Config:
+        """The configuration. Raises ConfigError where there were mistakes, here or before."""
+        values = {name: self._values(name, name) for name in SECTIONS if name != "sensor"}
+        sensors = [self._sensor(name) for name in self.texts if name.startswith(SENSOR_PREFIX)]
+        if not sensors and not self.errors:
+            self.errors.append(f"{self.file}: no sensor; add a section [sensor:NAME]")
+        self._check_together(values)
+        if self.errors:
+            raise ConfigError(*map(visible, self.errors))
+        state, runtime = directories(self.file)
+        storage = values["storage"]
+        storage["path"] = self.file.parent / (storage["path"] or state / "telemetry.db")
+        for name in ("token_file", "password_file", "ca_file", "cert_file", "key_file"):
+            values["sink"][name] = self._resolved(values["sink"][name])
+        return Config(
+            file=self.file,
+            node_id=values["node"]["id"] or _host_name(),
+            sensors=tuple(SensorConfig(**sensor) for sensor in sensors),
+            storage=StorageConfig(**storage),
+            sink=SinkConfig(**values["sink"]),
+            retry=RetryConfig(**values["retry"]),
+            process=ProcessConfig(**values["process"]),
+            log=LogConfig(**values["log"]),
+            state_directory=state,
+            runtime_directory=runtime,
+            effective=tuple(self._effective()),
+        )
+
+    def _values(self, section: str, kind: str) -> dict[str, Any]:
+        """Each option of the section as a value; a mistake leaves None and adds a line."""
+        values: dict[str, Any] = {}
+        for name, option in options_of(kind).items():
+            try:
+                values[name] = option.kind.parse(self._text(section, option).text)
+            except ValueError:
+                values[name] = None
+                self._refuse(section, name, option.kind.allowed)
+        return values
+
+    def _text(self, section: str, option: Option) -> _Text:
+        return self.texts.get(section, {}).get(option.name) or _Text(option.default, self.file)
+
+    def _refuse(self, section: str, name: str, wanted: str) -> None:
+        kind = "sensor" if section.startswith(SENSOR_PREFIX) else section
+        text, file = self._text(section, options_of(kind)[name])
+        what = f"{file}: [{_shown(section)}] {name}"
+        if name not in _NOT_QUOTED or not text:
+            masked = url_without_password if name in _URLS else without_password
+            what += f" = {masked(text)!r}"
+        self.errors.append(f"{what}: want {wanted}")
+
+    def _sensor(self, section: str) -> dict[str, Any]:
+        name = section.removeprefix(SENSOR_PREFIX)
+        values = self._values(section, "sensor")
+        source, rate = values["source"], values["rate"]
+        for option in options_of("sensor").values():
+            if option.name in self.texts[section] and source and option.source not in ("", source):
+                self._refuse(section, option.name, f"it only with source = {option.source}")
+        if not 0 < len(name.encode()) <= MAX_NAME_BYTES or not name.isprintable():
+            wanted = f"a printable name of 1 to {MAX_NAME_BYTES} bytes"
+            self.errors.append(f"{self.file}: [{_shown(section)}]: want {wanted}")
+        if None not in (values["min"], values["max"]) and values["min"] > values["max"]:
+            self._refuse(section, "min", f"at most max, {values['max']:g}")
+        if source == "command" and not values["command"]:
+            self._refuse(section, "command", "a shell command")
+        if source and rate and rate > MAX_RATE[source]:
+            self._refuse(section, "rate", f"at most {MAX_RATE[source]:g} with source = {source}")
+        return {"name": name, **values}
+
+    def _check_together(self, values: dict[str, dict[str, Any]]) -> None:
+        """Mistakes that no option has alone."""
+        sink, retry = values["sink"], values["retry"]
+        delays = (retry["initial_delay"], retry["max_delay"])
+        if None not in delays and delays[0] > delays[1]:
+            self._refuse("retry", "initial_delay", f"at most max_delay, {delays[1]:g}s")
+        if sink["token_file"] and sink["username"]:
+            self._refuse("sink", "token_file", "it or username, not both")
+        for name, other in _NEEDS.items():
+            if sink[name] and not sink[other]:
+                self._refuse("sink", name, f"{other} with it")
+        if both := (sink["success_statuses"] or set()) & (sink["refused_statuses"] or set()):
+            self._refuse("sink", "refused_statuses", f"no success_statuses, as {min(both)} is")
+
+    def _resolved(self, name: str) -> str:
+        """A file name, relative to the configuration; systemd's credentials directory works."""
+        credentials = os.environ.get("CREDENTIALS_DIRECTORY")
+        if credentials:
+            name = name.replace("${CREDENTIALS_DIRECTORY}", credentials)
+        return str(self.file.parent / name) if name else ""
+
+    def _effective(self) -> list[Effective]:
+        """Every option that has a meaning here, in the order of the table, then the sensors."""
+        rows: list[Effective] = []
+        sensors = [name for name in self.texts if name.startswith(SENSOR_PREFIX)]
+        for section in [name for name in SECTIONS if name != "sensor"] + sensors:
+            texts = self.texts.get(section, {})
+            source = texts["source"].text if "source" in texts else "mock"
+            for option in options_of("sensor" if section in sensors else section).values():
+                if option.source in ("", source):
+                    text, file = texts.get(option.name, (option.default, ""))
+                    rows.append(Effective(section, option.name, text, str(file)))
+        return rows
+
+
+def _shown(section: str) -> str:
+    kind, colon, name = section.partition(":")
+    if kind == "sensor":
+        return f"{kind}{colon}{name_without_password(name)}"
+    return name_without_password(section)
+
+
+def _host_name() -> str:
+    """What may be sent of this host's name, which may be of any bytes, or none yet."""
+    name = "".join(char if char.isprintable() else "-" for char in os.uname().nodename)
+    return name.strip() or "localhost"
+
+
+def _nearest(name: str, known: list[str]) -> str:
+    close = difflib.get_close_matches(name, known, 1, 0.5)
+    return f"; did you mean {close[0]}?" if close else "; known are " + ", ".join(known)

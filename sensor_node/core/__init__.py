@@ -1,0 +1,1 @@
+"""Values and rules: no module here reads or writes anything."""

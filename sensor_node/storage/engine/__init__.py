@@ -1,0 +1,1 @@
+"""One SQLite file, safely: opened, locked, checkpointed, and put in quarantine when damaged."""

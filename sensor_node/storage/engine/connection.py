@@ -1,0 +1,341 @@
+"""Opens the database for writing or for reading, and says in one line why it cannot."""
+
+import contextlib
+import errno
+import os
+import sqlite3
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from sensor_node.core.errors import DatabaseDamaged, DatabaseUnusable, StorageUnavailable
+from sensor_node.storage.engine import (
+    filesystem,
+    header,
+    home,
+    quarantine,
+    refusal,
+    rollback_journal,
+    shm,
+    write_lock,
+)
+from sensor_node.storage.engine.checkpoint import WAL_CHECKPOINT_BYTES, wal_bytes
+from sensor_node.storage.engine.schema import migrate, schema_version
+from sensor_node.storage.engine.write_lock import LockWatch, WriteLock
+from sensor_node.system.log import LOGGER
+
+# Under the write lock nobody of ours is in the way; this is for a person's sqlite3 shell.
+BUSY_TIMEOUT_MS = 250
+# The WAL-reset bug: https://www.sqlite.org/wal.html#walresetbug. The write lock avoids it.
+WAL_RESET_BUG = ((3, 7, 0), (3, 51, 2))
+# See docs/adr/0005: a quarter of the flash wear at one reading a commit.
+PAGE_SIZE = 1024
+TRY_TO_WRITE = "UPDATE sink SET state = state WHERE 0"
+# Error codes of https://www.sqlite.org/rescode.html, low byte, as reasons to try again later.
+REASONS = {
+    sqlite3.SQLITE_FULL: "disk full",
+    sqlite3.SQLITE_READONLY: "read-only",
+    sqlite3.SQLITE_PERM: "no permission",
+    sqlite3.SQLITE_IOERR: "I/O error",
+    sqlite3.SQLITE_BUSY: "locked by another program",
+    sqlite3.SQLITE_LOCKED: "locked by another program",
+    sqlite3.SQLITE_CANTOPEN: "cannot be opened",
+    sqlite3.SQLITE_CORRUPT: "damaged",
+    sqlite3.SQLITE_NOTADB: "damaged",
+    sqlite3.SQLITE_TOOBIG: "damaged",
+}
+# Of the I/O errors, the file's own fault: it ends too early.
+DAMAGE = (sqlite3.SQLITE_IOERR_SHORT_READ, sqlite3.SQLITE_IOERR_CORRUPTFS)
+# The same for the lock files beside it.
+LOCK_REASONS = refusal.REASONS | {
+    errno.ENOSPC: "disk full",
+    errno.EROFS: "read-only",
+    errno.EACCES: "no permission",
+    errno.EPERM: "no permission",
+    errno.EIO: "I/O error",
+}
+# What a reader gets where it cannot make a -shm file.
+NO_SHM = (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY)
+
+
+Connection = sqlite3.Connection  # for those who only pass one on
+
+
+class Database:
+    """A writing connection and the write lock, of one process and one thread.
+
+    Make it after the fork. `full` gives each commit `synchronous=FULL`: it survives power loss.
+    `replaces`: where the file is damaged it is moved aside, and the next use begins a fresh one.
+    """
+
+    def __init__(self, path: Path, watch: LockWatch, *, full: bool, replaces: bool = False) -> None:
+        text, refused = filesystem.complaint(path)
+        if refused:
+            raise DatabaseUnusable(text)
+        header.insist_on_ours(path)
+        try:
+            self.lock = WriteLock(path, watch)
+        except OSError as error:
+            raise _unopened(path, error) from error
+        self.path = path
+        self._synchronous = "FULL" if full else "NORMAL"
+        self._replaces = replaces
+        self._connection: sqlite3.Connection | None = None
+        self.connects = 0  # how many connections there have been, each perhaps to another file
+        self._file: tuple[int, int] | None = None
+        try:
+            self._connect()
+        except BaseException:
+            self.lock.close()
+            raise
+
+    @property
+    def connection(self) -> sqlite3.Connection:
+        """Connected to the file that bears the name, which may be another one than before.
+
+        Raises StorageUnavailable("replaced") once when it is: whoever is at work must think anew.
+        """
+        if self._connection is None:
+            self._connect()
+        elif self._present() != self._file:
+            self._part()
+            raise StorageUnavailable("replaced", f"{self.path}: is not the file that it was")
+        assert self._connection
+        return self._connection
+
+    @contextlib.contextmanager
+    def guarded(self) -> Iterator[None]:
+        """SQLite's errors as ours; a damaged file is moved aside."""
+        try:
+            with translated(self.path):
+                yield
+        except StorageUnavailable as error:
+            if error.reason == "damaged" and self._replaces:
+                self._move_aside(error)
+            raise
+
+    @contextlib.contextmanager
+    def transaction(self) -> Iterator[sqlite3.Connection]:
+        """One short BEGIN IMMEDIATE under the write lock.
+
+        Raises StorageUnavailable where the database cannot be written; then nothing has changed.
+        """
+        if self._connection is None:
+            self._connect()
+        with self.guarded(), self.lock:
+            connection = self.connection
+            connection.execute("BEGIN IMMEDIATE")
+            try:
+                yield connection
+                connection.execute("COMMIT")
+            except BaseException:
+                if connection.in_transaction:
+                    connection.execute("ROLLBACK")
+                raise
+
+    @contextlib.contextmanager
+    def snapshot(self) -> Iterator[sqlite3.Connection]:
+        """One consistent read, without the write lock."""
+        with self.guarded():
+            connection = self.connection
+            connection.execute("BEGIN")
+            try:
+                yield connection
+            finally:
+                if connection.in_transaction:  # SQLite ends it by itself on an I/O error
+                    connection.execute("ROLLBACK")
+
+    def version(self) -> int:
+        """Changes when another process has committed; asking costs next to nothing."""
+        with self.guarded():
+            (version,) = self.connection.execute("PRAGMA data_version").fetchone()
+            return (self.connects << 32) + int(version)  # each connection counts from the start
+
+    def close(self) -> None:
+        """For good."""
+        if self._connection is not None:
+            self._connection.close()
+        self.lock.close()
+
+    def _connect(self) -> None:
+        """Raises StorageUnavailable or DatabaseUnusable; then nothing is open."""
+        if not self.lock.is_in_place():
+            # What bears the name is perhaps another appliance's, and guarded by another lock.
+            raise StorageUnavailable("replaced", f"{self.path}: its lock files were taken away")
+        try:
+            with self.guarded(), self.lock:
+                self.lock.allow_long()  # a migration
+                home.insist_on(self.path)
+                rollback_journal.move_aside(self.path)
+                self._clear_place()
+                shm.insist_on_room(self.path, PAGE_SIZE)
+                self._connection = sqlite3.connect(
+                    self.path, isolation_level=None, cached_statements=256
+                )
+                self.connects += 1
+                self._file = self._present()
+                self._prepare(self._connection)
+                home.note(self.path)
+        except BaseException:
+            self._part()
+            raise
+
+    def _prepare(self, connection: sqlite3.Connection) -> None:
+        connection.execute(f"PRAGMA busy_timeout = {BUSY_TIMEOUT_MS}")
+        schema_version(connection)  # refuses before the WAL mode changes what is not ours
+        connection.execute(f"PRAGMA page_size = {PAGE_SIZE}")
+        if connection.execute("PRAGMA journal_mode = WAL").fetchone() != ("wal",):
+            raise DatabaseUnusable(f"{self.path}: cannot use a WAL here")
+        connection.execute("PRAGMA wal_autocheckpoint = 0")
+        connection.execute(f"PRAGMA journal_size_limit = {WAL_CHECKPOINT_BYTES}")
+        connection.execute(f"PRAGMA synchronous = {self._synchronous}")
+        connection.execute("PRAGMA mmap_size = 0")
+        connection.execute("PRAGMA temp_store = MEMORY")
+        connection.execute("PRAGMA secure_delete = OFF")
+        migrate(connection)
+        # A file that opens for reading only fails here, where opening is tried again.
+        connection.execute(TRY_TO_WRITE)
+
+    def _clear_place(self) -> None:
+        """What a fresh database must not find; what no database can begin with."""
+        self._file = self._present()
+        size = self.path.stat().st_size if self.path.is_file() else None
+        # SQLite would call it a new file. An empty one is, after a start on a full disk.
+        if size is not None and size < header.BYTES and (size or wal_bytes(self.path)):
+            raise DatabaseDamaged(f"is cut to {size} bytes")
+        if self._file is None and self._replaces:
+            try:
+                kept = quarantine.clear(self.path, time.time())
+            except OSError as error:
+                raise _unopened(self.path, error) from error
+            if kept:
+                LOGGER.error("database_gone %s: its WAL is now %s", self.path, kept)
+
+    def _move_aside(self, damage: StorageUnavailable) -> None:
+        """Raises StorageUnavailable("replaced") if the next use finds another file.
+
+        The connection is closed afterwards: then SQLite leaves the WAL alone.
+        """
+        with contextlib.ExitStack() as files:
+            try:
+                with self.lock:
+                    if self._file is None or quarantine.identity(self.path) != self._file:
+                        return  # another process was faster
+                    if not quarantine.is_time(self.path, time.time()):
+                        return
+                    self.lock.allow_long()
+                    # On leaving, before the files are closed: that drops this process's locks.
+                    withheld = quarantine.withheld(self.path, files)
+                    files.callback(self._part)
+                    moved = None if withheld else quarantine.move(self.path, time.time())
+            except OSError as error:
+                said = f"{damage}; cannot be moved aside: {error.strerror}"
+                raise StorageUnavailable("damaged", said) from damage
+        if withheld:
+            raise StorageUnavailable("I/O error", f"{self.path}: {withheld}") from damage
+        if moved:
+            LOGGER.error(
+                "database_damaged %s; moved to %s, a fresh one begins: sensor-node-ctl salvage %s",
+                *(damage, moved, moved),
+            )
+            raise StorageUnavailable("replaced", f"{self.path}: was damaged") from damage
+
+    def _present(self) -> tuple[int, int] | None:
+        """Which file bears the name now."""
+        try:
+            return quarantine.identity(self.path)
+        except OSError as error:
+            raise _unopened(self.path, error) from error
+
+    def _part(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
+        self._connection = None
+
+
+def open_reader(path: Path) -> sqlite3.Connection:
+    """A read-only connection, for commands.
+
+    Raises DatabaseUnusable or StorageUnavailable; an absent file is `cannot be opened`.
+    """
+    path = filesystem.resolved(path)
+    home.insist_on(path)
+    # It could not play a journal back, nor read as long as there is one.
+    if rollback_journal.lies_beside(path):
+        with write_lock.at_once(path) as free:
+            if free:
+                rollback_journal.move_aside(path)
+    if path.is_file():
+        shm.insist_on_room(path, PAGE_SIZE)
+    with translated(path):
+        try:
+            return _read_only(path, "mode=ro")
+        except sqlite3.OperationalError as error:
+            # A read-only place has no room for -shm. Without a WAL the file itself is all there is.
+            if _code(error) not in NO_SHM or not path.is_file() or wal_bytes(path):
+                raise
+        return _read_only(path, "mode=ro&immutable=1")
+
+
+@contextlib.contextmanager
+def reading(path: Path) -> Iterator[sqlite3.Connection]:
+    """One consistent view of the database, for commands. Raises as open_reader() does."""
+    with contextlib.closing(open_reader(path)) as connection, translated(path):
+        connection.execute("BEGIN")
+        yield connection
+
+
+def _read_only(path: Path, how: str) -> sqlite3.Connection:
+    connection = sqlite3.connect(f"{path.as_uri()}?{how}", uri=True, isolation_level=None)
+    try:
+        connection.execute("PRAGMA busy_timeout = 5000")
+        if schema_version(connection) == 0:
+            raise DatabaseUnusable("is empty; sensor-node-ctl start makes its tables")
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def sqlite_facts() -> dict[str, str | bool]:
+    """Which SQLite this is, and whether it has the bug that the write lock avoids."""
+    first, last = WAL_RESET_BUG
+    affected = first <= sqlite3.sqlite_version_info <= last
+    return {"version": sqlite3.sqlite_version, "wal_reset_bug": affected}
+
+
+def _code(error: sqlite3.Error) -> int:
+    """The low byte of the error's code; but some low bytes say less than there is to say."""
+    code = getattr(error, "sqlite_errorcode", None)
+    if code == sqlite3.SQLITE_IOERR_SHMSIZE:
+        return sqlite3.SQLITE_FULL  # a disk without room for the -shm file is not dying
+    if code in DAMAGE or (code is None and isinstance(error, sqlite3.OperationalError)):
+        return sqlite3.SQLITE_CORRUPT  # without a code: text in the database is not UTF-8
+    return int(code or sqlite3.SQLITE_ERROR) & 0xFF
+
+
+@contextlib.contextmanager
+def translated(path: Path) -> Iterator[None]:
+    """SQLite's errors as ours, with the file's name."""
+    try:
+        yield
+    except sqlite3.DatabaseError as error:
+        code = _code(error)
+        if code == sqlite3.SQLITE_NOTADB and not write_lock.was_made_for(path):
+            raise DatabaseUnusable(f"{path}: {header.NO_DATABASE}") from error
+        if code not in REASONS:
+            raise
+        is_write = getattr(error, "sqlite_errorcode", 0) == sqlite3.SQLITE_IOERR_WRITE
+        reason = (is_write and refusal.of_writing(path)) or REASONS[code]
+        raise StorageUnavailable(reason, f"{path}: {error}") from error
+    except (DatabaseDamaged, UnicodeDecodeError) as error:  # SQLite's own words have damaged text
+        raise StorageUnavailable("damaged", f"{path}: {error}") from error
+    except DatabaseUnusable as error:
+        if str(error).startswith(str(path)):
+            raise
+        raise DatabaseUnusable(f"{path}: {error}") from error
+
+
+def _unopened(path: Path, error: OSError) -> StorageUnavailable:
+    reason = LOCK_REASONS.get(error.errno or 0, "cannot be opened")
+    return StorageUnavailable(reason, f"{path.parent}: {os.strerror(error.errno or 0)}")

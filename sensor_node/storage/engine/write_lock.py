@@ -1,0 +1,131 @@
+"""The one lock that every writer of the database takes: two flocks, used as a turnstile.
+
+Waiting in flock() is not polling, and whoever waits gets its turn: a process that has just
+released the lock must pass the turnstile again behind those already in it. The files carry no
+data, are opened after the fork (an inherited flock excludes nothing) and are never deleted.
+"""
+
+import contextlib
+import fcntl
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Protocol
+
+from sensor_node.system.files import bears_name
+
+FLAGS = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW
+
+
+class LockWatch(Protocol):
+    """Is told where this process stands, so that a supervisor can end a holder that hangs."""
+
+    def waiting(self) -> None: ...
+    def holding(self) -> None: ...
+    def released(self) -> None: ...
+
+
+class Unwatched:
+    """For commands that no supervisor looks after."""
+
+    def waiting(self) -> None:
+        """Nobody is told."""
+
+    def holding(self) -> None:
+        """Nobody is told."""
+
+    def released(self) -> None:
+        """Nobody is told."""
+
+
+class WriteLock:
+    """A context manager; not re-entrant, and of use to one thread only."""
+
+    def __init__(self, database: Path, watch: LockWatch) -> None:
+        self._turnstile = _open(_turnstile_of(database), database)
+        self._file = room_of(database)
+        try:
+            self._room = _open(self._file, database)
+        except OSError:
+            os.close(self._turnstile)
+            raise
+        self._watch = watch
+
+    def __enter__(self) -> None:
+        self._watch.waiting()
+        fcntl.flock(self._turnstile, fcntl.LOCK_EX)
+        try:
+            fcntl.flock(self._room, fcntl.LOCK_EX)
+        finally:
+            fcntl.flock(self._turnstile, fcntl.LOCK_UN)
+        self._watch.holding()
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        fcntl.flock(self._room, fcntl.LOCK_UN)
+        self._watch.released()
+
+    def is_in_place(self) -> bool:
+        """Whether those who come to use the database now find this lock, and no other."""
+        return bears_name(os.fstat(self._room), self._file)
+
+    def allow_long(self) -> None:
+        """What its holder does now may take long and is no hang: to the watch it still waits."""
+        self._watch.waiting()
+
+    def close(self) -> None:
+        """A second call does nothing: the numbers may be other files' by then."""
+        for descriptor in (self._turnstile, self._room):
+            if descriptor >= 0:
+                os.close(descriptor)
+        self._turnstile = self._room = -1
+
+
+@contextlib.contextmanager
+def at_once(database: Path) -> Iterator[bool]:
+    """Whether the lock is there, and ours, without waiting for it."""
+    try:
+        room = os.open(room_of(database), FLAGS)
+    except OSError:
+        yield False
+        return
+    try:
+        fcntl.flock(room, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        is_ours = True
+    except BlockingIOError:
+        is_ours = False
+    try:
+        yield is_ours
+    finally:
+        os.close(room)
+
+
+def was_made_for(database: Path) -> bool:
+    """Whether the place of this database has ever been used by this program."""
+    return _turnstile_of(database).exists()
+
+
+def room_of(database: Path) -> Path:
+    """The file of which the flock is the write lock."""
+    return database.with_name(database.name + ".writer")
+
+
+def _turnstile_of(database: Path) -> Path:
+    return database.with_name(database.name + ".turnstile")
+
+
+def _open(file: Path, database: Path) -> int:
+    try:
+        descriptor = os.open(file, FLAGS | os.O_CREAT | os.O_EXCL, 0o660)
+    except FileExistsError:
+        return os.open(file, FLAGS)
+    if os.geteuid() == 0:
+        # Made by a command of root's: the service needs it too. SQLite does so with its own files.
+        owner = (database if database.exists() else database.parent).stat()
+        os.fchown(descriptor, owner.st_uid, owner.st_gid)
+    return descriptor

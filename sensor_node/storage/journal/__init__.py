@@ -1,0 +1,1 @@
+"""What happened: events, runs, steps of the clock."""

@@ -1,0 +1,1 @@
+"""The readings between capture and delivery: claimed, settled, counted and given up."""

@@ -1,0 +1,324 @@
+"""The batches: tiles that cover the ids from 1 to the highest claimed, without hole or overlap.
+
+Each function is one step inside a transaction of the caller. What lies above the highest tile is
+PENDING; a tile is changed only by its owner (the fence), by a person's requeue, or by retention.
+"""
+
+import sqlite3
+
+from sensor_node.core.model import Claim, Message, Stream
+from sensor_node.core.settlement import DUE_FIRST, BatchRecord, Settlement, SinkRecord
+
+CAPTURED = "SELECT coalesce((SELECT seq FROM sqlite_sequence WHERE name = 'message'), 0)"
+CLAIMED = "SELECT coalesce((SELECT last_id FROM batch ORDER BY first_id DESC LIMIT 1), 0)"
+
+STREAM_OF = """
+SELECT first_id, name, wire_first, node FROM stream
+WHERE first_id <= :id ORDER BY first_id DESC LIMIT 1
+"""
+NEXT_STREAM = "SELECT min(first_id) FROM stream WHERE first_id > :id"
+MAX_ID = 2**63 - 1
+
+INSERT_CLAIM = """
+INSERT INTO batch(first_id, last_id, status, attempts, owner, claimed_at)
+VALUES (:first_id, :last_id, 'SENDING', 1, :owner, :now)
+"""
+INSERT_ASIDE = """
+INSERT INTO batch(first_id, last_id, status, settled_at, next_attempt_at)
+VALUES (:first_id, :last_id, 'FAILED', :now, :now)
+"""
+CLAIM_AGAIN = """
+UPDATE batch
+SET status = 'SENDING', attempts = attempts + 1, owner = :owner, claimed_at = :now
+WHERE first_id = :first_id AND status = 'FAILED'
+RETURNING first_id, last_id, attempts, round
+"""
+# A damaged row counts as missing: JSON has no nan and no infinity, and a sink would refuse it. Only
+# what is finite is 0 less itself. There is no limit to compare with: SQLite on 32-bit ARM reads the
+# greatest float, written in SQL, as infinity.
+READ_MESSAGES = """
+SELECT message.id, message.name, message.value, message.timestamp_us
+FROM batch JOIN message ON message.id BETWEEN batch.first_id AND batch.last_id
+WHERE batch.first_id = :first_id AND batch.last_id = :last_id
+  AND batch.status = 'SENDING' AND batch.owner = :owner AND batch.attempts = :attempt
+  AND typeof(message.value) = 'real' AND message.value - message.value = 0
+  AND typeof(message.timestamp_us) = 'integer' AND typeof(message.name) = 'text'
+ORDER BY message.id
+"""
+# The fence of every settle: still SENDING, still ours, still the same attempt.
+READ_BATCH = """
+SELECT last_id - first_id + 1, failures, answers, failed_epoch, failed_successes,
+       refused_successes, fate_unknown, alone, isolated IS NOT NULL, next_attempt_at,
+       (SELECT successes FROM suspect WHERE name = batch.isolated AND suspect.isolated)
+FROM batch
+WHERE first_id = :first_id AND last_id = :last_id
+  AND status = 'SENDING' AND owner = :owner AND attempts = :attempt
+"""
+SETTLE = """
+UPDATE batch
+SET status = :status, owner = NULL, settled_at = :now, next_attempt_at = :next_attempt_at,
+    turn = :turn, failures = :failures, answers = :answers, failed_epoch = :failed_epoch,
+    failed_successes = :failed_successes, refused_successes = :refused_successes,
+    fate_unknown = :fate_unknown, alone = :alone,
+    isolated = CASE :status WHEN 'FAILED' THEN isolated END, last_error = :last_error
+WHERE first_id = :first_id AND last_id = :last_id
+  AND status = 'SENDING' AND owner = :owner AND attempts = :attempt
+RETURNING 1
+"""
+GIVE_BACK = """
+UPDATE batch
+SET status = 'FAILED', owner = NULL, settled_at = :now, next_attempt_at = :due_at, turn = :turn,
+    failures = failures + (first_id = last_id), unsent = 1, last_error = :last_error
+WHERE first_id = :first_id AND last_id = :last_id
+  AND status = 'SENDING' AND owner = :owner AND attempts = :attempt
+"""
+NEXT_TURN = """
+SELECT 1 + max(
+  coalesce((SELECT max(turn) FROM batch
+            WHERE status = 'FAILED' AND isolated IS NULL AND fate_unknown = 0), 0),
+  coalesce((SELECT max(turn) FROM batch
+            WHERE status = 'FAILED' AND isolated IS NULL AND fate_unknown = 1), 0))
+"""
+NEXT_TURN_APART = """
+SELECT 1 + max(
+  coalesce((SELECT max(turn) FROM batch
+            WHERE status = 'FAILED' AND isolated = tile.isolated AND fate_unknown = 0), 0),
+  coalesce((SELECT max(turn) FROM batch
+            WHERE status = 'FAILED' AND isolated = tile.isolated AND fate_unknown = 1), 0))
+FROM batch AS tile WHERE first_id = :first_id
+"""
+MARK = """
+UPDATE message SET status = :status
+WHERE id BETWEEN :first_id AND :last_id AND status <> :status
+"""
+SHORTEN = (
+    "UPDATE batch SET last_id = :cut WHERE first_id = :first_id AND last_id > :cut RETURNING 1"
+)
+COPY_RIGHT = """
+INSERT INTO batch(first_id, last_id, status, attempts, round, owner, claimed_at, settled_at,
+                  next_attempt_at, turn, failures, answers, failed_epoch, failed_successes,
+                  refused_successes, fate_unknown, alone, unsent, isolated, last_error)
+SELECT :cut + 1, :last_id, status, attempts, round, owner, claimed_at, settled_at,
+       next_attempt_at, turn, failures, answers, failed_epoch, failed_successes,
+       refused_successes, fate_unknown, alone, unsent, isolated, last_error
+FROM batch WHERE first_id = :first_id
+"""
+# Nothing that was halved, or is to be.
+JOINABLE = """
+SELECT last_id, fate_unknown, round FROM batch
+WHERE first_id = :first_id AND status = 'FAILED' AND isolated IS NULL AND failures = 0
+  AND failed_epoch IS NULL AND refused_successes IS NULL AND unsent = 0
+  AND next_attempt_at > :after AND next_attempt_at <= :now
+"""
+DROP = "DELETE FROM batch WHERE first_id > :first_id AND first_id <= :last_id"
+LENGTHEN = "UPDATE batch SET last_id = :last_id, alone = 0 WHERE first_id = :first_id"
+TILE_OF = """
+SELECT first_id, last_id, status FROM batch WHERE first_id <= :id ORDER BY first_id DESC LIMIT 1
+"""
+REQUEUE = """
+UPDATE batch
+SET status = 'FAILED', round = round + 1, next_attempt_at = :now, turn = :turn, failures = 0,
+    answers = 0, failed_epoch = NULL, failed_successes = NULL, refused_successes = NULL,
+    fate_unknown = 0, alone = 0, isolated = NULL
+WHERE first_id = :first_id AND status IN ('DEAD', 'IN_DOUBT', 'SENT')
+"""
+
+
+def captured(connection: sqlite3.Connection) -> int:
+    """The highest id ever given."""
+    return int(connection.execute(CAPTURED).fetchone()[0])
+
+
+def claimed(connection: sqlite3.Connection) -> int:
+    """The highest id that a tile covers."""
+    return int(connection.execute(CLAIMED).fetchone()[0])
+
+
+def stream_of(connection: sqlite3.Connection, message_id: int) -> Stream:
+    return Stream(*connection.execute(STREAM_OF, {"id": message_id}).fetchone())
+
+
+def end_of_stream(connection: sqlite3.Connection, message_id: int) -> int:
+    """The last id of the stream that the message belongs to, as far as is known."""
+    (following,) = connection.execute(NEXT_STREAM, {"id": message_id}).fetchone()
+    return MAX_ID if following is None else following - 1
+
+
+def fresh(connection: sqlite3.Connection, limit: int) -> tuple[int, int] | None:
+    """The oldest PENDING ids, first and last: at most to the end of their stream."""
+    first = claimed(connection) + 1
+    last = min(first + limit - 1, captured(connection), end_of_stream(connection, first))
+    return None if last < first else (first, last)
+
+
+def claim_fresh(
+    connection: sqlite3.Connection, sink: SinkRecord, owner: str, ids: tuple[int, int], now: float
+) -> Claim:
+    """PENDING -> SENDING for what fresh() has found, or the beginning of it: a new tile on top."""
+    first, last = ids
+    row = {"first_id": first, "last_id": last, "owner": owner, "now": now}
+    connection.execute(INSERT_CLAIM, row)
+    stream = stream_of(connection, first)
+    return Claim(first, last, owner, 1, 0, sink.epoch, sink.successes, not sink.up, stream)
+
+
+def claim_again(
+    connection: sqlite3.Connection,
+    sink: SinkRecord,
+    owner: str,
+    tile: tuple[int, int],
+    limit: int,
+    now: float,
+) -> Claim:
+    """FAILED -> SENDING for the first `limit` messages of the tile; others stay as they are."""
+    cut(connection, *tile, tile[0] + limit - 1)
+    row = {"first_id": tile[0], "owner": owner, "now": now}
+    first, last, attempts, round_ = connection.execute(CLAIM_AGAIN, row).fetchone()
+    stream = stream_of(connection, first)
+    return Claim(
+        first, last, owner, attempts, round_, sink.epoch, sink.successes, not sink.up, stream
+    )
+
+
+def put_aside(connection: sqlite3.Connection, first_id: int, last_id: int, now: float) -> None:
+    """PENDING -> FAILED, never tried and due now, for the oldest PENDING ids."""
+    row = {"first_id": first_id, "last_id": last_id, "now": now}
+    connection.execute(INSERT_ASIDE, row)
+    mark(connection, first_id, last_id, "FAILED")
+
+
+def read_messages(connection: sqlite3.Connection, claim: Claim) -> list[Message]:
+    """The messages under the fence: none if the claim is lost."""
+    rows = connection.execute(READ_MESSAGES, _fence(claim)).fetchall()
+    return list(map(Message._make, rows))
+
+
+def read_batch(connection: sqlite3.Connection, claim: Claim) -> BatchRecord | None:
+    """The batch under the fence, or None if the claim is lost."""
+    row = connection.execute(READ_BATCH, _fence(claim)).fetchone()
+    if row is None:
+        return None
+    size, failures, answers, epoch, successes, refused, unknown, alone, isolated, due_at, then = row
+    return BatchRecord(
+        size=size,
+        failures=failures,
+        answers=answers,
+        failed_epoch=epoch,
+        failed_successes=successes,
+        refused_successes=refused,
+        fate_unknown=bool(unknown),
+        alone=bool(alone),
+        isolated=bool(isolated),
+        due_at=due_at,
+        isolated_successes=then,
+    )
+
+
+def settle(
+    connection: sqlite3.Connection, claim: Claim, settled: Settlement, error: str, now: float
+) -> bool:
+    """SENDING -> settled.status, halved if so decided. False if the claim is lost."""
+    batch = settled.batch
+    turn = next_turn(connection, claim.first_id, batch) if settled.status == "FAILED" else 0
+    values = {
+        "status": settled.status,
+        "now": now,
+        "next_attempt_at": settled.next_attempt_at,
+        "turn": turn,
+        "failures": batch.failures,
+        "answers": batch.answers,
+        "failed_epoch": batch.failed_epoch,
+        "failed_successes": batch.failed_successes,
+        "refused_successes": batch.refused_successes,
+        "fate_unknown": int(batch.fate_unknown),
+        "alone": int(batch.alone),
+        "last_error": error or None,
+    }
+    if connection.execute(SETTLE, _fence(claim) | values).fetchone() is None:
+        return False
+    mark(connection, claim.first_id, claim.last_id, settled.status)
+    if settled.halve:
+        cut(connection, claim.first_id, claim.last_id, claim.first_id + claim.size // 2 - 1)
+    return True
+
+
+def next_turn(connection: sqlite3.Connection, first_id: int, batch: BatchRecord) -> int:
+    """Behind all that have failed before, or all that are set apart for the same sensor."""
+    query = NEXT_TURN_APART if batch.isolated else NEXT_TURN
+    return int(connection.execute(query, {"first_id": first_id}).fetchone()[0])
+
+
+def cut(connection: sqlite3.Connection, first_id: int, last_id: int, at: int) -> None:
+    """Make two tiles of one: to `at`, and from the next id on, alike in all else."""
+    row = {"first_id": first_id, "last_id": last_id, "cut": at}
+    if connection.execute(SHORTEN, row).fetchone():
+        connection.execute(COPY_RIGHT, row)
+
+
+def join(
+    connection: sqlite3.Connection, tile: tuple[int, int], most: int, now: float
+) -> tuple[int, int]:
+    """Make one tile of a FAILED one and those behind it, if none of them is known to be at fault.
+
+    Else each message that was a probe would be a request once more.
+    """
+    first, last = tile
+    end = min(first + most - 1, end_of_stream(connection, first))
+    row = {"first_id": first, "after": DUE_FIRST, "now": now}
+    found = alike = connection.execute(JOINABLE, row).fetchone()
+    while found and found[1:] == alike[1:] and found[0] <= end:
+        last = found[0]
+        found = connection.execute(JOINABLE, row | {"first_id": last + 1}).fetchone()
+    if last > tile[1]:
+        connection.execute(DROP, {"first_id": first, "last_id": last})
+        connection.execute(LENGTHEN, {"first_id": first, "last_id": last})
+    return first, last
+
+
+def mark(connection: sqlite3.Connection, first_id: int, last_id: int, status: str) -> None:
+    """The messages' own status, so that a look at the table alone tells the truth."""
+    connection.execute(MARK, {"first_id": first_id, "last_id": last_id, "status": status})
+
+
+def requeue(connection: sqlite3.Connection, message_id: int, last_id: int, now: float) -> int:
+    """DEAD, IN_DOUBT or SENT -> FAILED, due now, for ids from `message_id` on in its tile.
+
+    Returns how many; 0 if its tile is in another status.
+    """
+    tile = connection.execute(TILE_OF, {"id": message_id}).fetchone()
+    if not tile or message_id > tile[1] or tile[2] not in ("DEAD", "IN_DOUBT", "SENT"):
+        return 0
+    first, last = max(tile[0], message_id), min(tile[1], last_id)
+    if tile[0] < first:
+        cut(connection, tile[0], tile[1], first - 1)
+    if last < tile[1]:
+        cut(connection, first, tile[1], last)
+    (turn,) = connection.execute(NEXT_TURN).fetchone()
+    connection.execute(REQUEUE, {"first_id": first, "now": now, "turn": turn})
+    mark(connection, first, last, "FAILED")
+    return int(last - first + 1)
+
+
+def halve(
+    connection: sqlite3.Connection, claim: Claim, error: str, due_at: float, now: float
+) -> bool:
+    """SENDING -> two FAILED halves, or one FAILED message, of a batch that was not sent."""
+    batch = read_batch(connection, claim)
+    if batch is None:
+        return False
+    turn = next_turn(connection, claim.first_id, batch)
+    values = {"now": now, "due_at": due_at, "turn": turn, "last_error": error or None}
+    connection.execute(GIVE_BACK, _fence(claim) | values)
+    mark(connection, claim.first_id, claim.last_id, "FAILED")
+    if claim.size > 1:
+        cut(connection, claim.first_id, claim.last_id, claim.first_id + claim.size // 2 - 1)
+    return True
+
+
+def _fence(claim: Claim) -> dict[str, object]:
+    return {
+        "first_id": claim.first_id,
+        "last_id": claim.last_id,
+        "owner": claim.owner,
+        "attempt": claim.attempt,
+    }

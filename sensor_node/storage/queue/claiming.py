@@ -1,0 +1,267 @@
+"""A sender's turn at the queue: settle the batch in hand, claim the next."""
+
+import sqlite3
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from sensor_node.core.model import Claim, Outcome
+from sensor_node.core.settlement import Probe, Rules, SinkRecord, settlement
+from sensor_node.storage.journal import events
+from sensor_node.storage.queue import batch_ranges, due, rate_limit, retention, sink_row, suspects
+from sensor_node.storage.queue.rate_limit import ClaimPolicy, may_send, paid
+
+# Of isolated sensors' readings, set apart in one transaction; and of as many neighbours at a time.
+MOST_RUNS = 1000
+MOST_MESSAGES = 5000
+# So many times as many are looked through for a probe of its kind.
+MOST_WINDOWS = 10
+SURPLUS = "the sink sends more than it is asked for: from now on a connection a request"
+
+
+@dataclass(frozen=True, slots=True)
+class Backlog:
+    """What a sender must know to decide whether to claim.
+
+    `left_over`: batches are due that have failed for the sink's sake, or were halved.
+    """
+
+    pending: int
+    oldest_pending_us: int | None
+    left_over: bool
+    next_send_at: float
+    sink: SinkRecord
+
+
+def backlog(connection: sqlite3.Connection, now: float) -> Backlog:
+    first = batch_ranges.claimed(connection) + 1
+    pending = batch_ranges.captured(connection) - first + 1
+    oldest = retention.captured_at_us(connection, first) if pending else None
+    sink = sink_row.read(connection)
+    left_over = due.find_left_over(connection, now, skip_unknown=False)
+    next_send_at = rate_limit.next_send_at(connection)
+    return Backlog(pending, oldest, left_over is not None, next_send_at, sink)
+
+
+def claim_fresh(
+    connection: sqlite3.Connection,
+    sink: SinkRecord,
+    owner: str,
+    policy: ClaimPolicy,
+    now: float,
+    limit: int,
+) -> Claim | None:
+    """PENDING -> SENDING, while the sink is UP and the rate limit allows it."""
+    if not sink.up or not may_send(connection, policy, now):
+        return None
+    claim = _fresh(connection, sink, owner, policy.limit(limit), now)
+    return paid(connection, policy, now, claim)
+
+
+def claim_probe(
+    connection: sqlite3.Connection, owner: str, policy: ClaimPolicy, now: float, limit: int
+) -> Claim | None:
+    """PENDING or FAILED -> SENDING, of the probe's kind, while the sink is DOWN and it is due.
+
+    A lone message is the least recently tried; a fresh one counts as never tried. What is at fault
+    by itself keeps no sink DOWN that is well, as the next probe is another. A batch is what is due
+    first.
+    """
+    sink = sink_row.read(connection)
+    if not sink.probe_due(now, policy.longest):
+        return None
+    skip = policy.at_most_once
+    if sink.probe is Probe.BATCH:
+        claim = _due(connection, sink, owner, policy, now, limit)
+        claim = claim or _fresh(connection, sink, owner, policy.limit(limit), now)
+    else:
+        claim = _lone(connection, sink, owner, policy, now)
+    if claim is None and sink.isolated:
+        # Nothing else is left to ask with.
+        tile = suspects.find_any(connection, now, policy.longest, skip_unknown=skip)
+        claim = batch_ranges.claim_again(connection, sink, owner, tile, 1, now) if tile else None
+    return paid(connection, policy, now, claim)
+
+
+def claim_due(
+    connection: sqlite3.Connection, owner: str, policy: ClaimPolicy, now: float, limit: int
+) -> Claim | None:
+    """FAILED -> SENDING for what is due first, or one message of an isolated sensor."""
+    sink = sink_row.read(connection)
+    if not sink.up or not may_send(connection, policy, now):
+        return None
+    skip, longest = policy.at_most_once, policy.longest
+    if sink.isolated and (tile := suspects.find_due(connection, now, longest, skip_unknown=skip)):
+        probe = batch_ranges.claim_again(connection, sink, owner, tile, 1, now)
+        return paid(connection, policy, now, probe)
+    return paid(connection, policy, now, _due(connection, sink, owner, policy, now, limit))
+
+
+def claim_left_over(
+    connection: sqlite3.Connection, owner: str, policy: ClaimPolicy, now: float, limit: int
+) -> Claim | None:
+    """FAILED -> SENDING for what is due first of what has not failed for its own sake."""
+    sink = sink_row.read(connection)
+    if not sink.up or not may_send(connection, policy, now):
+        return None
+    skip = policy.at_most_once
+    claim = _again(
+        connection,
+        sink,
+        owner,
+        policy.limit(limit),
+        now,
+        lambda: due.find_left_over(connection, now, skip_unknown=skip),
+    )
+    return paid(connection, policy, now, claim)
+
+
+def _due(
+    connection: sqlite3.Connection,
+    sink: SinkRecord,
+    owner: str,
+    policy: ClaimPolicy,
+    now: float,
+    limit: int,
+) -> Claim | None:
+    """FAILED -> SENDING for what is due first."""
+    skip, longest = policy.at_most_once, policy.longest
+    return _again(
+        connection,
+        sink,
+        owner,
+        policy.limit(limit),
+        now,
+        lambda: due.find_due(connection, now, longest, skip_unknown=skip),
+    )
+
+
+def _lone(
+    connection: sqlite3.Connection, sink: SinkRecord, owner: str, policy: ClaimPolicy, now: float
+) -> Claim | None:
+    """PENDING or FAILED -> SENDING for one message."""
+    skip = policy.at_most_once
+    return (
+        (_of_kind(connection, sink, owner, now) if sink.probe is not Probe.LONE else None)
+        or _fresh(connection, sink, owner, 1, now)
+        or _again(
+            connection,
+            sink,
+            owner,
+            1,
+            now,
+            lambda: due.find_least_recently_tried(connection, skip_unknown=skip),
+        )
+    )
+
+
+def _of_kind(
+    connection: sqlite3.Connection, sink: SinkRecord, owner: str, now: float
+) -> Claim | None:
+    """PENDING -> SENDING for the first of the probe's kind; those before it wait, FAILED."""
+    for _ in range(MOST_WINDOWS):
+        ids = batch_ranges.fresh(connection, MOST_MESSAGES)
+        if ids is None:
+            return None
+        first = suspects.first_of_kind(connection, *ids, sink.probe)
+        if first is None and ids[1] - ids[0] + 1 < MOST_MESSAGES:
+            return None
+        if first != ids[0]:
+            batch_ranges.put_aside(connection, ids[0], first - 1 if first else ids[1], now)
+        if first is not None:
+            return batch_ranges.claim_fresh(connection, sink, owner, (first, first), now)
+    return None
+
+
+def _fresh(
+    connection: sqlite3.Connection, sink: SinkRecord, owner: str, limit: int, now: float
+) -> Claim | None:
+    """PENDING -> SENDING; what there is of isolated sensors on the way is set apart."""
+    apart = 0
+    for _ in range(MOST_RUNS):
+        ids = batch_ranges.fresh(connection, max(limit, MOST_MESSAGES) if sink.isolated else limit)
+        if ids is None or apart >= MOST_MESSAGES:
+            return None
+        run = suspects.first_run(connection, *ids) if sink.isolated else None
+        if run is None or run.first > ids[0]:
+            last = min(run.first - 1 if run else ids[1], ids[0] + limit - 1)
+            return batch_ranges.claim_fresh(connection, sink, owner, (ids[0], last), now)
+        suspects.put_apart(connection, run, now)
+        apart += run.last - run.first + 1
+    return None
+
+
+def _again(
+    connection: sqlite3.Connection,
+    sink: SinkRecord,
+    owner: str,
+    limit: int,
+    now: float,
+    find: Callable[[], tuple[int, int] | None],
+) -> Claim | None:
+    """FAILED -> SENDING for a tile; what there is of isolated sensors on the way is set apart."""
+    for _ in range(MOST_RUNS):
+        tile = find()
+        if tile is None:
+            return None
+        if limit > 1 and not sink.isolated:
+            tile = batch_ranges.join(connection, tile, limit, now)
+        run = suspects.first_run(connection, *tile) if sink.isolated else None
+        if run is None or run.first > tile[0]:
+            most = min(limit, run.first - tile[0]) if run else limit
+            return batch_ranges.claim_again(connection, sink, owner, tile, most, now)
+        suspects.set_apart(connection, tile, run)
+    return None
+
+
+def settle(
+    connection: sqlite3.Connection, claim: Claim, outcome: Outcome, rules: Rules, now: float
+) -> bool:
+    """SENDING -> what settlement() decides, and the sink's state with it; False: a lost claim."""
+    batch = batch_ranges.read_batch(connection, claim)
+    if batch is None:
+        return False
+    sink = sink_row.read(connection)
+    decided = settlement(batch, sink, claim, outcome, rules, now)
+    batch_ranges.settle(connection, claim, decided, outcome.detail, now)
+    suspects.heed(connection, claim, batch, decided.batch, sink, outcome, rules, now)
+    if outcome.surplus:
+        events.record(connection, now, "surplus answer", SURPLUS)
+    if decided.sink.throttled and not sink.throttled:
+        suspects.clear(connection)
+    if decided.sink != sink:
+        sink_row.write(connection, decided.sink)
+        sink_row.note(connection, sink, decided.sink, now)
+    return True
+
+
+def halve(
+    connection: sqlite3.Connection, claim: Claim, error: str, due_at: float, now: float
+) -> bool:
+    """SENDING -> FAILED for what was not sent; the sink or sensor it was to probe waits as long."""
+    held = batch_ranges.halve(connection, claim, error, due_at, now)
+    if held:
+        suspects.put_off(connection, claim, due_at)
+        if claim.probe:
+            sink_row.put_off(connection, due_at)
+    return held
+
+
+def settle_and_claim(
+    connection: sqlite3.Connection,
+    claim: Claim,
+    outcome: Outcome,
+    rules: Rules,
+    policy: ClaimPolicy,
+    now: float,
+    limit: int,
+) -> tuple[bool, Claim | None]:
+    """Both, but claim only what is whole, and nothing while something is left over."""
+    if not settle(connection, claim, outcome, rules, now):
+        return False, None
+    pending = batch_ranges.captured(connection) - batch_ranges.claimed(connection)
+    if pending < policy.limit(limit):
+        return True, None
+    if due.find_left_over(connection, now, skip_unknown=policy.at_most_once):
+        return True, None
+    sink = sink_row.read(connection)  # what was settled has changed it
+    return True, claim_fresh(connection, sink, claim.owner, policy, now, limit)

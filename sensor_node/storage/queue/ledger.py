@@ -1,0 +1,92 @@
+"""The counts, at the same cost for a thousand and a hundred million rows; and their audit."""
+
+import sqlite3
+from collections.abc import Iterable, Iterator
+
+from sensor_node.core.errors import DatabaseDamaged
+from sensor_node.core.model import Counts, Dropped
+from sensor_node.storage.journal import events
+from sensor_node.storage.queue import batch_ranges
+
+STATUSES = ("SENDING", "FAILED", "SENT", "DEAD", "IN_DOUBT", "PURGED", "EVICTED")
+TALLY = "SELECT status, n FROM tally"
+DROPPED = "SELECT coalesce(sum(n), 0) FROM dropped"
+COUNT_DROPPED = """
+INSERT INTO dropped(reason, n) VALUES (:reason, :n)
+ON CONFLICT(reason) DO UPDATE SET n = n + :n
+"""
+
+AUDIT_TILES = """
+SELECT first_id, last_id, status,
+       (SELECT count(*) FROM message WHERE id BETWEEN first_id AND last_id),
+       (SELECT count(*) FROM message WHERE id BETWEEN first_id AND last_id
+          AND (status = batch.status
+               OR batch.status = 'SENDING' AND message.status IN ('PENDING', 'FAILED')))
+FROM batch ORDER BY first_id
+"""
+AUDIT_PENDING = """
+SELECT count(*), coalesce(sum(status = 'PENDING'), 0), coalesce(max(id), 0)
+FROM message WHERE id > :claimed
+"""
+INTEGRITY = "PRAGMA integrity_check(5)"
+
+
+def counts(connection: sqlite3.Connection) -> Counts:
+    tally = dict.fromkeys(STATUSES, 0) | dict(connection.execute(TALLY).fetchall())
+    captured = batch_ranges.captured(connection)
+    return Counts(
+        captured=captured,
+        pending=captured - batch_ranges.claimed(connection),
+        in_flight=tally["SENDING"],
+        failed=tally["FAILED"],
+        sent=tally["SENT"] + tally["PURGED"],
+        dead=tally["DEAD"],
+        in_doubt=tally["IN_DOUBT"],
+        evicted=tally["EVICTED"],
+        dropped=connection.execute(DROPPED).fetchone()[0],
+        purged=tally["PURGED"],
+    )
+
+
+def sound_counts(connection: sqlite3.Connection) -> Counts:
+    """The same for those who write. Raises DatabaseDamaged where it does not add up."""
+    found = counts(connection)
+    if not found.add_up:
+        raise DatabaseDamaged(f"the ledger does not add up: {found}")
+    return found
+
+
+def count_dropped(connection: sqlite3.Connection, dropped: Iterable[Dropped], now: float) -> None:
+    """What was never stored, each with its range in the history."""
+    for drop in dropped:
+        connection.execute(COUNT_DROPPED, {"reason": drop.reason, "n": drop.count})
+        span = {"n": drop.count, "first": drop.first_us, "last": drop.last_us}
+        events.record(connection, now, "dropped", drop.reason, **span)
+
+
+def audit(connection: sqlite3.Connection) -> Iterator[str]:
+    """Every way in which the rows and the ledger disagree, a line each; none if P3 holds.
+
+    Recounts rows; the caller holds one read transaction around it.
+    """
+    for (line,) in connection.execute(INTEGRITY):
+        if line != "ok":
+            yield f"database file: {line}"
+    recount: dict[str, int] = {}
+    expected_first = 1
+    for first, last, status, rows, alike in connection.execute(AUDIT_TILES):
+        if first != expected_first:
+            yield f"tile {first}-{last}: should begin at {expected_first}"
+        length = last - first + 1
+        if (rows, alike) != ((0, 0) if status in ("PURGED", "EVICTED") else (length, length)):
+            yield f"tile {first}-{last}: {status}, but has {rows} rows, {alike} with that status"
+        recount[status] = recount.get(status, 0) + length
+        expected_first = last + 1
+    claimed, captured = expected_first - 1, batch_ranges.captured(connection)
+    row = connection.execute(AUDIT_PENDING, {"claimed": claimed}).fetchone()
+    pending = captured - claimed
+    if row != (pending, pending, captured if pending else 0):
+        yield f"ids {claimed + 1}-{captured}: want {pending} PENDING rows, has {row[1]} of {row[0]}"
+    for status, n in connection.execute(TALLY):
+        if n != recount.get(status, 0):
+            yield f"tally {status}: says {n}, the tiles say {recount.get(status, 0)}"

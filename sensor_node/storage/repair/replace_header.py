@@ -1,0 +1,38 @@
+"""Gives a copy of a database whose first page is damaged the first page of a new one.
+
+Without its first page SQLite finds nothing in a file. In databases that the same steps made, it
+differs only in the size of the file and in the list of free pages.
+"""
+
+import shutil
+from pathlib import Path
+
+from sensor_node.storage.engine.connection import PAGE_SIZE, Database
+from sensor_node.storage.engine.write_lock import Unwatched
+
+# Stands on one of the next pages, in every database of ours and hardly in another file.
+MARK = b"CREATE TABLE message("
+MARK_WITHIN = 64 * PAGE_SIZE
+# Of https://www.sqlite.org/fileformat2.html#the_database_header.
+PAGES = slice(28, 32)
+
+
+def is_ours(path: Path) -> bool:
+    """Whether the file, or what is left of it, is a Sensor Node database."""
+    with path.open("rb") as file:
+        return MARK in file.read(MARK_WITHIN)
+
+
+def mended_copy(path: Path, directory: Path) -> Path:
+    """A copy with its WAL, in the directory. Raises OSError where there is no room for it."""
+    copy = directory / path.name
+    for suffix in ("", "-wal"):
+        if (source := path.with_name(path.name + suffix)).exists():
+            shutil.copyfile(source, directory / (path.name + suffix))
+    fresh = directory / "fresh.db"
+    Database(fresh, Unwatched(), full=False).close()
+    page = bytearray(fresh.read_bytes()[:PAGE_SIZE])
+    page[PAGES] = (copy.stat().st_size // PAGE_SIZE).to_bytes(4)
+    with copy.open("r+b") as file:
+        file.write(page)
+    return copy

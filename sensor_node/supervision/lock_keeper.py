@@ -1,0 +1,126 @@
+"""What others find a running appliance by: its lock and its pid file, which anybody may delete."""
+
+import contextlib
+import enum
+import os
+from pathlib import Path
+
+from sensor_node.config.loader import Config
+from sensor_node.core.errors import SensorNodeError
+from sensor_node.supervision.file_lock import FileLock, holder
+from sensor_node.supervision.pidfile import ApplianceLock, pid_file, write_pid_file
+from sensor_node.system import proc
+from sensor_node.system.log import LOGGER
+
+
+class Kept(enum.Enum):
+    """What became of the appliance's files since the last look."""
+
+    AS_IT_WAS = "all is there"
+    PID_FILE_MADE_ANEW = "the pid file was gone, or empty"
+    LOCK_MADE_ANEW = "the lock was gone; the children have one that nobody else can see"
+    TAKEN = "another appliance has taken the place"
+
+
+class Presence:
+    """The appliance's lock, which children inherit, that of the database, and the pid file."""
+
+    def __init__(self, config: Config) -> None:
+        self._lock = ApplianceLock(config)
+        self._file = FileLock(config.storage.path)
+        self._pid_file = -1
+
+    def take(self) -> bool:
+        """Whether the place is ours now, and the database, if there is one; does not wait."""
+        return self._lock.take() and self._file.keep()
+
+    def be_found(self, config: Config) -> None:
+        """Write the pid file. Raises SensorNodeError where that cannot be."""
+        self._forget_pid_file()  # its lock would be in the way of the new one
+        self._pid_file = write_pid_file(config)
+
+    def _forget_pid_file(self) -> None:
+        if self._pid_file >= 0:
+            os.close(self._pid_file)
+        self._pid_file = -1
+
+    def holder(self, config: Config) -> int | None:
+        """The living supervisor of another appliance that has the place, or the database."""
+        return next(filter(None, map(holder, self._files(config))), None)
+
+    def sharers(self, config: Config) -> list[int]:
+        """The other processes that have the lock or the database open, and can be seen."""
+        found = {pid for file in self._files(config) for pid in proc.with_open(file)}
+        return sorted(found - {os.getpid()})
+
+    def _files(self, config: Config) -> list[os.stat_result]:
+        files = [os.fstat(self._lock.fd)]
+        with contextlib.suppress(OSError):
+            files.append(config.storage.path.stat())
+        return files
+
+    @property
+    def lock_fd(self) -> int:
+        """The lock's descriptor as of now."""
+        return self._lock.fd
+
+    @property
+    def is_in_place(self) -> bool:
+        """Whether nobody else can have taken the place."""
+        return self._lock.is_in_place()
+
+    def close(self) -> None:
+        """Let go of the place."""
+        self._lock.close()
+        self._file.close()
+        self._forget_pid_file()
+
+    def keep(self, config: Config) -> Kept:
+        """Put back what is gone.
+
+        TAKEN: from a directory that was moved away nothing may go into the one that came after it.
+        Until somebody takes its place, it may come back.
+        """
+        kept = self._keep_place(config)
+        if kept is not Kept.TAKEN and self.is_in_place and not self._file.keep():
+            path, pid = config.storage.path, self.holder(config)
+            LOGGER.error("place_taken %s: pid %s has the file; this one ends", path, pid)
+            return Kept.TAKEN
+        return kept
+
+    def _keep_place(self, config: Config) -> Kept:
+        if self._lock.is_in_place():
+            return self._keep_pid_file(config)
+        at_home = self._lock.is_at_home()
+        if not at_home and _size(self._lock.file) is None:
+            return Kept.AS_IT_WAS
+        try:
+            lock = ApplianceLock(config)
+        except SensorNodeError:
+            return Kept.AS_IT_WAS
+        if not lock.take():
+            lock.close()
+            LOGGER.error("place_taken %s: another appliance has it; this one ends", lock.file)
+            return Kept.TAKEN
+        if not at_home:
+            lock.close()
+            return Kept.AS_IT_WAS
+        LOGGER.warning("lock_gone %s: made anew", lock.file)
+        self._lock.close()
+        self._lock = lock
+        return Kept.LOCK_MADE_ANEW
+
+    def _keep_pid_file(self, config: Config) -> Kept:
+        if not _size(pid_file(config.runtime_directory)):
+            with contextlib.suppress(SensorNodeError):  # no directory, or no room
+                self.be_found(config)
+                return Kept.PID_FILE_MADE_ANEW
+        return Kept.AS_IT_WAS
+
+
+def _size(file: Path) -> int | None:
+    """None where there is none, or nobody may know."""
+    try:
+        return file.stat().st_size
+    except OSError:
+        return None

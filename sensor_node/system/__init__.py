@@ -1,0 +1,1 @@
+"""This machine: files, processes, locks, the log, and text that others wrote."""
