@@ -22,7 +22,7 @@ WITH RECURSIVE number(n) AS (SELECT 0 UNION ALL SELECT n + 1 FROM number WHERE n
 INSERT INTO message(status, name, value, timestamp_us)
 SELECT 'SENT', 'bench', 15.0 + (n % 9973) / 997.3, 1000000 * (:first_at + n) FROM number
 """
-SENT_TILES = """
+SENT_RANGES = """
 INSERT INTO batch(first_id, last_id, status, attempts, claimed_at, settled_at)
 SELECT id, id, 'SENT', 1, timestamp_us / 1e6, timestamp_us / 1e6 FROM message
 WHERE id > coalesce((SELECT last_id FROM batch ORDER BY first_id DESC LIMIT 1), 0) ORDER BY id
@@ -57,7 +57,7 @@ def fill_sent(database: Path, count: int) -> None:
             row = {"count": min(CHUNK, count - done), "first_at": first_at + done}
             connection.execute("BEGIN IMMEDIATE")
             connection.execute(SENT_MESSAGES, row)
-            connection.execute(SENT_TILES)
+            connection.execute(SENT_RANGES)
             connection.execute("COMMIT")
             connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
 

@@ -126,41 +126,43 @@ def judge(database: Path, sink: Path, *, earlier: frozenset[str] = frozenset()) 
     """
     verdict = Verdict()
     with _reading(database) as node, _reading(sink) as store:
-        tiles = _check_ledger(node, verdict)
+        batch_ranges = _check_ledger(node, verdict)
         _check_events(node, verdict)
-        _compare(node, store, tiles, verdict, earlier)
+        _compare(node, store, batch_ranges, verdict, earlier)
     return verdict
 
 
 def _check_ledger(node: sqlite3.Connection, verdict: Verdict) -> list[Tile]:
-    """Tiles lie side by side from 1 on, and every count is what the rows say."""
+    """Batch ranges lie side by side from 1 on, and every count is what the rows say."""
     wrong = verdict.wrong
     wrong += [f"integrity: {row[0]}" for row in node.execute("PRAGMA integrity_check(9)")]
     if wrong == ["integrity: ok"]:
         wrong.clear()
     (verdict.captured,) = node.execute(CAPTURED).fetchone()
     (verdict.dropped,) = node.execute("SELECT coalesce(sum(n), 0) FROM dropped").fetchone()
-    tiles = [Tile(*row) for row in node.execute("SELECT first_id, last_id, status FROM batch")]
-    tiles.sort()
+    batch_ranges = [
+        Tile(*row) for row in node.execute("SELECT first_id, last_id, status FROM batch")
+    ]
+    batch_ranges.sort()
     end = 0
     lengths: Counter[str] = Counter()
-    for tile in tiles:
-        if tile.first != end + 1:
-            wrong.append(f"{tile} does not begin at {end + 1}")
-        lengths[tile.status] += tile.last - tile.first + 1
-        end = tile.last
+    for batch_range in batch_ranges:
+        if batch_range.first != end + 1:
+            wrong.append(f"{batch_range} does not begin at {end + 1}")
+        lengths[batch_range.status] += batch_range.last - batch_range.first + 1
+        end = batch_range.last
     tally = {status: n for status, n in node.execute("SELECT status, n FROM tally") if n}
     if tally != lengths:
-        wrong.append(f"tallies say {tally}, tiles {dict(lengths)}")
+        wrong.append(f"tallies say {tally}, batch ranges {dict(lengths)}")
     if verdict.captured > end:
-        tiles.append(Tile(end + 1, verdict.captured, "PENDING"))
+        batch_ranges.append(Tile(end + 1, verdict.captured, "PENDING"))
         lengths["PENDING"] += verdict.captured - end
     if sum(lengths.values()) != verdict.captured:
         wrong.append(f"{dict(lengths)} are not the {verdict.captured} captured")
     verdict.undelivered = sum(lengths[status] for status in UNDELIVERED)
     verdict.dead, verdict.in_doubt = lengths["DEAD"], lengths["IN_DOUBT"]
     verdict.evicted = lengths["EVICTED"]
-    return tiles
+    return batch_ranges
 
 
 def _check_events(node: sqlite3.Connection, verdict: Verdict) -> None:
@@ -174,7 +176,7 @@ def _check_events(node: sqlite3.Connection, verdict: Verdict) -> None:
 def _compare(
     node: sqlite3.Connection,
     store: sqlite3.Connection,
-    tiles: list[Tile],
+    batch_ranges: list[Tile],
     verdict: Verdict,
     earlier: frozenset[str],
 ) -> None:
@@ -186,23 +188,23 @@ def _compare(
     verdict.stored_twice = {wire for wire, one in stored.items() if one.copies > 1}
     forgotten = _forgotten(stored, streams, earlier)
     known: set[str] = set()
-    for tile in tiles:
-        for number in range(tile.first, tile.last + 1):
+    for batch_range in batch_ranges:
+        for number in range(batch_range.first, batch_range.last + 1):
             place = bisect.bisect_right(streams, number, key=lambda one: one[0]) - 1
             stream = streams[place] if place >= 0 else UNKNOWN
-            if tile.status in GONE:
+            if batch_range.status in GONE:
                 stream = forgotten.get(number, stream)
             wire = f"{stream.name}-{number - stream.first_id + stream.wire_first}"
             if wire in known:
                 verdict.wrong.append(f"{wire}: two readings have this id")
             known.add(wire)
             one, row = stored.get(wire), rows.pop(number, None)
-            if tile.status in ("SENT", "PURGED") and one is None:
+            if batch_range.status in ("SENT", "PURGED") and one is None:
                 verdict.lost.add(wire)
-            if tile.status == "DEAD" and not _died_justly(wire, store):
+            if batch_range.status == "DEAD" and not _died_justly(wire, store):
                 verdict.dead_unjustly.add(wire)
-            if fault := _fault(tile.status, row, one, stream.node):
-                verdict.wrong.append(f"{wire}, id {number}, {tile.status}: {fault}")
+            if fault := _fault(batch_range.status, row, one, stream.node):
+                verdict.wrong.append(f"{wire}, id {number}, {batch_range.status}: {fault}")
     verdict.lost |= verdict.dead_unjustly - stored.keys()
     verdict.wrong += [f"row {number} is above all that was captured" for number in rows]
     foreign = {wire for wire in stored.keys() - known if wire.rpartition("-")[0] not in earlier}

@@ -76,7 +76,7 @@ def parse_statuses(text: str) -> frozenset[int]:
     return frozenset(statuses)
 
 
-def parse_successes(text: str) -> frozenset[int]:
+def parse_success_statuses(text: str) -> frozenset[int]:
     """At least one: without, nothing would ever be delivered."""
     statuses = parse_statuses(text)
     if not statuses:
@@ -174,7 +174,7 @@ NAME = Kind(parse_name, f"printable text of at most {MAX_NAME_BYTES} bytes")
 FLOAT = Kind(_finite, "a number")
 SEED = Kind(_optional_number, "a whole number, or nothing")
 RATE = Kind(parse_rate, "readings a second such as 1 or 2.5, or 6/min, 4/h; at most 1000000")
-SUCCESSES = Kind(parse_successes, "HTTP statuses from 200 to 599 such as 200-299, 409")
+SUCCESSES = Kind(parse_success_statuses, "HTTP statuses from 200 to 599 such as 200-299, 409")
 STATUSES = Kind(parse_statuses, "HTTP statuses from 200 to 599 such as 400, 413, or nothing")
 
 # fmt: off

@@ -5,7 +5,7 @@ import sys
 
 from sensor_node.config.loader import Config
 from sensor_node.control import access, exits, privileges, problems, systemctl
-from sensor_node.control.times import several
+from sensor_node.control.times import counted
 from sensor_node.system.text import visible
 
 NOT_TRIED = "what the service must open is tried by root, or by its own user"
@@ -23,7 +23,7 @@ def check(config: Config, *, with_values: bool) -> int:
     for fault in faults:
         print(f"sensor-node-ctl: {visible(fault)}", file=sys.stderr)
     if not faults:
-        print(f"{config.file}: good, {several(len(config.sensors), 'sensor')}")
+        print(f"{config.file}: good, {counted(len(config.sensors), 'sensor')}")
     for note in problems.notes(config) + ([] if is_service else [NOT_TRIED]):
         print(f"note: {visible(note)}")
     return exits.FAILED if faults else exits.OK

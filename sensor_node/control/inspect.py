@@ -7,10 +7,10 @@ from dataclasses import asdict
 
 from sensor_node.config.loader import Config
 from sensor_node.control import exits
-from sensor_node.control.times import local, several, span, utc, utc_us
+from sensor_node.control.times import counted, local, span, utc, utc_us
 from sensor_node.core.errors import SensorNodeError
 from sensor_node.core.model import MessageStatus
-from sensor_node.storage.engine.connection import Connection, reading
+from sensor_node.storage.engine.connection import Connection, read_transaction
 from sensor_node.storage.journal import events
 from sensor_node.storage.journal.events import EventRow
 from sensor_node.storage.queue import ledger, lookup, streams
@@ -19,18 +19,18 @@ from sensor_node.system.text import visible
 
 
 @contextlib.contextmanager
-def snapshot(config: Config) -> Iterator[Connection]:
+def open_for_reading(config: Config) -> Iterator[Connection]:
     """One consistent view of the database, read-only."""
     path = config.storage.path
     if not path.exists():
         raise SensorNodeError(f"{path}: there is no database yet; sensor-node-ctl start makes it")
-    with reading(path) as connection:
+    with read_transaction(path) as connection:
         yield connection
 
 
 def messages(config: Config, status: str | None, since: float, limit: int, *, as_json: bool) -> int:
     """The newest messages; `since` in wall seconds."""
-    with snapshot(config) as connection:
+    with open_for_reading(config) as connection:
         wanted = MessageStatus(status) if status else None
         rows = lookup.messages(connection, wanted, int(since * 1e6), limit)
     if as_json:
@@ -48,7 +48,7 @@ def messages(config: Config, status: str | None, since: float, limit: int, *, as
 
 def show(config: Config, text: str, *, as_json: bool) -> int:
     """One message by its id on the wire, or by its local number."""
-    with snapshot(config) as connection:
+    with open_for_reading(config) as connection:
         message_id = streams.local_id(connection, text)
         row = lookup.message(connection, message_id) if message_id else None
         if row is None:
@@ -81,7 +81,7 @@ def _why_absent(connection: Connection, text: str, message_id: int | None) -> st
 
 def history(config: Config, since: float, *, as_json: bool) -> int:
     """Events, oldest first; `since` in wall seconds."""
-    with snapshot(config) as connection:
+    with open_for_reading(config) as connection:
         rows = events.since(connection, since)
     if as_json:
         print(json.dumps([_event_json(row) for row in rows], indent=1))
@@ -96,7 +96,7 @@ def history(config: Config, since: float, *, as_json: bool) -> int:
 def audit(config: Config) -> int:
     """P3, by recounting rows in one snapshot."""
     wrong = 0
-    with snapshot(config) as connection:
+    with open_for_reading(config) as connection:
         for line in ledger.audit(connection):
             print(visible(line))
             wrong += 1
@@ -135,7 +135,7 @@ def _event_text(row: EventRow) -> str:
     """Dropped ranges are times, others are ids. Events that went on had others between them."""
     parts = [row.detail] if row.detail else []
     if row.kind in ("dropped", "evicted", "requeued", "reclaimed", "salvaged"):
-        parts.append(several(row.n, "reading"))
+        parts.append(counted(row.n, "reading"))
     elif row.n > 1:
         parts.append(f"{row.n} times within {span(row.until - row.at)}")
         # Of those that differ, the detail is the last one's.

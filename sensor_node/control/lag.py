@@ -3,7 +3,7 @@
 from typing import Any
 
 from sensor_node.config.loader import SinkConfig
-from sensor_node.control.times import several
+from sensor_node.control.times import counted
 from sensor_node.core.clock import Moment
 from sensor_node.core.settlement import SinkRecord
 from sensor_node.storage.queue.lookup import Requests
@@ -56,7 +56,7 @@ def complaint(lag: dict[str, Any]) -> tuple[str, str]:
     what = f"delivery cannot keep up: {rates}"
     if readings := round(lag["request_readings"]):
         seconds = lag["request_seconds"]
-        what += f"; a request with {several(readings, 'reading')} takes {seconds:.2g} s"
+        what += f"; a request with {counted(readings, 'reading')} takes {seconds:.2g} s"
     return what, HINTS[lag["limited_by"]]
 
 

@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 from sensor_node.config.loader import Config
 from sensor_node.control import lag, sensors, slips
-from sensor_node.control.times import amount, several, span
+from sensor_node.control.times import amount, counted, span
 from sensor_node.core.errors import LOCKED
 from sensor_node.storage.queue.room import LOG_HELD, NO_ROOM
 from sensor_node.system.files import is_missing
@@ -18,7 +18,7 @@ from sensor_node.system.files import is_missing
 NEARLY_FULL = 0.9
 # May have a key in its query.
 URL = ("sink", "url")
-# Room is made in bites: just after one, what is full looks a little less so.
+# Room is made in chunks: just after one, what is full looks a little less so.
 FULL = 0.95
 
 
@@ -154,7 +154,7 @@ def _of_database(found: dict[str, Any]) -> list[Problem]:
             f"a damaged database was moved aside: {file}",
             f"sensor-node-ctl salvage {file}; then remove it and its -wal",
         )
-        for file in found["moved_aside"]
+        for file in found["quarantined"]
     ]
     if found["database_error"]:
         return [_unreadable(found), *problems]
@@ -240,7 +240,7 @@ def _of_sensors(found: dict[str, Any]) -> list[Problem]:
     is_log_told = found["storage"] and found["storage"]["log_held"]
     for drop in found["dropping"]:
         reason = drop["reason"]
-        lost = f"{several(drop['readings'], 'reading')} lost in {span(drop['seconds'])}"
+        lost = f"{counted(drop['readings'], 'reading')} lost in {span(drop['seconds'])}"
         hints = [hint for ending, hint in _LOSSES if reason.endswith(ending)]
         if hints and reason not in told and not (is_log_told and reason == LOG_HELD):
             problems.append(Problem(f"{reason}: {lost}", hints[0]))
@@ -277,7 +277,7 @@ def _of_isolated(isolated: list[dict[str, Any]]) -> list[Problem]:
     return [
         Problem(
             f"sensor {one['sensor']} is set apart, as the sink fails with its readings alone "
-            f"({one['reason']}): {several(one['readings'], 'reading')} waiting",
+            f"({one['reason']}): {counted(one['readings'], 'reading')} waiting",
             f"ask who runs the sink; it is tried again in {span(one['next_probe_seconds'])}",
         )
         for one in isolated
@@ -288,7 +288,7 @@ def _of_isolated(isolated: list[dict[str, Any]]) -> list[Problem]:
 def _of_stuck(stuck: dict[str, Any] | None) -> list[Problem]:
     if not stuck:
         return []
-    what = f"{several(stuck['messages'], 'message')} failed while the sink takes others"
+    what = f"{counted(stuck['messages'], 'message')} failed while the sink takes others"
     hint = "sensor-node-ctl messages --status FAILED; ask who runs the sink or a filter before it"
     return [Problem(f"{what}: {stuck['reason']}", hint)]
 
@@ -299,11 +299,11 @@ def _of_messages(found: dict[str, Any]) -> list[Problem]:
     if counts["dead"]:
         hint = "sensor-node-ctl messages --status DEAD; then requeue --dead"
         problems.append(
-            Problem(f"the sink refuses {several(counts['dead'], 'message')} (DEAD)", hint)
+            Problem(f"the sink refuses {counted(counts['dead'], 'message')} (DEAD)", hint)
         )
     if counts["in_doubt"]:
         hint = "find out whether the sink has them; if not: sensor-node-ctl requeue --in-doubt"
         problems.append(
-            Problem(f"the fate of {several(counts['in_doubt'], 'message')} is unknown", hint)
+            Problem(f"the fate of {counted(counts['in_doubt'], 'message')} is unknown", hint)
         )
     return problems

@@ -4,8 +4,8 @@ import contextlib
 
 from sensor_node.config.loader import Config
 from sensor_node.control import exits, in_force
-from sensor_node.control.inspect import snapshot
-from sensor_node.control.times import several
+from sensor_node.control.inspect import open_for_reading
+from sensor_node.control.times import counted
 from sensor_node.core.clock import Moment
 from sensor_node.core.errors import SensorNodeError
 from sensor_node.storage.queue import streams
@@ -14,15 +14,15 @@ from sensor_node.storage.repository import SensorDataSQLRepository
 
 def requeue_ids(config: Config, texts: list[str], now: Moment) -> int:
     """DEAD, IN_DOUBT or SENT messages, by id, back to FAILED, due now."""
-    with snapshot(config) as connection:
+    with open_for_reading(config) as connection:
         ids = {text: streams.local_id(connection, text) for text in texts}
     unknown = [text for text, message_id in ids.items() if message_id is None]
     refused = []
-    with existing(config) as repository:
+    with open_for_writing(config) as repository:
         for text, message_id in ids.items():
             if message_id and not repository.requeue(message_id, message_id, now.wall):
                 refused.append(text)
-    print(f"requeued {several(len(ids) - len(unknown) - len(refused), 'message')}")
+    print(f"requeued {counted(len(ids) - len(unknown) - len(refused), 'message')}")
     said = [f"no such message: {', '.join(unknown)}"] if unknown else []
     said += [f"neither DEAD, IN_DOUBT nor SENT: {', '.join(refused)}"] if refused else []
     if said:
@@ -33,19 +33,19 @@ def requeue_ids(config: Config, texts: list[str], now: Moment) -> int:
 def requeue_all(config: Config, statuses: list[str], now: Moment) -> int:
     """Every message of the statuses, a batch at a time so that nobody waits long."""
     count = 0
-    with existing(config) as repository:
+    with open_for_writing(config) as repository:
         for status in statuses:
             after = 0
-            while tile := repository.next_parked(status, after):
-                count += repository.requeue(tile[0], tile[1], now.wall)
-                after = tile[0]
-    print(f"requeued {several(count, 'message')}")
+            while batch_range := repository.next_parked(status, after):
+                count += repository.requeue(batch_range[0], batch_range[1], now.wall)
+                after = batch_range[0]
+    print(f"requeued {counted(count, 'message')}")
     return exits.OK
 
 
-def existing(config: Config) -> contextlib.closing[SensorDataSQLRepository]:
+def open_for_writing(config: Config) -> contextlib.closing[SensorDataSQLRepository]:
     """The database for writing; a command makes none."""
     in_force.insist_on_one_version(config)
-    with snapshot(config):
+    with open_for_reading(config):
         pass
     return contextlib.closing(SensorDataSQLRepository(config.storage.path))

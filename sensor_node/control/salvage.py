@@ -10,23 +10,23 @@ from pathlib import Path
 
 from sensor_node.config.loader import Config
 from sensor_node.control import exits
-from sensor_node.control.requeue import existing
-from sensor_node.control.times import several
+from sensor_node.control.requeue import open_for_writing
+from sensor_node.control.times import counted
 from sensor_node.core.errors import SensorNodeError
 from sensor_node.delivery.batch_sender import policy_of
 from sensor_node.storage.engine.checkpoint import WAL_LIMIT_BYTES
-from sensor_node.storage.engine.write_lock import room_of
-from sensor_node.storage.queue.room import Room
+from sensor_node.storage.engine.write_lock import writer_file
+from sensor_node.storage.queue.room import SizeLimits
 from sensor_node.storage.repair import replace_header
-from sensor_node.storage.repair.damaged_file import IDS_A_BITE, Unreadable, Wreck
+from sensor_node.storage.repair.damaged_file import IDS_A_CHUNK, DamagedFile, Unreadable
 from sensor_node.storage.repository import SensorDataSQLRepository
 from sensor_node.supervision.file_lock import holder
 from sensor_node.supervision.pidfile import LOCK_SUFFIX
 from sensor_node.system import locks
 from sensor_node.system.files import open_unlinked, real
 
-# A reading with a long name, its tile, and pages that are not full.
-BITE_BYTES = IDS_A_BITE * 256
+# A reading with a long name, its batch range, and pages that are not full.
+CHUNK_BYTES = IDS_A_CHUNK * 256
 
 
 def salvage(config: Config, file: Path) -> int:
@@ -40,13 +40,13 @@ def salvage(config: Config, file: Path) -> int:
         raise SensorNodeError(f"{file}: is the database in use; salvage is for an old one")
     with (
         _unused(file),
-        existing(config) as repository,
+        open_for_writing(config) as repository,
         _alone(path),
-        _opened(file, config) as wreck,
+        _opened(file, config) as damaged_file,
     ):
-        added, complete = _bring_back(config, wreck, repository)
-        _report(wreck, file, added, complete)
-        if not wreck.found and wreck.unreadable:
+        added, complete = _bring_back(config, damaged_file, repository)
+        _report(damaged_file, file, added, complete)
+        if not damaged_file.found and damaged_file.unreadable:
             raise SensorNodeError(f"{file}: too damaged: no reading can be found in it")
     if not complete:
         raise SensorNodeError(
@@ -59,15 +59,15 @@ def salvage(config: Config, file: Path) -> int:
 
 
 def _bring_back(
-    config: Config, wreck: Wreck, repository: SensorDataSQLRepository
+    config: Config, damaged_file: DamagedFile, repository: SensorDataSQLRepository
 ) -> tuple[int, bool]:
-    """How many, and whether those are all. The node goes on between any two bites."""
-    policy, source = policy_of(config), wreck.path.name
+    """How many, and whether those are all. The node goes on between any two chunks."""
+    policy, source = policy_of(config), damaged_file.path.name
     added = 0
-    for bite in wreck.undelivered(at_most_once=policy.at_most_once):
+    for chunk in damaged_file.undelivered(at_most_once=policy.at_most_once):
         if not _make_room(config, repository):
             return added, False
-        while (new := repository.salvage(bite, source, policy, time.time())) is None:
+        while (new := repository.salvage(chunk, source, policy, time.time())) is None:
             continue
         added += new
         if repository.wal_bytes() > WAL_LIMIT_BYTES:
@@ -77,44 +77,44 @@ def _bring_back(
 
 def _make_room(config: Config, repository: SensorDataSQLRepository) -> bool:
     """Delivered readings go first; nothing is evicted for the sake of what comes back."""
-    room = Room(config.storage.max_size, config.storage.min_free)
+    room = SizeLimits(config.storage.max_size, config.storage.min_free)
     after, ended = 0, False
     while True:
         space = repository.space(room)
         if space.tight:
             return False
-        if space.left >= space.spare + BITE_BYTES:
+        if space.left >= space.spare + CHUNK_BYTES:
             return True
         if ended:
             return False
         _, after, ended = repository.purge(after, None, time.time())
 
 
-def _report(wreck: Wreck, file: Path, added: int, complete: bool) -> None:
-    parts = [f"{wreck.delivered} delivered"]
+def _report(damaged_file: DamagedFile, file: Path, added: int, complete: bool) -> None:
+    parts = [f"{damaged_file.delivered} delivered"]
     if complete:
-        parts.append(f"{wreck.found - wreck.delivered - added} here already")
-        parts.append(f"{wreck.unreadable} unreadable")
-    did = f"brought back {several(added, 'reading')}" if added else "nothing to bring back"
-    print(f"{did} from {file}; found {wreck.found}: {', '.join(parts)}")
-    if added and not wreck.keeps_ids:
+        parts.append(f"{damaged_file.found - damaged_file.delivered - added} here already")
+        parts.append(f"{damaged_file.unreadable} unreadable")
+    did = f"brought back {counted(added, 'reading')}" if added else "nothing to bring back"
+    print(f"{did} from {file}; found {damaged_file.found}: {', '.join(parts)}")
+    if added and not damaged_file.keeps_ids:
         print("their ids could not be read: what the sink had already comes to it with another id")
 
 
 @contextlib.contextmanager
-def _opened(file: Path, config: Config) -> Iterator[Wreck]:
+def _opened(file: Path, config: Config) -> Iterator[DamagedFile]:
     """The old database; where SQLite can do nothing with it, a copy with another first page."""
     with contextlib.ExitStack() as opened:
         try:
-            wreck = Wreck(file, config.node_id)
+            damaged_file = DamagedFile(file, config.node_id)
         except Unreadable:
             if not replace_header.is_ours(file):
                 raise
             place = config.storage.path.parent
             directory = tempfile.TemporaryDirectory(prefix="salvage-", dir=place)
-            copy = replace_header.mended_copy(file, Path(opened.enter_context(directory)))
-            wreck = Wreck(copy, config.node_id)
-        yield opened.enter_context(contextlib.closing(wreck))
+            copy = replace_header.copy_with_new_header(file, Path(opened.enter_context(directory)))
+            damaged_file = DamagedFile(copy, config.node_id)
+        yield opened.enter_context(contextlib.closing(damaged_file))
 
 
 @contextlib.contextmanager
@@ -132,7 +132,7 @@ def _unused(file: Path) -> Iterator[None]:
 @contextlib.contextmanager
 def _alone(database: Path) -> Iterator[None]:
     """Keep other salvages off, by a POSIX lock: that file's flock is the write lock."""
-    with open_unlinked(room_of(real(database)), "r+b") as opened:
+    with open_unlinked(writer_file(real(database)), "r+b") as opened:
         try:
             fcntl.lockf(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

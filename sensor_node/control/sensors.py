@@ -36,7 +36,7 @@ def judge(
 ) -> list[dict[str, Any]]:
     """Each configured sensor as JSON. `pid`: the supervisor's, if it runs."""
     known = known or Rows(None, {}, {})
-    is_this_run = pid is not None and known.run == owner.identity_of("supervisor", pid)
+    is_this_run = pid is not None and known.run == owner.owner_id_of("supervisor", pid)
     slack = None if _waits_for_database(found) else NOTE_SECONDS
     if slack is not None:
         slack += config.storage.commit_interval or 0.0

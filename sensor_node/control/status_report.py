@@ -19,11 +19,11 @@ from sensor_node.core.settlement import SinkRecord
 from sensor_node.processes.owner import age_seconds
 from sensor_node.storage.engine import holders, quarantine
 from sensor_node.storage.engine.checkpoint import wal_bytes
-from sensor_node.storage.engine.connection import Connection, reading, sqlite_facts
+from sensor_node.storage.engine.connection import Connection, read_transaction, sqlite_facts
 from sensor_node.storage.engine.filesystem import complaint, is_read_only
 from sensor_node.storage.journal import events, log_hold, runs
 from sensor_node.storage.queue import ledger, lookup, sink_row, suspects
-from sensor_node.storage.queue.room import Room, Space, measure
+from sensor_node.storage.queue.room import SizeLimits, Space, measure
 from sensor_node.supervision.pidfile import is_elsewhere, pid_file, running_pid
 from sensor_node.supervision.states import ChildReport, Outline, Report, read_outline, report_of
 from sensor_node.system.files import real
@@ -61,7 +61,7 @@ def take(config: Config, now: Moment) -> dict[str, Any]:
     }
     found |= _of_database(config, now)
     found["holders"] = _holders(config, report, found)
-    found["moved_aside"] = [str(file) for file in quarantine.files(real(config.storage.path))]
+    found["quarantined"] = [str(file) for file in quarantine.files(real(config.storage.path))]
     if pid is None and found["rates"]:
         found |= {"rates": NO_RATES, "drain_eta_seconds": None, "lag": None}
     found["sensors"] = sensors.judge(found.pop("sensor_rows"), config, found, pid, now)
@@ -75,7 +75,7 @@ def take(config: Config, now: Moment) -> dict[str, Any]:
 def buffered(config: Config) -> str:
     """One phrase about what is still to be delivered."""
     try:
-        with reading(config.storage.path) as connection:
+        with read_transaction(config.storage.path) as connection:
             counts, in_order = ledger.counts(connection), runs.ended_in_order(connection)
     except SensorNodeError as error:
         return f"what is buffered is unknown: {error}"
@@ -134,7 +134,7 @@ def _of_database(config: Config, now: Moment) -> dict[str, Any]:
     if not path.exists():
         return _without_database("")
     try:
-        with reading(path) as connection:
+        with read_transaction(path) as connection:
             return _read(connection, config, now)
     except SensorNodeError as error:
         return _without_database(str(error))
@@ -160,7 +160,7 @@ def _read(connection: Connection, config: Config, now: Moment) -> dict[str, Any]
     sink = sink_row.read(connection)
     oldest = lookup.oldest_undelivered_us(connection)
     rates = _rates(connection, counts, sink, now)
-    space = measure(connection, path, Room(config.storage.max_size, config.storage.min_free))
+    space = measure(connection, path, SizeLimits(config.storage.max_size, config.storage.min_free))
     return {
         "sink": {
             "url": config.sink.url,

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from sensor_node.control.times import amount, several, span
+from sensor_node.control.times import amount, counted, span
 from sensor_node.system.text import visible, visible_lines
 
 RED, YELLOW, GREEN, PLAIN = "\x1b[31m", "\x1b[33m", "\x1b[32m", "\x1b[0m"
@@ -52,9 +52,9 @@ def _of_sensors(sensors: list[dict[str, Any]]) -> list[str]:
         parts = ["no reading yet"]
         if one["last_value"] is not None:
             parts = [f"{one['last_value']:g}", f"{span(one['age_seconds'])} ago"]
-            parts.append(several(one["readings"], "reading"))
+            parts.append(counted(one["readings"], "reading"))
         if one["failures"]:
-            parts.append(several(one["failures"], "failure"))
+            parts.append(counted(one["failures"], "failure"))
         lines.append(_row("sensor", f"{one['name']}: {', '.join(parts)}"))
     if left := len(sensors[MOST_SENSORS:]):
         lines.append(_row("sensor", f"and {left} more"))

@@ -49,6 +49,6 @@ def amount(size: int) -> str:
     return f"{number:.1f} GiB"
 
 
-def several(count: int, what: str) -> str:
+def counted(count: int, what: str) -> str:
     """1 reading, 2 readings."""
     return f"{count} {what}" if count == 1 else f"{count} {what}s"

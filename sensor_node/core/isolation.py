@@ -25,15 +25,15 @@ WELL_SECONDS = 3600.0
 class Suspect:
     """A sensor none of whose readings was taken since the first of these failures.
 
-    `successes`: how many messages the sink had taken at the last of them. Isolated, its readings
-    wait by themselves, and it is tried again with one of them at `next_probe_at`; `taken` of them
-    in a row have been taken. `times`: how often it was isolated. `since`: of the first failure, of
-    the isolation, or of its end.
+    `accepted_at_failure`: how many messages the sink had accepted at the last of them. An isolated
+    sensor's readings wait by themselves. It is tried again with one of them at `next_probe_at`;
+    `taken` of them in a row have been accepted. `times`: how often it was isolated. `since`: wall
+    seconds of the first failure, of the isolation, or of its end.
     """
 
     name: str
     failures: int
-    successes: int
+    accepted_at_failure: int
     isolated: bool
     since: float
     reason: str
@@ -58,7 +58,7 @@ def suspect_after(
     """A reading of the sensor has failed alone, for the first time or as a probe of the sensor."""
     if before is None:
         before = Suspect(name, 0, -1, False, now, "", 0.0)
-    if not before.isolated and sink.successes == before.successes:
+    if not before.isolated and sink.accepted_total == before.accepted_at_failure:
         return before  # nobody else's was taken either: that says nothing about this sensor
     failures = before.failures + 1
     isolated = before.isolated or failures >= max(LEAST_FAILURES, ENOUGH_FAILURES - before.times)
@@ -68,7 +68,7 @@ def suspect_after(
     return replace(
         before,
         failures=failures,
-        successes=sink.successes,
+        accepted_at_failure=sink.accepted_total,
         isolated=isolated,
         since=before.since if before.isolated else now,
         reason=outcome.detail,

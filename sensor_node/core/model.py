@@ -108,17 +108,18 @@ class Stream:
 class Claim:
     """A batch that this process alone may send and settle: ids `first_id` to `last_id`.
 
-    `attempt` counts the claims of this batch, this one included; `round` rises with each requeue.
-    `epoch` and `successes` are the sink's at the time of the claim; `probe`: it was DOWN.
+    `attempt` counts the claims of this batch, this one included. `requeue_count`: how often a
+    person has requeued it. `epoch` and `accepted_total` are the sink's at the time of the claim;
+    `probe`: the sink was DOWN.
     """
 
     first_id: int
     last_id: int
     owner: str
     attempt: int
-    round: int
+    requeue_count: int
     epoch: int
-    successes: int
+    accepted_total: int
     probe: bool
     stream: Stream
 

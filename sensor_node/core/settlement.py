@@ -31,23 +31,27 @@ class Rules:
 class BatchRecord:
     """What the database remembers of a claimed batch; the columns of table `batch`.
 
-    `failures`: how often it has failed for its own sake, as large as it is now. `alone`: has failed
-    as a single message. `isolated`: of a sensor that is set apart. `due_at`: its `next_attempt_at`
-    when it was claimed, None for a fresh one. `isolated_successes`: what the sink had taken when it
-    last failed with a reading of that sensor.
+    `failures`: how often it has failed for its own sake, as large as it is now. `answers`: those
+    of its failures that a sink that was UP answered. `failed_epoch`: the sink's epoch at the first
+    failure. `alone`: has failed as a single message. `isolated`: of a sensor that is set apart.
+    `due_at`: its `next_attempt_at` when it was claimed, None for a fresh one.
+
+    `accepted_at_failure`, `accepted_at_refusal`, `accepted_at_isolated_failure`: how many messages
+    the sink had accepted at the last failure, at the first refusal of the lone message, and when
+    the sink last failed with a reading of that isolated sensor.
     """
 
     size: int
     failures: int
     answers: int
     failed_epoch: int | None
-    failed_successes: int | None
-    refused_successes: int | None
+    accepted_at_failure: int | None
+    accepted_at_refusal: int | None
     fate_unknown: bool
     alone: bool = False
     isolated: bool = False
     due_at: float | None = None
-    isolated_successes: int | None = None
+    accepted_at_isolated_failure: int | None = None
 
 
 class Probe(enum.Enum):
@@ -68,15 +72,15 @@ class Probe(enum.Enum):
 class SinkRecord:
     """The row of table `sink`. Times are wall seconds.
 
-    `successes` counts the messages that it has taken; `refused_successes` is that count when a
-    lone message was last refused. `in_flight` counts those that are SENDING, `suspects` sensors
-    whose readings fail alone, `isolated` those of them that are set apart.
+    `accepted_total` counts the messages that it has accepted; `accepted_at_refusal` is that count
+    when a lone message was last refused. `in_flight` counts those that are SENDING, `suspects`
+    sensors whose readings fail alone, `isolated` those of them that are set apart.
 
-    `up_successes` is the count when it was last found UP, after `taken_after` seconds. `futile`: it
-    went DOWN without having taken more than that probe, and says that it is asked too often.
+    `accepted_at_up` is the count when it was last found UP, after `taken_after` seconds. `futile`:
+    it went DOWN without having taken more than that probe, and says that it is asked too often.
     `throttled`: it has also taken a whole batch as a probe, so it is how often, and not what, it is
     asked. `faults`: batches that have failed for their own sake since it had taken
-    `fault_successes`.
+    `accepted_at_fault`.
     """
 
     state: SinkStatus
@@ -86,16 +90,16 @@ class SinkRecord:
     hint: str
     next_probe_at: float
     failures: int
-    successes: int
-    refused_successes: int | None
+    accepted_total: int
+    accepted_at_refusal: int | None
     in_flight: int
     suspects: int = 0
     isolated: int = 0
-    up_successes: int = -1
+    accepted_at_up: int = -1
     taken_after: float = 0.0
     futile: bool = False
     faults: int = 0
-    fault_successes: int = 0
+    accepted_at_fault: int = 0
     throttled: bool = False
 
     @property
@@ -112,17 +116,17 @@ class SinkRecord:
 
         Nothing about it is known for certain, and no regular habit of it may meet one kind alone.
         """
-        turn = self.failures + self.epoch // 2
-        if self.futile and (turn % 2 or (self.throttled and turn % 4)):
+        number = self.failures + self.epoch // 2
+        if self.futile and (number % 2 or (self.throttled and number % 4)):
             return Probe.BATCH
-        turn //= 2 if self.futile else 1
+        number //= 2 if self.futile else 1
         if self.suspects <= self.isolated:
             return Probe.LONE
-        return Probe.SUSPECTED if turn % 2 else Probe.UNSUSPECTED
+        return Probe.SUSPECTED if number % 2 else Probe.UNSUSPECTED
 
     @property
     def has_taken_only_the_probe(self) -> bool:
-        return self.successes <= self.up_successes
+        return self.accepted_total <= self.accepted_at_up
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,7 +156,7 @@ def settlement(
     failed = replace(
         batch,
         failed_epoch=epoch if batch.failed_epoch is None and was_up else batch.failed_epoch,
-        failed_successes=sink.successes,
+        accepted_at_failure=sink.accepted_total,
         fate_unknown=batch.fate_unknown or not outcome.fate_known,
         alone=batch.alone or lone,
     )
@@ -193,8 +197,8 @@ def _is_at_fault(batch: BatchRecord, sink: SinkRecord, claim: Claim, outcome: Ou
     """Whether it is the batch, and not the sink, which was UP."""
     if _is_too_soon(sink, outcome):
         return False
-    if batch.isolated_successes is not None:
-        return _has_met(outcome) and sink.successes > batch.isolated_successes
+    if batch.accepted_at_isolated_failure is not None:
+        return _has_met(outcome) and sink.accepted_total > batch.accepted_at_isolated_failure
     # While the sink was UP, and it has come UP again since.
     return batch.failed_epoch is not None and batch.failed_epoch < claim.epoch
 
@@ -212,8 +216,8 @@ def _accepted(batch: BatchRecord, sink: SinkRecord, epoch: int, now: float) -> S
         hint="",
         next_probe_at=0.0,
         failures=0,
-        refused_successes=None,
-        up_successes=sink.successes + batch.size,
+        accepted_at_refusal=None,
+        accepted_at_up=sink.accepted_total + batch.size,
         taken_after=now - sink.since,
         throttled=sink.throttled or (sink.futile and batch.size > 1 and not sink.isolated),
     )
@@ -258,7 +262,7 @@ def _at_fault(
     if batch.size == 1 and counts and 0 < rules.max_attempts <= batch.answers:
         return Settlement("DEAD", batch, sink)  # SENDING -> DEAD
     wait = max(rules.backoff.delay(batch.failures), outcome.retry_after or 0.0)
-    taken_since = sink.successes > (before.failed_successes or 0)
+    taken_since = sink.accepted_total > (before.accepted_at_failure or 0)
     halve = batch.size > 1 and taken_since
     batch = replace(batch, failures=0) if halve else batch
     after = _overloaded(sink, taken_since, outcome, rules, now) if outcome.overloaded else sink
@@ -272,8 +276,8 @@ def _overloaded(
 
     `taken_since`: it had when the batch failed before.
     """
-    faults = sink.faults if sink.fault_successes == sink.successes else 0
-    after = replace(sink, faults=faults + taken_since, fault_successes=sink.successes)
+    faults = sink.faults if sink.accepted_at_fault == sink.accepted_total else 0
+    after = replace(sink, faults=faults + taken_since, accepted_at_fault=sink.accepted_total)
     if after.faults < MOST_FAULTS:
         return after
     return replace(_unwell(sink, outcome, rules, now), faults=0)
@@ -301,16 +305,16 @@ def _refused(
         halves = replace(failed, failures=0)
         return Settlement("FAILED", halves, after, halve=True, next_attempt_at=DUE_FIRST)
     failed = replace(failed, failures=failed.failures + 1)
-    if before.refused_successes is None:
+    if before.accepted_at_refusal is None:
         in_others_hands = sink.in_flight - failed.size
-        failed = replace(failed, refused_successes=sink.successes + in_others_hands)
-    elif claim.successes > before.refused_successes:
+        failed = replace(failed, accepted_at_refusal=sink.accepted_total + in_others_hands)
+    elif claim.accepted_total > before.accepted_at_refusal:
         return Settlement("DEAD", failed, sink)  # SENDING -> DEAD
     after = sink
     if current:
         # Two lone refusals with nothing accepted between: it refuses everything.
-        if not sink.up or sink.refused_successes == sink.successes:
+        if not sink.up or sink.accepted_at_refusal == sink.accepted_total:
             after = _unwell(sink, outcome, rules, now)
-        after = replace(after, refused_successes=sink.successes)
+        after = replace(after, accepted_at_refusal=sink.accepted_total)
     due_at = now + rules.backoff.delay(failed.failures)
     return Settlement("FAILED", failed, after, next_attempt_at=due_at)

@@ -24,7 +24,7 @@ OVERLOADED = frozenset({429, 503})
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class SinkResponse:
     """A final status line and what came after it, free of secrets. `body` is its beginning.
 
     `engine`: which database answers so, if its headers tell.
@@ -40,7 +40,7 @@ class Answer:
     date: str = ""
 
 
-def interpret(answer: Answer, sink: SinkConfig, wall: float) -> Outcome:
+def interpret(answer: SinkResponse, sink: SinkConfig, wall: float) -> Outcome:
     """What came of the batch; `wall` is the present time."""
     status = answer.status
     if not 200 <= status <= 599:
@@ -90,7 +90,7 @@ def seconds_until(retry_after: str, date: str, wall: float) -> float | None:
     return min(max(seconds, 0.0), RETRY_AFTER_CAP_SECONDS)
 
 
-def _hint(answer: Answer, verdict: Verdict, sink: SinkConfig) -> str:
+def _hint(answer: SinkResponse, verdict: Verdict, sink: SinkConfig) -> str:
     if verdict is Verdict.MISCONFIGURED:
         return hints.of_answer(answer.status, one_line(answer.location), sink)
     return hints.REFUSES_ALL if verdict is Verdict.REFUSED else ""

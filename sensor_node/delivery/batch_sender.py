@@ -42,7 +42,7 @@ def policy_of(config: Config) -> ClaimPolicy:
     return ClaimPolicy(sink.batch_size, sink.max_rate, longest, sink.at_most_once, min_free)
 
 
-class Courier:
+class BatchSender:
     """Takes claimed batches to the sink, one at a time, and settles what came of each.
 
     A batch stays in hand until it is settled: a database that cannot be used for a while must not

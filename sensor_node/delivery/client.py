@@ -11,8 +11,8 @@ from sensor_node.core.clock import Clock
 from sensor_node.core.errors import ConfigError
 from sensor_node.core.model import Outcome, Verdict
 from sensor_node.delivery import failures, hints
-from sensor_node.delivery.answers import Answer, interpret
-from sensor_node.delivery.connection import Line, Progress
+from sensor_node.delivery.answers import SinkResponse, interpret
+from sensor_node.delivery.connection import Progress, SinkConnection
 from sensor_node.delivery.credentials import Credentials, tls_context, tls_files
 from sensor_node.delivery.deadline import DeadlineGuard
 from sensor_node.delivery.formats import CONTENT_TYPE
@@ -39,7 +39,7 @@ class HttpTelemetryClient:
         self._credentials = Credentials(sink)
         self._unforeseen = Unforeseen(self._credentials.mask)
         self._guard = DeadlineGuard()
-        self._line = Line(self._guard)
+        self._sink_connection = SinkConnection(self._guard)
         self._session: Session | None = None
         self._tls_files = tls_files(sink)
         self._tls_seen = signatures(())
@@ -64,22 +64,22 @@ class HttpTelemetryClient:
             return self._unforeseen.outcome(error, fate_known=True)
         if self._sink.compression == "gzip":
             body = gzip.compress(body, GZIP_LEVEL, mtime=0)
-        idle, trusted = self._clock.now().monotonic - self._last_used, self._line.trusted
-        if idle >= KEEP_ALIVE_SECONDS or self._line.is_spoilt():
-            self._line.hang_up()
+        idle, trusted = self._clock.now().monotonic - self._last_used, self._sink_connection.trusted
+        if idle >= KEEP_ALIVE_SECONDS or self._sink_connection.is_spoilt():
+            self._sink_connection.close()
         self._guard.arm(self._sink.timeout)
         try:
             outcome = self._deliver(session, body, headers)
-            if trusted and not self._line.trusted:
+            if trusted and not self._sink_connection.trusted:
                 outcome = replace(outcome, surplus=True)
             return outcome
         finally:
-            if self._guard.disarm() or self._sink.at_most_once or not self._line.trusted:
-                self._line.hang_up()
+            if self._guard.disarm() or self._sink.at_most_once or not self._sink_connection.trusted:
+                self._sink_connection.close()
             self._last_used = self._clock.now().monotonic
 
     def close(self) -> None:
-        self._line.hang_up()
+        self._sink_connection.close()
         if self._session is not None:
             self._session.close()
         self._guard.close()
@@ -103,34 +103,36 @@ class HttpTelemetryClient:
         """The session, a new one if a certificate file has changed. Raises ConfigError."""
         seen = signatures(self._tls_files)
         if self._session is None or seen != self._tls_seen:
-            self._line.hang_up()
+            self._sink_connection.close()
             self._session = None  # also if the new files are no good
-            self._session = Session(self._sink, self._line, tls_context(self._sink))
+            self._session = Session(self._sink, self._sink_connection, tls_context(self._sink))
             self._tls_seen = seen
         return self._session
 
     def _deliver(self, session: Session, body: bytes, headers: dict[str, str]) -> Outcome:
         result = self._try(session, body, headers)
-        if isinstance(result, Answer) or not self._was_stale(result):
+        if isinstance(result, SinkResponse) or not self._was_stale(result):
             return self._judge(result)
         outcome = self._judge(self._try(session, body, headers))
         # Whatever came of the second copy, nobody knows about the first.
         return replace(outcome, fate_known=outcome.verdict is Verdict.DELIVERED)
 
-    def _try(self, session: Session, body: bytes, headers: dict[str, str]) -> Answer | Exception:
-        self._line.progress = Progress()
+    def _try(
+        self, session: Session, body: bytes, headers: dict[str, str]
+    ) -> SinkResponse | Exception:
+        self._sink_connection.progress = Progress()
         try:
             timeout = self._guard.left() + BACKSTOP_SECONDS
             with session.post(body, headers, timeout) as response:
                 answer = self._read(response)
         except Exception as error:
-            self._line.hang_up()
-            self._line.dialer.judge(good=False)
+            self._sink_connection.close()
+            self._sink_connection.dialer.judge(good=False)
             return error
-        self._line.dialer.judge(good=answer.status < 500)
+        self._sink_connection.dialer.judge(good=answer.status < 500)
         return answer
 
-    def _read(self, response: requests.Response) -> Answer:
+    def _read(self, response: requests.Response) -> SinkResponse:
         """The answer. The connection is kept only if that is good and was read to its end.
 
         If a surplus answer went unnoticed, each that follows is the one to the request before. What
@@ -141,11 +143,11 @@ class HttpTelemetryClient:
         final = 200 <= response.status_code <= 599
         whole = final and read_beginning(response, body)
         if whole:
-            self._line.end_answer()
+            self._sink_connection.end_response()
         if not whole or response.status_code >= 300:
-            self._line.hang_up()
+            self._sink_connection.close()
         headers, mask = response.headers, self._credentials.mask
-        return Answer(
+        return SinkResponse(
             response.status_code,
             mask(response.reason or ""),
             mask(body.decode(errors="replace")),
@@ -158,14 +160,14 @@ class HttpTelemetryClient:
 
     def _was_stale(self, error: Exception) -> bool:
         """Whether a kept connection was found dead, in which case the request may be repeated."""
-        progress = self._line.progress
+        progress = self._sink_connection.progress
         if self._sink.at_most_once or self._guard.expired or progress.dialed or progress.answered:
             return False
         return failures.is_drop(error)
 
-    def _judge(self, result: Answer | Exception) -> Outcome:
-        progress = self._line.progress
-        if isinstance(result, Answer):
+    def _judge(self, result: SinkResponse | Exception) -> Outcome:
+        progress = self._sink_connection.progress
+        if isinstance(result, SinkResponse):
             return interpret(result, self._sink, self._clock.now().wall)
         if isinstance(result, failures.FORESEEN):
             return failures.of_error(result, progress, self._sink, self._guard.expired)

@@ -32,7 +32,7 @@ class Progress:
     connect_status: int | None = None  # what the proxy answered to CONNECT
 
 
-class Line:
+class SinkConnection:
     """The one connection of a client, and the progress of the request in hand.
 
     `trusted`: the sink has never sent more than it was asked for. A surplus answer that arrives
@@ -45,7 +45,7 @@ class Line:
         self.dialer = Dialer(guard)
         self.progress = Progress()
         self.connection: HTTPConnection | None = None
-        self.answer: Answer | None = None
+        self.response: TrackedResponse | None = None
         self.trusted = True
 
     def is_spoilt(self) -> bool:
@@ -66,10 +66,10 @@ class Line:
             kept.settimeout(timeout)
         return True
 
-    def end_answer(self) -> None:
+    def end_response(self) -> None:
         """The answer was read to its end."""
-        if self.answer is not None:
-            self._note_surplus(self.answer.lines.left)
+        if self.response is not None:
+            self._note_surplus(self.response.lines.left)
 
     def _note_surplus(self, came: bytes) -> None:
         """What came after an answer; nothing if the other side has closed the connection."""
@@ -77,12 +77,12 @@ class Line:
             self.trusted = False
             LOGGER.warning("sink_surplus the sink sends more than one answer to a request")
 
-    def hang_up(self) -> None:
+    def close(self) -> None:
         """Close the connection; the next request opens another and finds nothing stray in it."""
-        if self.answer is not None:
+        if self.response is not None:
             # It shares the socket; Python 3.11 leaves a proxy's refusal of CONNECT open.
-            self.answer.close()
-            self.answer = None
+            self.response.close()
+            self.response = None
         if self.connection is not None:
             self.connection.close()
 
@@ -139,18 +139,18 @@ class WholeLines(io.BufferedReader):
         super().close()
 
 
-class Answer(http.client.HTTPResponse):
+class TrackedResponse(http.client.HTTPResponse):
     """Notices the first byte of an answer, and what a proxy answers to CONNECT."""
 
-    def __init__(self, line: Line, *args: Any, **kwargs: Any) -> None:
+    def __init__(self, sink_connection: SinkConnection, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.fp = self.lines = WholeLines(self.fp.detach())
-        self._line = line
-        line.answer = self
+        self._sink_connection = sink_connection
+        sink_connection.response = self
 
     def _read_status(self) -> tuple[str, int, str]:
         # Private, but the only step that answers to requests and to CONNECT have in common.
-        progress = self._line.progress
+        progress = self._sink_connection.progress
         progress.answered = bool(self.fp.peek(1))
         for _ in range(MAX_INTERIM_ANSWERS + 1):
             version, status, reason = super()._read_status()  # type: ignore[misc]
@@ -169,20 +169,20 @@ class Answer(http.client.HTTPResponse):
 class PlainConnection(HTTPConnection):
     """Tells its line what becomes of the request."""
 
-    def __init__(self, line: Line, *args: Any, **kwargs: Any) -> None:
+    def __init__(self, sink_connection: SinkConnection, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._line = line
+        self._sink_connection = sink_connection
         self._connecting = False
-        self.response_class = partial(Answer, line)  # type: ignore[assignment]
+        self.response_class = partial(TrackedResponse, sink_connection)  # type: ignore[assignment]
 
     def _new_conn(self) -> socket.socket:
-        connected = self._line.dialer.dial(self._dns_host, self.port)
+        connected = self._sink_connection.dialer.dial(self._dns_host, self.port)
         connected.settimeout(self.timeout)
         return connected
 
     def connect(self) -> None:
-        self._line.connection = self
-        self._line.progress.dialed = True
+        self._sink_connection.connection = self
+        self._sink_connection.progress.dialed = True
         self._connecting = True
         try:
             super().connect()
@@ -190,9 +190,9 @@ class PlainConnection(HTTPConnection):
             self._connecting = False
 
     def send(self, data: Any) -> None:
-        progress = self._line.progress
+        progress = self._sink_connection.progress
         kept = not self._connecting and not progress.dialed
-        if kept and self._line.is_spoilt():
+        if kept and self._sink_connection.is_spoilt():
             if progress.written:
                 raise ConnectionResetError("this cannot be the answer: the request is not out yet")
             self.sock.close()
@@ -201,7 +201,7 @@ class PlainConnection(HTTPConnection):
             self.connect()  # http.client would, but after the request had counted as written
         if not self._connecting and not progress.written:
             if not progress.dialed:
-                self._line.guard.watch(self.sock)
+                self._sink_connection.guard.watch(self.sock)
             progress.written = True
         super().send(data)
 

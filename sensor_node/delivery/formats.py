@@ -53,7 +53,7 @@ def idempotency_key(claim: Claim, body: bytes) -> str:
     old key, and neither does a batch that a person requeued.
     """
     digest = hashlib.sha256(body)
-    digest.update(b"%d" % claim.round)
+    digest.update(b"%d" % claim.requeue_count)
     first, last = claim.stream.number(claim.first_id), claim.stream.number(claim.last_id)
     return f'"{claim.stream.name}-{first}-{last}-{digest.hexdigest()[:DIGEST_HEX_DIGITS]}"'
 

@@ -15,11 +15,11 @@ from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 from urllib3.exceptions import HTTPError
 
 from sensor_node.config.loader import SinkConfig
-from sensor_node.delivery.connection import Line, PlainConnection, SecureConnection
+from sensor_node.delivery.connection import PlainConnection, SecureConnection, SinkConnection
 
 MAX_ANSWER_BYTES = 65_536
 ZONE = re.compile("%[^]]*")
-CHUNK_BYTES = 1024
+READ_BYTES = 1024
 
 
 class Session:
@@ -29,10 +29,12 @@ class Session:
     and redirects, none of which is wanted, for a tenth of a small request's CPU.
     """
 
-    def __init__(self, sink: SinkConfig, line: Line, tls: ssl.SSLContext | None) -> None:
+    def __init__(
+        self, sink: SinkConfig, sink_connection: SinkConnection, tls: ssl.SSLContext | None
+    ) -> None:
         self._url = sink.url
         self._proxies = {"http": sink.proxy, "https": sink.proxy} if sink.proxy else {}
-        self._adapter = _Adapter(line, tls)
+        self._adapter = _Adapter(sink_connection, tls)
         self._request: requests.PreparedRequest | None = None
         # urllib3 logs an odd answer with a traceback each time; the outcome says it in one line.
         logging.getLogger("urllib3").setLevel(logging.CRITICAL)
@@ -61,7 +63,7 @@ def read_beginning(response: requests.Response, body: bytearray) -> bool:
     """
     try:
         while len(body) <= MAX_ANSWER_BYTES:
-            chunk = response.raw.read(CHUNK_BYTES, decode_content=False)
+            chunk = response.raw.read(READ_BYTES, decode_content=False)
             if not chunk:
                 # urllib3 1.26 does not mind if less came than was announced.
                 return response.raw.length_remaining in (0, None)
@@ -74,11 +76,11 @@ def read_beginning(response: requests.Response, body: bytearray) -> bool:
 class _Adapter(HTTPAdapter):
     """Makes urllib3 use the connections of a line. Retries are off, as is requests' default."""
 
-    def __init__(self, line: Line, tls: ssl.SSLContext | None) -> None:
+    def __init__(self, sink_connection: SinkConnection, tls: ssl.SSLContext | None) -> None:
         self._tls = tls
         self._pools = {
-            "http": partial(_pool, HTTPConnectionPool, PlainConnection, line),
-            "https": partial(_pool, HTTPSConnectionPool, SecureConnection, line),
+            "http": partial(_pool, HTTPConnectionPool, PlainConnection, sink_connection),
+            "https": partial(_pool, HTTPSConnectionPool, SecureConnection, sink_connection),
         }
         super().__init__(pool_connections=1, pool_maxsize=1)
 
@@ -96,7 +98,13 @@ class _Adapter(HTTPAdapter):
         """Nothing: `tls` verifies already, and requests would add its own bundle to a ca_file."""
 
 
-def _pool(pool_class: Any, connection_class: Any, line: Line, *args: Any, **kwargs: Any) -> Any:
+def _pool(
+    pool_class: Any,
+    connection_class: Any,
+    sink_connection: SinkConnection,
+    *args: Any,
+    **kwargs: Any,
+) -> Any:
     pool = pool_class(*args, **kwargs)
-    pool.ConnectionCls = partial(connection_class, line)
+    pool.ConnectionCls = partial(connection_class, sink_connection)
     return pool

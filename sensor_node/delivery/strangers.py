@@ -8,7 +8,7 @@ from sensor_node.core.model import Verdict
 from sensor_node.delivery import hints
 
 if TYPE_CHECKING:
-    from sensor_node.delivery.answers import Answer
+    from sensor_node.delivery.answers import SinkResponse
 
 # Text that cannot be read as UTF-8 has U+FFFD instead, as has the mark at the start of UTF-16.
 MARKUP = re.compile(r"[\s\ufeff\ufffd]*<")
@@ -27,7 +27,7 @@ class Stranger(NamedTuple):
     hint: str
 
 
-def recognize(answer: "Answer", verdict: Verdict) -> Stranger | None:
+def recognize(answer: "SinkResponse", verdict: Verdict) -> Stranger | None:
     """Who gives this answer, if not the sink; `verdict` is what its status says."""
     if answer.engine and verdict in (Verdict.DELIVERED, Verdict.REFUSED):
         return Stranger(f"{answer.engine} answers, which stores nothing of this", hints.ENGINE)

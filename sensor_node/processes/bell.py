@@ -47,9 +47,9 @@ class Bell:
     def listen(self, wake: Wake, *, commits: bool) -> None:
         """From now on outcomes wake this process; OSError: this kernel cannot tell."""
         signal.signal(signal.SIGIO, lambda number, frame: wake.put(0))
-        self.heed_commits(commits)
+        self.listen_for_commits(commits)
 
-    def heed_commits(self, wanted: bool) -> None:
+    def listen_for_commits(self, wanted: bool) -> None:
         """Whether commits wake it too. Look anew: what is told just now may be lost."""
         events = fcntl.DN_MODIFY | (fcntl.DN_ACCESS if wanted else 0)
         # The kernel would add to what it has.
@@ -70,5 +70,5 @@ class NoBell:
     def tell_outcome(self) -> None:
         """Nobody hears it."""
 
-    def heed_commits(self, wanted: bool) -> None:
+    def listen_for_commits(self, wanted: bool) -> None:
         """There are none to be heard."""

@@ -20,7 +20,7 @@ MOST_SIMULATED = 100_000
 LEAST_ROOM = 1000
 
 
-class Chunk(NamedTuple):
+class SensorReadings(NamedTuple):
     """What one turn of a sensor gave."""
 
     sensor: str
@@ -37,30 +37,30 @@ class Buffer:
         simulated = [sensor for sensor in sensors if sensor.is_simulated]
         hold = HOLD_SECONDS + between_commits
         rate = sum(sensor.rate for sensor in simulated)
-        self._mock_room = max(LEAST_ROOM, min(MOST_SIMULATED, math.ceil(hold * rate)))
+        self._simulated_room = max(LEAST_ROOM, min(MOST_SIMULATED, math.ceil(hold * rate)))
         self._simulated = {sensor.name for sensor in simulated}
         self._share = MOST_REAL // max(1, len(sensors) - len(simulated))
         self._lock = threading.Lock()
-        self._chunks: deque[Chunk] = deque()
+        self._chunks: deque[SensorReadings] = deque()
         self._held: Counter[str] = Counter()
         self._mock = self._real = 0
         self._dropped: dict[str, Dropped] = {}
         # Why the writer cannot write: what is dropped meanwhile is dropped for this.
         self.trouble = ""
 
-    def mock_room(self) -> int:
+    def simulated_room(self) -> int:
         """How many simulated readings may be added now."""
-        return max(0, self._mock_room - self._mock)
+        return max(0, self._simulated_room - self._mock)
 
     def is_half_full(self) -> bool:
         """The writer had better not wait for its time."""
-        return 2 * self._mock >= self._mock_room or 2 * self._real >= MOST_REAL
+        return 2 * self._mock >= self._simulated_room or 2 * self._real >= MOST_REAL
 
     def add(self, sensor: str, readings: Readings) -> None:
         """What a sensor's turn gave; a real one's is dropped whole if it does not fit."""
         with self._lock:
             if sensor in self._simulated or self._has_room(sensor, len(readings)):
-                self._chunks.append(Chunk(sensor, readings))
+                self._chunks.append(SensorReadings(sensor, readings))
                 self._count(sensor, len(readings))
                 return
         reason = self.trouble or "buffer full"
@@ -79,7 +79,7 @@ class Buffer:
     def drop_all(self, reason: str) -> None:
         """Count all that is here, of which nothing can be stored."""
         with self._lock:
-            chunks = [chunk.readings for chunk in self._chunks]
+            chunks = [taken.readings for taken in self._chunks]
             self._chunks.clear()
             self._held.clear()
             self._mock = self._real = 0
@@ -91,11 +91,11 @@ class Buffer:
         """The oldest `most` readings, by turns; they stay in the buffer."""
         with self._lock:
             chunks: list[Readings] = []
-            for chunk in self._chunks:
+            for taken in self._chunks:
                 if most <= 0:
                     break
-                chunks.append(chunk.readings[:most])
-                most -= len(chunk.readings)
+                chunks.append(taken.readings[:most])
+                most -= len(taken.readings)
             return chunks
 
     def dropped(self) -> list[Dropped]:
@@ -103,18 +103,18 @@ class Buffer:
         with self._lock:
             return list(self._dropped.values())
 
-    def forget(self, readings: int, dropped: list[Dropped]) -> list[Chunk]:
+    def forget(self, readings: int, dropped: list[Dropped]) -> list[SensorReadings]:
         """So many of the oldest readings, which are returned, and this account are seen to."""
         forgotten = []
         with self._lock:
             while readings:
-                chunk = self._chunks.popleft()
-                if len(chunk.readings) > readings:
-                    self._chunks.appendleft(Chunk(chunk.sensor, chunk.readings[readings:]))
-                    chunk = Chunk(chunk.sensor, chunk.readings[:readings])
-                self._count(chunk.sensor, -len(chunk.readings))
-                readings -= len(chunk.readings)
-                forgotten.append(chunk)
+                taken = self._chunks.popleft()
+                if len(taken.readings) > readings:
+                    self._chunks.appendleft(SensorReadings(taken.sensor, taken.readings[readings:]))
+                    taken = SensorReadings(taken.sensor, taken.readings[:readings])
+                self._count(taken.sensor, -len(taken.readings))
+                readings -= len(taken.readings)
+                forgotten.append(taken)
             for drop in dropped:
                 self._forget_dropped(drop)
         return forgotten

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from sensor_node.config.loader import Config
 from sensor_node.core.clock import Moment
 from sensor_node.core.model import Claim
-from sensor_node.delivery.batch_sender import Courier, policy_of
+from sensor_node.delivery.batch_sender import BatchSender, policy_of
 from sensor_node.processes.service import LONGEST_WAIT_SECONDS
 from sensor_node.storage.queue.claiming import Backlog
 from sensor_node.storage.repository import SensorDataSQLRepository
@@ -23,7 +23,7 @@ UNSEEN = -1
 class DeliveryService:
     """One of a pool, whose members know nothing of each other.
 
-    `heed_commits` says whether commits are to wake it: not while the sink is DOWN.
+    `listen_for_commits` says whether commits are to wake it: not while the sink is DOWN.
     """
 
     def __init__(
@@ -31,16 +31,16 @@ class DeliveryService:
         config: Config,
         owner: str,
         repository: SensorDataSQLRepository,
-        courier: Courier,
-        heed_commits: Callable[[bool], None],
+        batch_sender: BatchSender,
+        listen_for_commits: Callable[[bool], None],
     ) -> None:
         self._sink = config.sink
         self._policy = policy_of(config)
         self._owner = owner
         self._repository = repository
-        self._courier = courier
-        self._heed_commits = heed_commits
-        self._heeding = True
+        self._batch_sender = batch_sender
+        self._listen_for_commits = listen_for_commits
+        self._listening = True
         self._version = UNSEEN
         self._took_part = False
         self._oldest_us: int | None = None
@@ -48,16 +48,16 @@ class DeliveryService:
 
     def step(self, now: Moment) -> float:
         """Deliver one batch, if there is one and it is time."""
-        if self._courier.in_hand:
-            self._courier.resume()
+        if self._batch_sender.in_hand:
+            self._batch_sender.resume()
             return 0.0
         version = self._repository.version()
         if version == self._version:
             return LONGEST_WAIT_SECONDS
         backlog = self._repository.backlog(now.wall)
-        if backlog.sink.up != self._heeding:
-            self._heeding = backlog.sink.up
-            self._heed_commits(self._heeding)
+        if backlog.sink.up != self._listening:
+            self._listening = backlog.sink.up
+            self._listen_for_commits(self._listening)
             # What was told just now was perhaps not heard.
             backlog = self._repository.backlog(now.wall)
         if not backlog.sink.up or not (backlog.pending or backlog.left_over):
@@ -71,21 +71,21 @@ class DeliveryService:
         claim = self._claim(backlog, now)
         if claim is None:
             return LONGEST_WAIT_SECONDS
-        self._courier.deliver(claim, then=self._policy)
+        self._batch_sender.deliver(claim, then=self._policy)
         return 0.0
 
     def finish(self, now: Moment) -> None:
-        self._courier.close()
+        self._batch_sender.close()
         self._repository.close()
 
     def _claim(self, backlog: Backlog, now: Moment) -> Claim | None:
         if self._repository.log_is_held(self._policy.min_free):
             return None
-        what = (self._owner, self._policy, now.wall, self._courier.limit)
+        what = (self._owner, self._policy, now.wall, self._batch_sender.limit)
         claim = None
         if backlog.left_over and not (self._took_part and backlog.pending):
             claim = self._repository.claim_left_over(*what)
-        self._took_part = claim is not None and claim.size < self._courier.limit
+        self._took_part = claim is not None and claim.size < self._batch_sender.limit
         return claim or self._repository.claim_fresh(*what)
 
     def _time_to_fill(self, backlog: Backlog, now: Moment) -> float:
@@ -97,8 +97,8 @@ class DeliveryService:
         if backlog.oldest_pending_us != self._oldest_us:
             self._oldest_us = backlog.oldest_pending_us
             self._oldest_seen_at = now.monotonic
-        if backlog.pending >= self._courier.limit or self._oldest_us is None:
+        if backlog.pending >= self._batch_sender.limit or self._oldest_us is None:
             return 0.0
         age = max(now.wall - self._oldest_us / 1e6, now.monotonic - self._oldest_seen_at)
-        patience = 0.0 if self._courier.has_sent else PATIENCE_SECONDS
+        patience = 0.0 if self._batch_sender.has_sent else PATIENCE_SECONDS
         return self._sink.send_interval + patience - age

@@ -7,7 +7,7 @@ from sensor_node.core.clock import Moment
 from sensor_node.processes.log_watch import LogWatch
 from sensor_node.storage.engine.checkpoint import WAL_CHECKPOINT_BYTES, WAL_LIMIT_BYTES
 from sensor_node.storage.journal.clock_steps import LEAST_STEP_SECONDS
-from sensor_node.storage.queue.room import Room, Space
+from sensor_node.storage.queue.room import SizeLimits, Space
 from sensor_node.storage.repository import SensorDataSQLRepository
 from sensor_node.system.log import LOGGER
 from sensor_node.system.proc import boot_id
@@ -41,7 +41,7 @@ class HousekeepingService:
     ) -> None:
         self._is_final = is_final
         self._storage = config.storage
-        self._room = Room(config.storage.max_size, config.storage.min_free)
+        self._room = SizeLimits(config.storage.max_size, config.storage.min_free)
         self._repository = repository
         self._checked = False
         self._moved_wal_bytes = 0
@@ -58,11 +58,11 @@ class HousekeepingService:
         self._clock_noted_at: float | None = None
 
     def step(self, now: Moment) -> float:
-        """One bite of whatever there is to do."""
+        """One chunk of whatever there is to do."""
         if not self._checked:
             # Now, and not before it is ready: a start takes as long with any backlog.
             self._checked = True
-            self._repository.check()
+            self._repository.check_for_damage()
         # First: what it decides by is the clock.
         self._mind_clock(now)
         space = self._repository.space(self._room)
@@ -129,7 +129,7 @@ class HousekeepingService:
         return self._repository.evict_oldest(reason, now.wall) > 0
 
     def _purge_any(self, now: Moment) -> bool:
-        """One bite of delivered readings, from where the last one ended, once around the table."""
+        """One chunk of delivered readings, from where the last one ended, once around the table."""
         counts = self._repository.counts()
         ends = 0 if counts.sent > counts.purged else 2
         while ends < 2:
@@ -141,7 +141,7 @@ class HousekeepingService:
         return False
 
     def _retain(self, now: Moment) -> bool:
-        """One bite of what is older than keep_sent and max_age."""
+        """One chunk of what is older than keep_sent and max_age."""
         max_age = self._storage.max_age
         if max_age and self._repository.evict_older_than(int((now.wall - max_age) * 1e6), now.wall):
             return True

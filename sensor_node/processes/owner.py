@@ -12,12 +12,12 @@ from sensor_node.system.proc import PROC, START_TICKS, STATE, boot_id, stat_fiel
 TICKS_A_SECOND = os.sysconf("SC_CLK_TCK")
 
 
-def own_identity(role: str, proc: Path = PROC) -> str:
+def own_owner_id(role: str, proc: Path = PROC) -> str:
     """The owner text of this process."""
-    return identity_of(role, os.getpid(), proc)
+    return owner_id_of(role, os.getpid(), proc)
 
 
-def identity_of(role: str, pid: int, proc: Path = PROC) -> str:
+def owner_id_of(role: str, pid: int, proc: Path = PROC) -> str:
     """The owner text of a process that lives."""
     return f"{role}:{boot_id(proc)}:{pid}:{start_ticks(pid, proc)}"
 

@@ -4,7 +4,7 @@ from sensor_node.config.loader import Config
 from sensor_node.core.clock import Moment
 from sensor_node.core.model import Claim
 from sensor_node.core.settlement import SinkRecord
-from sensor_node.delivery.batch_sender import Courier, policy_of
+from sensor_node.delivery.batch_sender import BatchSender, policy_of
 from sensor_node.delivery.signature import signatures
 from sensor_node.processes import owner as owners
 from sensor_node.storage.queue.claiming import Backlog
@@ -18,21 +18,25 @@ class RetryService:
     """The only process that sends anything while the sink is DOWN, one request at a time."""
 
     def __init__(
-        self, config: Config, owner: str, repository: SensorDataSQLRepository, courier: Courier
+        self,
+        config: Config,
+        owner: str,
+        repository: SensorDataSQLRepository,
+        batch_sender: BatchSender,
     ) -> None:
         self._sink = config.sink
         self._policy = policy_of(config)
         self._owner = owner
         self._repository = repository
-        self._courier = courier
+        self._batch_sender = batch_sender
         self._look_around_at = 0.0
-        self._files = signatures(courier.files)
+        self._files = signatures(batch_sender.files)
         self._before: SinkRecord | None = None
 
     def step(self, now: Moment) -> float:
         """Retry or probe with one batch, if one is due."""
-        if self._courier.in_hand:
-            self._courier.resume()
+        if self._batch_sender.in_hand:
+            self._batch_sender.resume()
         if now.monotonic >= self._look_around_at:
             self._look_around_at = now.monotonic + LOOK_AROUND_SECONDS
             self._look_around(now)
@@ -45,11 +49,11 @@ class RetryService:
         claim = self._claim(sink, now)
         if claim is None:
             return LOOK_AROUND_SECONDS
-        self._courier.deliver(claim)
+        self._batch_sender.deliver(claim)
         return 0.0
 
     def finish(self, now: Moment) -> None:
-        self._courier.close()
+        self._batch_sender.close()
         self._repository.close()
 
     def _time_to_send(self, backlog: Backlog, now: Moment) -> float:
@@ -65,7 +69,7 @@ class RetryService:
     def _claim(self, sink: SinkRecord, now: Moment) -> Claim | None:
         if self._repository.log_is_held(self._policy.min_free):
             return None
-        what = (self._owner, self._policy, now.wall, self._courier.limit)
+        what = (self._owner, self._policy, now.wall, self._batch_sender.limit)
         return self._repository.claim_due(*what) if sink.up else self._repository.claim_probe(*what)
 
     def _look_around(self, now: Moment) -> None:
@@ -79,7 +83,7 @@ class RetryService:
             self._repository.park_doubtful(now.wall)
         while self._repository.let_in(now.wall):
             pass
-        before, self._files = self._files, signatures(self._courier.files)
+        before, self._files = self._files, signatures(self._batch_sender.files)
         # Of a file that is new among them, nobody knows what it was before.
         if any(before.get(file, seen) != seen for file, seen in self._files.items()):
             self._repository.probe_now(now.wall)

@@ -56,9 +56,9 @@ class Sampler:
         if self._thread is not None:
             self._thread.join(seconds)
 
-    def turn(self, now: Moment) -> float:
+    def take_due(self, now: Moment) -> float:
         """Take all that is due. Returns the seconds until there is more to do."""
-        delay = min(sensor.turn(now) for sensor in self.sensors)
+        delay = min(sensor.take_due(now) for sensor in self.sensors)
         self._on_reading()
         return max(0.0, delay)
 
@@ -87,7 +87,7 @@ class Sampler:
         try:
             while not self._stop.is_set():
                 now = self._clock.now()
-                delay = self.turn(now)
+                delay = self.take_due(now)
                 if delay > 0:
                     taken = self._clock.now().monotonic - now.monotonic
                     self._stop.wait(max(delay - taken, LEAST_WAIT_SECONDS))

@@ -17,7 +17,7 @@ from sensor_node.sensors.source import Source
 from sensor_node.system.log import Throttle
 
 MAKE_UP_SECONDS = 60.0
-TICKS_A_TURN = 5000
+TICKS_A_READ = 5000
 # How soon to look again when the buffer has no room for simulated readings.
 FULL_WAIT_SECONDS = 0.05
 # The suspended time is read from two clocks, one after the other.
@@ -77,7 +77,7 @@ class Sensor:
         self._lock = threading.Lock()
         self._throttle = Throttle()
 
-    def turn(self, now: Moment) -> float:
+    def take_due(self, now: Moment) -> float:
         """Take what is due. Returns the seconds until there is more to do."""
         with self._lock:
             self._notice_sleep(now)
@@ -94,7 +94,7 @@ class Sensor:
         before = None
         while self.config.is_simulated and before != self._next:
             before = self._next
-            self.turn(now)
+            self.take_due(now)
 
     def watch(self, now: Moment) -> Account:
         """Count, while a read goes on, the ticks that it costs. Returns how things stand."""
@@ -176,7 +176,7 @@ class Sensor:
         """The times of the ticks to ask for now; none while there is no room for them."""
         count = 0 if self._abandoned else min(due, 1)
         if self.config.is_simulated and count > 0:
-            count = min(due, TICKS_A_TURN, self._buffer.mock_room())
+            count = min(due, TICKS_A_READ, self._buffer.simulated_room())
             if count == 0:
                 self._account.beats += 1
         if count > 0:

@@ -16,8 +16,8 @@ from sensor_node.processes.sensor import Sensor
 from sensor_node.processes.watch import Watch
 from sensor_node.sensors import open_source, prepare
 from sensor_node.storage.engine.checkpoint import WAL_EMERGENCY_BYTES
-from sensor_node.storage.journal.runs import Identity
-from sensor_node.storage.queue.room import LOG_HELD, NO_ROOM, Room
+from sensor_node.storage.journal.runs import NodeIdentity
+from sensor_node.storage.queue.room import LOG_HELD, NO_ROOM, SizeLimits
 from sensor_node.storage.repository import SensorDataSQLRepository
 from sensor_node.system.log import LOGGER
 
@@ -46,7 +46,7 @@ class Start:
     `run_started` is when the run began, in monotonic seconds.
     """
 
-    who: Identity
+    who: NodeIdentity
     run: str
     run_started: float
 
@@ -73,7 +73,7 @@ class SensorService:
         self._open_repository = open_repository
         self._repository: SensorDataSQLRepository | None = None
         self._has_captured = False
-        self._room = Room(config.storage.max_size, config.storage.min_free)
+        self._room = SizeLimits(config.storage.max_size, config.storage.min_free)
         self._evicts = config.storage.when_full == "drop-oldest"
         self._interval = commit_interval(config)
         self._tell_commit = tell_commit
@@ -86,7 +86,7 @@ class SensorService:
         on_reading = _nothing if self._interval else wake
         self._samplers = [
             Sampler(sensors, clock, on_reading)
-            for sensors in _lanes(config, self._buffer, self._started)
+            for sensors in _sampler_threads(config, self._buffer, self._started)
         ]
         self._watch = Watch(self._samplers, self._started)
 
@@ -108,7 +108,7 @@ class SensorService:
             more = self._commit(repository, now)
         except StorageUnavailable as error:
             self._buffer.trouble = error.reason
-            self._part_if_replaced(error, now)
+            self._disconnect_if_replaced(error, now)
             raise
         self._mind_emergency(repository, now)
         if more:
@@ -129,7 +129,7 @@ class SensorService:
         try:
             self._commit_all(now)
         except StorageUnavailable as error:
-            if not self._part_if_replaced(error, now):
+            if not self._disconnect_if_replaced(error, now):
                 raise
             self._commit_all(now)
 
@@ -244,7 +244,7 @@ class SensorService:
             LOGGER.error("storage_unavailable %s", error)
         raise RuntimeError("a sampling thread has ended") from ended[0].failure
 
-    def _part_if_replaced(self, error: StorageUnavailable, now: Moment) -> bool:
+    def _disconnect_if_replaced(self, error: StorageUnavailable, now: Moment) -> bool:
         """The next database is a fresh one, and has to be told who captures."""
         if error.reason != "replaced":
             return False
@@ -270,7 +270,7 @@ def commit_interval(config: Config) -> float:
     return 0.0 if rate <= SINGLE_COMMIT_RATE else GROUP_COMMIT_SECONDS
 
 
-def _lanes(config: Config, buffer: Buffer, now: Moment) -> list[list[Sensor]]:
+def _sampler_threads(config: Config, buffer: Buffer, now: Moment) -> list[list[Sensor]]:
     """Sensors that share a thread: only simulated ones, as whatever is real may hang."""
     directory: Path = config.runtime_directory
 

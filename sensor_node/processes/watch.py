@@ -7,7 +7,7 @@ from typing import NamedTuple
 from sensor_node.config.loader import SensorConfig
 from sensor_node.core.clock import Moment
 from sensor_node.core.model import DatedReading, Reading, VitalSigns
-from sensor_node.processes.buffer import Chunk
+from sensor_node.processes.buffer import SensorReadings
 from sensor_node.processes.sampler import Sampler
 from sensor_node.processes.sensor import Account
 from sensor_node.system.log import LOGGER
@@ -112,13 +112,13 @@ class Watch:
             self._note_at = now.monotonic + NOTE_SECONDS
             self._readings, self.has_news = 0, False
 
-    def stored(self, chunks: Sequence[Chunk]) -> None:
+    def stored(self, chunks: Sequence[SensorReadings]) -> None:
         """So are these readings."""
-        for chunk in chunks:
-            one = self._sensors[chunk.sensor]
-            one.readings += len(chunk.readings)
-            one.last = chunk.readings[-1]
-            self._readings += len(chunk.readings)
+        for taken in chunks:
+            one = self._sensors[taken.sensor]
+            one.readings += len(taken.readings)
+            one.last = taken.readings[-1]
+            self._readings += len(taken.readings)
 
 
 def _judge(one: _Sensor, account: Account, now: Moment) -> None:

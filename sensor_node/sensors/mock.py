@@ -49,8 +49,8 @@ class MockSource:
                 return islice(self._walk, len(ticks))
             case _:
                 middle, amplitude = self._middle, (self._high - self._low) / 2
-                turn, sin = self._radians_per_tick, math.sin
-                return [middle + amplitude * sin(turn * tick) for tick in ticks]
+                step, sin = self._radians_per_tick, math.sin
+                return [middle + amplitude * sin(step * tick) for tick in ticks]
 
     def _random_walk(self) -> Iterator[float]:
         """From the middle on, in uniform steps, reflected at the bounds."""

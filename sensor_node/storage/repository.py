@@ -29,11 +29,11 @@ from sensor_node.storage.queue import (
     vital_signs,
 )
 from sensor_node.storage.queue.rate_limit import ClaimPolicy
-from sensor_node.storage.queue.room import Room, Space, is_tight, measure
+from sensor_node.storage.queue.room import SizeLimits, Space, is_tight, measure
 from sensor_node.storage.repair import check, salvage
 
-EVICT_BITE = 2000
-MAKE_WAY_BITE = 5000
+EVICT_CHUNK = 2000
+MAKE_WAY_CHUNK = 5000
 
 
 class SensorDataSQLRepository:
@@ -58,7 +58,7 @@ class SensorDataSQLRepository:
         )
         self._begun_on: int | None = None
         self._transaction = self._database.transaction
-        self._snapshot = self._database.snapshot
+        self._read_transaction = self._database.read_transaction
 
     def close(self) -> None:
         self._database.close()
@@ -74,7 +74,7 @@ class SensorDataSQLRepository:
         readings: Readings,
         dropped: Sequence[Dropped],
         now: float,
-        room: Room,
+        room: SizeLimits,
         signs: Sequence[VitalSigns] = (),
         *,
         waiting: bool = False,
@@ -99,7 +99,7 @@ class SensorDataSQLRepository:
             return len(fitting)
 
     def begin_run(
-        self, who: runs.Identity, now: float, run: str, *, follows: bool = False
+        self, who: runs.NodeIdentity, now: float, run: str, *, follows: bool = False
     ) -> int | None:
         """Note the start, the gap before it and what has changed; begin a stream of ids.
 
@@ -129,17 +129,17 @@ class SensorDataSQLRepository:
         with self._transaction() as connection:
             events.record(connection, now, kind, detail)
 
-    def check(self, seconds: float = check.CHECK_SECONDS) -> None:
+    def check_for_damage(self, seconds: float = check.CHECK_SECONDS) -> None:
         """Look for damage, so long at most."""
-        with self._snapshot() as connection:
-            check.check(connection, seconds)
+        with self._read_transaction() as connection:
+            check.check_for_damage(connection, seconds)
 
     def log_is_held(self, min_free: int) -> bool:
         """Whether a reader keeps the log from being emptied and the disk has no room for more.
 
         Then nothing may be written but what brings work in hand to an end: see room.Space.tight.
         """
-        with self._snapshot() as connection:
+        with self._read_transaction() as connection:
             tight = is_tight(connection, self.path, min_free)
         return tight and not self.checkpoint(truncate=False).is_emptied
 
@@ -147,7 +147,7 @@ class SensorDataSQLRepository:
 
     def backlog(self, now: float) -> claiming.Backlog:
         """Pending messages and the sink's state, from one snapshot."""
-        with self._snapshot() as connection:
+        with self._read_transaction() as connection:
             return claiming.backlog(connection, now)
 
     def claim_fresh(self, owner: str, policy: ClaimPolicy, now: float, limit: int) -> Claim | None:
@@ -178,7 +178,7 @@ class SensorDataSQLRepository:
 
     def read_claim(self, claim: Claim) -> list[Message]:
         """The claim's messages in order; none if the claim is lost, fewer if rows are missing."""
-        with self._snapshot() as connection:
+        with self._read_transaction() as connection:
             return batch_ranges.read_messages(connection, claim)
 
     def settle(self, claim: Claim, outcome: Outcome, rules: Rules, now: float) -> bool:
@@ -214,7 +214,7 @@ class SensorDataSQLRepository:
     def due_in(self, policy: ClaimPolicy, now: float) -> float:
         """Seconds until claim_due() will find a batch; asking takes no lock."""
         skip, longest = policy.at_most_once, policy.longest
-        with self._snapshot() as connection:
+        with self._read_transaction() as connection:
             return min(
                 due.due_in(connection, now, longest, skip_unknown=skip),
                 suspects.due_in(connection, now, longest, skip_unknown=skip),
@@ -222,7 +222,7 @@ class SensorDataSQLRepository:
 
     def claims(self) -> list[tuple[int, int, str]]:
         """First id, last id and owner of every batch that is SENDING."""
-        with self._snapshot() as connection:
+        with self._read_transaction() as connection:
             return orphans.sending(connection)
 
     def reclaim(self, first_id: int, owner: str, now: float, *, at_most_once: bool) -> int:
@@ -240,8 +240,8 @@ class SensorDataSQLRepository:
             return orphans.park_doubtful(connection, now)
 
     def let_in(self, now: float) -> bool:
-        """A bite of what was set apart of sensors that are not isolated any more, if there is."""
-        with self._snapshot() as connection:
+        """A chunk of what was set apart of sensors that are not isolated any more, if there is."""
+        with self._read_transaction() as connection:
             if suspects.to_let_in(connection, now) is None:
                 return False
         with self._transaction() as connection:
@@ -254,7 +254,7 @@ class SensorDataSQLRepository:
             suspects.probe_now(connection, now)
 
     def requeue(self, first_id: int, last_id: int, now: float) -> int:
-        """DEAD, IN_DOUBT or SENT -> FAILED, due now, for ids of one tile. Returns how many."""
+        """DEAD, IN_DOUBT or SENT -> FAILED, due now, for ids of one range. Returns how many."""
         with self._transaction() as connection:
             n = batch_ranges.requeue(connection, first_id, last_id, now)
             if n:
@@ -272,7 +272,7 @@ class SensorDataSQLRepository:
         size = policy.limit(policy.batch_size)
         with self._transaction() as connection:
             new = salvage.absent(connection, found)
-            if new and not salvage.make_way(connection, size, MAKE_WAY_BITE, now):
+            if new and not salvage.make_way(connection, size, MAKE_WAY_CHUNK, now):
                 return None
             if new:
                 salvage.add(connection, new, source, size, now)
@@ -281,13 +281,13 @@ class SensorDataSQLRepository:
 
     def next_parked(self, status: str, after: int) -> tuple[int, int] | None:
         """First and last id of the next DEAD or IN_DOUBT batch above the id `after`."""
-        with self._snapshot() as connection:
+        with self._read_transaction() as connection:
             return lookup.next_parked(connection, status, after)
 
     # Housekeeping
 
-    def space(self, room: Room) -> Space:
-        with self._snapshot() as connection:
+    def space(self, room: SizeLimits) -> Space:
+        with self._read_transaction() as connection:
             return measure(connection, self.path, room)
 
     def wal_bytes(self) -> int:
@@ -301,32 +301,32 @@ class SensorDataSQLRepository:
 
     def log_hold(self) -> log_hold.LogHold | None:
         """What the history says of a program that keeps the log, if one does."""
-        with self._snapshot() as connection:
+        with self._read_transaction() as connection:
             return log_hold.standing(connection)
 
-    def purge(self, after: int, settled_before: float | None, now: float) -> retention.Bite:
-        """SENT -> PURGED for some tiles after `after`, settled before then (None: any time)."""
-        with self._snapshot() as connection:
-            bite = retention.find_delivered(connection, after, settled_before, now)
-        if bite.tiles:  # else the lock is for others
+    def purge(self, after: int, settled_before: float | None, now: float) -> retention.Chunk:
+        """SENT -> PURGED for some ranges after `after`, settled before then (None: any time)."""
+        with self._read_transaction() as connection:
+            chunk = retention.find_delivered(connection, after, settled_before, now)
+        if chunk.batch_ranges:  # else the lock is for others
             with self._transaction() as connection:
-                bite = retention.purge(connection, after, settled_before, now)
-        return bite
+                chunk = retention.purge(connection, after, settled_before, now)
+        return chunk
 
     def evict_oldest(self, reason: str, now: float) -> int:
-        """FAILED or PENDING -> EVICTED for a bite of the oldest. Returns how many."""
+        """FAILED or PENDING -> EVICTED for a chunk of the oldest. Returns how many."""
         with self._transaction() as connection:
-            return retention.evict_oldest(connection, EVICT_BITE, reason, now)
+            return retention.evict_oldest(connection, EVICT_CHUNK, reason, now)
 
     def evict_parked(self, reason: str, now: float) -> int:
-        """DEAD or IN_DOUBT -> EVICTED for the oldest tile. Returns how many."""
+        """DEAD or IN_DOUBT -> EVICTED for the oldest batch range. Returns how many."""
         with self._transaction() as connection:
             return retention.evict_parked(connection, reason, now)
 
     def evict_older_than(self, limit_us: int, now: float) -> int:
-        """FAILED or PENDING -> EVICTED for a bite captured before `limit_us`. Returns how many."""
+        """FAILED or PENDING -> EVICTED for a chunk captured before `limit_us`. Returns how many."""
         with self._transaction() as connection:
-            return retention.evict_older_than(connection, EVICT_BITE, limit_us, now)
+            return retention.evict_older_than(connection, EVICT_CHUNK, limit_us, now)
 
     def note_clock(self, now: Moment, boot: str) -> None:
         """Where the clock stands; nothing waits or ages because it was set. `boot`: the boot id."""
@@ -340,5 +340,5 @@ class SensorDataSQLRepository:
             runs.sample(connection, boottime, ledger.sound_counts(connection))
 
     def counts(self) -> Counts:
-        with self._snapshot() as connection:
+        with self._read_transaction() as connection:
             return ledger.sound_counts(connection)

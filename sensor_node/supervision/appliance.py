@@ -6,7 +6,7 @@ import time
 from sensor_node.config.loader import Config
 from sensor_node.core.errors import ConfigError, SensorNodeError
 from sensor_node.supervision.disk import insist_on_disk, note_disk
-from sensor_node.supervision.lock_keeper import Presence
+from sensor_node.supervision.lock_keeper import LockKeeper
 from sensor_node.supervision.logfile import log_file
 from sensor_node.supervision.pidfile import remove_pid_file
 from sensor_node.supervision.states import read_report
@@ -25,15 +25,15 @@ def run(config: Config) -> int:
         os.umask(0o027)
         log.configure(config.log.level, log_file(config))
         make_directories(config)
-        presence = Presence(config)
-        _take(presence, config, notifier)
+        lock_keeper = LockKeeper(config)
+        _take(lock_keeper, config, notifier)
         note_disk(config)
-        presence.be_found(config)
+        lock_keeper.be_found(config)
     except SensorNodeError as error:
         notifier.send(f"STATUS={error}")
         raise
     try:
-        return Supervisor(config, presence, notifier).run()
+        return Supervisor(config, lock_keeper, notifier).run()
     finally:
         remove_pid_file(config)
 
@@ -60,31 +60,31 @@ def make_directories(config: Config) -> None:
         raise ConfigError(f"{database}: cannot be {cannot} by this user; see its owner and mode")
 
 
-def _take(presence: Presence, config: Config, notifier: Notifier) -> None:
+def _take(lock_keeper: LockKeeper, config: Config, notifier: Notifier) -> None:
     """Take the appliance's place; wait for children of a supervisor that was killed."""
     path, timeout = config.storage.path, config.process.stop_timeout
     deadline = 0.0
-    while not presence.take():
-        if pid := presence.holder(config):
+    while not lock_keeper.take():
+        if pid := lock_keeper.holder(config):
             raise SensorNodeError(f"{path}: is in use by the appliance with pid {pid}")
         if not deadline:
             deadline = time.monotonic() + timeout
             notifier.send(
                 f"EXTEND_TIMEOUT_USEC={int((timeout + 5) * 1e6)}",
-                f"STATUS=waiting for {_survivors(presence, config)}",
+                f"STATUS=waiting for {_survivors(lock_keeper, config)}",
             )
         elif time.monotonic() >= deadline:
             raise SensorNodeError(
-                f"{path}: is in use by {_survivors(presence, config)}; "
+                f"{path}: is in use by {_survivors(lock_keeper, config)}; "
                 "they end with their request, or kill them"
             )
         time.sleep(LOCK_POLL_SECONDS)
 
 
-def _survivors(presence: Presence, config: Config) -> str:
+def _survivors(lock_keeper: LockKeeper, config: Config) -> str:
     report = read_report(config.runtime_directory)
     names = {child.pid: child.name for child in report.processes} if report else {}
-    living = [f"{names.get(pid, 'process')} (pid {pid})" for pid in presence.sharers(config)]
+    living = [f"{names.get(pid, 'process')} (pid {pid})" for pid in lock_keeper.sharers(config)]
     if living:
         return f"processes of the last run: {', '.join(living)}"
     return "processes that cannot be seen from here, perhaps in another container"

@@ -14,19 +14,19 @@ from sensor_node.core.schedule import restart_delay
 from sensor_node.processes import owner
 from sensor_node.supervision.slots import Slot
 from sensor_node.supervision.states import ChildReport, ChildState
-from sensor_node.supervision.worker import STOP_SIGNALS, Birth, work
+from sensor_node.supervision.worker import STOP_SIGNALS, ChildSpec, work
 
 # See docs/adr: the supervisor has one thread and never a connection, so that fork is safe.
 FORK = multiprocessing.get_context("fork")
 # A child that lived this long is started again at once.
 SOUND_LIFE_SECONDS = 10.0
-MOST_NEWS = 20
+MOST_PENDING_EVENTS = 20
 # Opening the database usually takes some milliseconds.
 LONG_WAIT_SECONDS = 2.0
 
 
 @dataclass(frozen=True, slots=True)
-class Death:
+class ExitStatus:
     """How a child ended: its exit code as multiprocessing gives it, and its last words."""
 
     exit_code: int
@@ -63,7 +63,7 @@ class Child:
         self._started = 0.0
         self._since = 0.0
         self._owner = ""
-        self._news: list[tuple[str, str]] = []
+        self._pending_events: list[tuple[str, str]] = []
 
     @property
     def pid(self) -> int | None:
@@ -83,52 +83,52 @@ class Child:
         Raises OSError where the system has no room for one more process; then nothing has changed.
         """
         self.slot.reset()
-        birth = Birth(
+        spec = ChildSpec(
             role=self.role,
             config=config,
             slot=self.slot,
             supervisor=os.getpid(),
             inherited=tuple(inherited),
-            news=tuple(self._news),
+            pending_events=tuple(self._pending_events),
             run_started=run_started,
             unclean=unclean,
             after_death=self._died,
         )
         before = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
         try:
-            process = FORK.Process(target=work, args=(birth,), name=self.name)
+            process = FORK.Process(target=work, args=(spec,), name=self.name)
             process.start()
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
         self._process = process
-        self._news.clear()
+        self._pending_events.clear()
         self._died = False
         self._started, self._since = time.monotonic(), time.time()
         self.state, self.kill_at, self.aborted_at = ChildState.STARTING, None, None
         self.killed = False
         pid = self._process.pid
-        self._owner = owner.identity_of(self.role, pid or 0)
+        self._owner = owner.owner_id_of(self.role, pid or 0)
 
     def look(self) -> bool:
         """Whether the child has become RUNNING since the last look."""
-        if self.state is ChildState.STARTING and self.slot.signs().ready:
+        if self.state is ChildState.STARTING and self.slot.heartbeat().ready:
             self.state, self._since = ChildState.RUNNING, time.time()
             return True
         return False
 
-    def reap(self) -> Death | None:
+    def reap(self) -> ExitStatus | None:
         """How the process ended, once, if it has."""
         if self._process is None or self._process.exitcode is None:
             return None
-        signs = self.slot.signs()
-        death = Death(self._process.exitcode, signs.ready, signs.said)
+        heartbeat = self.slot.heartbeat()
+        exit_status = ExitStatus(self._process.exitcode, heartbeat.ready, heartbeat.said)
         self._process.join()
         self._process.close()
         self._process = None
         self._since = time.time()
-        return death
+        return exit_status
 
-    def plan_restart(self, death: Death, now: float) -> None:
+    def plan_restart(self, exit_status: ExitStatus, now: float) -> None:
         """At once after a sound life, else later and later. Capture is never given up."""
         sound = now - self._started >= SOUND_LIFE_SECONDS
         self._short_lives = 0 if sound else self._short_lives + 1
@@ -137,7 +137,7 @@ class Child:
         self._died = True
         self._deaths = (time.time(), self._deaths[0])
         self.state = ChildState.BACKOFF
-        self.remember("process died", f"{self.name} {death.how}")
+        self.remember("process died", f"{self.name} {exit_status.how}")
 
     def plan_another_start(self, now: float) -> None:
         """There was no process to die."""
@@ -161,7 +161,7 @@ class Child:
 
     def waits_for_database(self, now: float) -> bool:
         """Whether it cannot open the database yet: a migration, or a lock that another has."""
-        since = self.slot.signs().waiting_since
+        since = self.slot.heartbeat().waiting_since
         return (
             self.state is ChildState.STARTING
             and since is not None
@@ -176,11 +176,11 @@ class Child:
 
     def remember(self, kind: str, detail: str) -> None:
         """For the next process in this place to write down."""
-        if len(self._news) < MOST_NEWS:
-            self._news.append((kind, detail))
+        if len(self._pending_events) < MOST_PENDING_EVENTS:
+            self._pending_events.append((kind, detail))
 
     def report(self) -> ChildReport:
-        signs = self.slot.signs()
+        heartbeat = self.slot.heartbeat()
         return ChildReport(
             name=self.name,
             role=self.role,
@@ -190,8 +190,8 @@ class Child:
             since=self._since,
             restarts=self.restarts,
             died_before=self._deaths[1],
-            trouble=signs.trouble if self.pid else "",
-            trouble_since=signs.trouble_since if self.pid else 0.0,
+            trouble=heartbeat.trouble if self.pid else "",
+            trouble_since=heartbeat.trouble_since if self.pid else 0.0,
         )
 
 

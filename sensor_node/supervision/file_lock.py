@@ -10,7 +10,7 @@ import os
 from pathlib import Path
 
 from sensor_node.system import locks, proc
-from sensor_node.system.files import bears_name, is_foreign_link, real
+from sensor_node.system.files import is_foreign_link, is_same_file, real
 
 READ = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
 
@@ -30,7 +30,7 @@ class FileLock:
         place = real(self._database)
         if is_foreign_link(self._database):
             return True  # nobody of ours opens what is there
-        if self._fd >= 0 and bears_name(os.fstat(self._fd), place):
+        if self._fd >= 0 and is_same_file(os.fstat(self._fd), place):
             return True
         fd = _open(place)
         if fd is None:

@@ -3,7 +3,7 @@
 import enum
 from typing import Protocol
 
-from sensor_node.supervision.slots import Signs
+from sensor_node.supervision.slots import Heartbeat
 
 # P1: capture waits for another process's transaction at most this long.
 HOLD_SECONDS = 5.0
@@ -13,7 +13,7 @@ ABORT_SECONDS = 2.0
 STEP_SECONDS = 30.0
 
 
-class Verdict(enum.Enum):
+class Liveness(enum.Enum):
     WELL = "well"
     HOLDS_LOCK = "holds the write lock too long"
     BLOCKS_LOCK = "was stopped on its way to the write lock"
@@ -27,20 +27,20 @@ class Observed(Protocol):
     def waits_for_disk(self) -> bool: ...
 
 
-def judge(signs: Signs, now: float, limit: float, child: Observed) -> Verdict:
+def judge(heartbeat: Heartbeat, now: float, limit: float, child: Observed) -> Liveness:
     """`now` and `limit` in monotonic seconds.
 
     Waiting for the write lock is no fault. But who is stopped meanwhile may have the turnstile,
     and then nobody else gets the lock. Nor is waiting for a slow disk with the lock: a kill would
     give it to nobody sooner, and with a generator what it has in memory would be gone.
     """
-    if signs.holding_since is not None:
-        late = now - signs.holding_since > HOLD_SECONDS
-        return Verdict.HOLDS_LOCK if late and not child.waits_for_disk() else Verdict.WELL
-    if signs.waiting_since is not None:
-        late = now - signs.waiting_since > HOLD_SECONDS
-        return Verdict.BLOCKS_LOCK if late and child.is_stopped() else Verdict.WELL
-    return Verdict.HANGS if now - signs.beat > limit else Verdict.WELL
+    if heartbeat.holding_since is not None:
+        late = now - heartbeat.holding_since > HOLD_SECONDS
+        return Liveness.HOLDS_LOCK if late and not child.waits_for_disk() else Liveness.WELL
+    if heartbeat.waiting_since is not None:
+        late = now - heartbeat.waiting_since > HOLD_SECONDS
+        return Liveness.BLOCKS_LOCK if late and child.is_stopped() else Liveness.WELL
+    return Liveness.HANGS if now - heartbeat.beat > limit else Liveness.WELL
 
 
 def step_limit(role: str, request_timeout: float) -> float:

@@ -13,7 +13,7 @@ from sensor_node.system import proc
 from sensor_node.system.log import LOGGER
 
 
-class Kept(enum.Enum):
+class LockState(enum.Enum):
     """What became of the appliance's files since the last look."""
 
     AS_IT_WAS = "all is there"
@@ -22,7 +22,7 @@ class Kept(enum.Enum):
     TAKEN = "another appliance has taken the place"
 
 
-class Presence:
+class LockKeeper:
     """The appliance's lock, which children inherit, that of the database, and the pid file."""
 
     def __init__(self, config: Config) -> None:
@@ -75,47 +75,47 @@ class Presence:
         self._file.close()
         self._forget_pid_file()
 
-    def keep(self, config: Config) -> Kept:
+    def keep(self, config: Config) -> LockState:
         """Put back what is gone.
 
         TAKEN: from a directory that was moved away nothing may go into the one that came after it.
         Until somebody takes its place, it may come back.
         """
         kept = self._keep_place(config)
-        if kept is not Kept.TAKEN and self.is_in_place and not self._file.keep():
+        if kept is not LockState.TAKEN and self.is_in_place and not self._file.keep():
             path, pid = config.storage.path, self.holder(config)
             LOGGER.error("place_taken %s: pid %s has the file; this one ends", path, pid)
-            return Kept.TAKEN
+            return LockState.TAKEN
         return kept
 
-    def _keep_place(self, config: Config) -> Kept:
+    def _keep_place(self, config: Config) -> LockState:
         if self._lock.is_in_place():
             return self._keep_pid_file(config)
         at_home = self._lock.is_at_home()
         if not at_home and _size(self._lock.file) is None:
-            return Kept.AS_IT_WAS
+            return LockState.AS_IT_WAS
         try:
             lock = ApplianceLock(config)
         except SensorNodeError:
-            return Kept.AS_IT_WAS
+            return LockState.AS_IT_WAS
         if not lock.take():
             lock.close()
             LOGGER.error("place_taken %s: another appliance has it; this one ends", lock.file)
-            return Kept.TAKEN
+            return LockState.TAKEN
         if not at_home:
             lock.close()
-            return Kept.AS_IT_WAS
+            return LockState.AS_IT_WAS
         LOGGER.warning("lock_gone %s: made anew", lock.file)
         self._lock.close()
         self._lock = lock
-        return Kept.LOCK_MADE_ANEW
+        return LockState.LOCK_MADE_ANEW
 
-    def _keep_pid_file(self, config: Config) -> Kept:
+    def _keep_pid_file(self, config: Config) -> LockState:
         if not _size(pid_file(config.runtime_directory)):
             with contextlib.suppress(SensorNodeError):  # no directory, or no room
                 self.be_found(config)
-                return Kept.PID_FILE_MADE_ANEW
-        return Kept.AS_IT_WAS
+                return LockState.PID_FILE_MADE_ANEW
+        return LockState.AS_IT_WAS
 
 
 def _size(file: Path) -> int | None:

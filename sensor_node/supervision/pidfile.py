@@ -11,14 +11,20 @@ from sensor_node.config.loader import Config
 from sensor_node.core.errors import ConfigError, SensorNodeError
 from sensor_node.processes import owner
 from sensor_node.supervision.file_lock import holder
-from sensor_node.system.files import FOREIGN_LINK, bears_name, is_foreign_link, open_unlinked, real
+from sensor_node.system.files import (
+    FOREIGN_LINK,
+    is_foreign_link,
+    is_same_file,
+    open_unlinked,
+    real,
+)
 from sensor_node.system.proc import has_open
 
 MOST_BYTES = 1000
 LOCK_SUFFIX = ".appliance"
 LOCK_TRIES, LOCK_TRY_SECONDS = 100, 0.01
-# As own_identity() makes it.
-IDENTITY = r"[a-z]+:[0-9a-f-]+:[0-9]{1,9}:[0-9]{1,19}"
+# As own_owner_id() makes it.
+OWNER_ID = r"[a-z]+:[0-9a-f-]+:[0-9]{1,9}:[0-9]{1,19}"
 
 
 def lock_file(config: Config) -> Path:
@@ -62,11 +68,11 @@ class ApplianceLock:
 
     def is_in_place(self) -> bool:
         """Whether those who come to take the lock now find this one, and no other."""
-        return bears_name(os.fstat(self.fd), self.file)
+        return is_same_file(os.fstat(self.fd), self.file)
 
     def is_at_home(self) -> bool:
         """Whether the directory is the one that it was made in, and not a successor's."""
-        return bears_name(self._directory, self._home)
+        return is_same_file(self._directory, self._home)
 
     def close(self) -> None:
         os.close(self.fd)
@@ -83,10 +89,10 @@ def write_pid_file(config: Config) -> int:
 
     Raises SensorNodeError: an appliance that nobody can find or stop had better not start.
     """
-    file, identity = pid_file(config.runtime_directory), owner.own_identity("supervisor")
+    file, owner_id = pid_file(config.runtime_directory), owner.own_owner_id("supervisor")
     try:
         with open_unlinked(file, "w") as opened:
-            opened.write(f"{os.getpid()}\n{identity}\n")
+            opened.write(f"{os.getpid()}\n{owner_id}\n")
             opened.flush()
             _lock(opened.fileno())
             return os.dup(opened.fileno())
@@ -118,17 +124,17 @@ def running_pid(runtime_directory: Path) -> int | None:
     """The supervisor's pid, if the pid file names a living one."""
     try:
         with open_unlinked(pid_file(runtime_directory)) as opened:
-            text, identity = opened.read(MOST_BYTES).split()
+            text, owner_id = opened.read(MOST_BYTES).split()
             pid = int(text)
-            lives = _holds(pid, os.fstat(opened.fileno()), identity)
+            lives = _holds(pid, os.fstat(opened.fileno()), owner_id)
     except PermissionError:
         raise
     except (OSError, ValueError):
         return None
-    return pid if lives and identity.split(":")[2:3] == [text] else None
+    return pid if lives and owner_id.split(":")[2:3] == [text] else None
 
 
-def _holds(pid: int, file: os.stat_result, identity: str) -> bool:
+def _holds(pid: int, file: os.stat_result, owner_id: str) -> bool:
     """Whether it is a supervisor that keeps the file.
 
     The lock tells, also in a container where /proc names another boot than it does to the service.
@@ -137,7 +143,7 @@ def _holds(pid: int, file: os.stat_result, identity: str) -> bool:
     if holder(file) == pid:
         return True
     try:
-        return is_appliance(identity) and Path(f"/proc/{pid}").stat().st_uid == file.st_uid
+        return is_appliance(owner_id) and Path(f"/proc/{pid}").stat().st_uid == file.st_uid
     except OSError:
         return False
 
@@ -154,9 +160,9 @@ def is_elsewhere(runtime_directory: Path) -> bool:
     return False
 
 
-def is_appliance(identity: str) -> bool:
+def is_appliance(owner_id: str) -> bool:
     """Whether an owner text means a living process."""
-    return re.fullmatch(IDENTITY, identity) is not None and owner.is_alive(identity)
+    return re.fullmatch(OWNER_ID, owner_id) is not None and owner.is_alive(owner_id)
 
 
 def has_lock(config: Config, pid: int) -> bool:

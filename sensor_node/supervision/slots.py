@@ -19,7 +19,7 @@ TIMES = 2**32
 
 
 @dataclass(frozen=True, slots=True)
-class Signs:
+class Heartbeat:
     """What a slot says; times in monotonic seconds, None for: not so.
 
     `trouble_since` in wall seconds, for people; 0 if there is none.
@@ -103,10 +103,10 @@ class Slot:
             if self._get(word):
                 self._put(word, now)
 
-    def signs(self) -> Signs:
+    def heartbeat(self) -> Heartbeat:
         said = bytes(self._said[: self._get(SAID_LENGTH)])
         trouble = self._get(TROUBLE)
-        return Signs(
+        return Heartbeat(
             beat=self._time(BEAT) or 0.0,
             waiting_since=self._time(WAITING),
             holding_since=self._time(HOLDING),

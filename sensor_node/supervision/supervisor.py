@@ -13,8 +13,8 @@ from sensor_node import __version__
 from sensor_node.config.loader import Config, load_config
 from sensor_node.core.errors import ConfigError
 from sensor_node.supervision import hangs, logfile
-from sensor_node.supervision.child import Child, Death, reap_strangers
-from sensor_node.supervision.lock_keeper import Kept, Presence
+from sensor_node.supervision.child import Child, ExitStatus, reap_strangers
+from sensor_node.supervision.lock_keeper import LockKeeper, LockState
 from sensor_node.supervision.slots import make_slots
 from sensor_node.supervision.states import ChildState, Report, write_report
 from sensor_node.supervision.systemd import Notifier
@@ -25,8 +25,8 @@ from sensor_node.system.log import LOGGER
 
 # generator, retrier, housekeeper and the most senders that the configuration allows
 MOST_CHILDREN = 3 + 64
-TURN_SECONDS = 0.5
-STARTING_TURN_SECONDS = 0.02
+LOOP_SECONDS = 0.5
+STARTING_LOOP_SECONDS = 0.02
 # A turn that took longer means that this process itself was stopped or the machine suspended.
 OVERSLEPT_SECONDS = 3.0
 GENERATOR_STOP_SECONDS = 5.0
@@ -39,16 +39,16 @@ WAITS_FOR_DATABASE = "waiting for the database: its tables are made anew, or som
 class Supervisor:
     """Holds the appliance's locks and nothing else: no connection to the database, no network."""
 
-    def __init__(self, config: Config, presence: Presence, notifier: Notifier) -> None:
+    def __init__(self, config: Config, lock_keeper: LockKeeper, notifier: Notifier) -> None:
         self._config = config
-        self._presence = presence
+        self._lock_keeper = lock_keeper
         self._notifier = notifier
         self._signals: queue.SimpleQueue[int] = queue.SimpleQueue()
         self._wake_reader, self._wake_writer = socket.socketpair()
         self._slots = make_slots(MOST_CHILDREN)
         self._children = [Child(name, self._slots.pop()) for name in _names(config)]
         self._run_started, self._since = time.monotonic(), time.time()
-        self._last_turn = self._run_started
+        self._last_loop = self._run_started
         self._unclean = _was_left_open(real(config.storage.path))
         self._ready = False
         self._all_well = True
@@ -70,7 +70,7 @@ class Supervisor:
             if status is None:
                 status = self._obey_signals(now)
             if status is None:
-                status = self._keep_presence(now)
+                status = self._keep_locks(now)
             if status is None:
                 self._start_due(now)
                 self._end_hangs(now)
@@ -97,38 +97,38 @@ class Supervisor:
         starting = self._unclean or any(
             child.state is ChildState.STARTING for child in self._children
         )
-        turn = STARTING_TURN_SECONDS if starting else TURN_SECONDS
+        seconds = STARTING_LOOP_SECONDS if starting else LOOP_SECONDS
         for child in self._children:
             if child.state is ChildState.BACKOFF:
-                turn = min(turn, max(0.0, child.restart_at - now))
+                seconds = min(seconds, max(0.0, child.restart_at - now))
         sentinels = [child.sentinel for child in self._children if child.sentinel is not None]
-        connection.wait([*sentinels, self._wake_reader], turn)
+        connection.wait([*sentinels, self._wake_reader], seconds)
         try:
             self._wake_reader.recv(4096)
         except BlockingIOError:
             return
 
     def _forgive_if_overslept(self, now: float) -> None:
-        if now - self._last_turn > OVERSLEPT_SECONDS:
+        if now - self._last_loop > OVERSLEPT_SECONDS:
             for child in self._children:
                 child.slot.forgive()
-        self._last_turn = now
+        self._last_loop = now
 
     def _reap(self, now: float) -> int | None:
         """Take note of children that have ended. Returns 78 if none of this can go on."""
         for child in list(self._children):
-            death = child.reap()
-            if death is None:
+            exit_status = child.reap()
+            if exit_status is None:
                 continue
             if child.state is ChildState.STOPPING:
                 child.plan_replacement(now)
                 continue
-            LOGGER.warning("process_died name=%s %s", child.name, death.how)
-            if _is_hopeless(child, death):
-                LOGGER.error("configuration %s", death.said)
-                self._notifier.send(f"STATUS={death.said}", f"ERRNO={EXIT_CONFIG}")
+            LOGGER.warning("process_died name=%s %s", child.name, exit_status.how)
+            if _is_hopeless(child, exit_status):
+                LOGGER.error("configuration %s", exit_status.said)
+                self._notifier.send(f"STATUS={exit_status.said}", f"ERRNO={EXIT_CONFIG}")
                 return EXIT_CONFIG
-            child.plan_restart(death, now)
+            child.plan_restart(exit_status, now)
         reap_strangers(self._children)
         return None
 
@@ -170,15 +170,15 @@ class Supervisor:
             if child.pid is not None:
                 child.ask_to_stop(now, _stop_seconds(child, self._config))
 
-    def _keep_presence(self, now: float) -> int | None:
+    def _keep_locks(self, now: float) -> int | None:
         """Returns 1 if another appliance is found at the place of this one."""
-        kept = self._presence.keep(self._config)
-        if kept is Kept.LOCK_MADE_ANEW:
+        kept = self._lock_keeper.keep(self._config)
+        if kept is LockState.LOCK_MADE_ANEW:
             self._children[0].remember("lock gone", "its file was deleted while the node ran")
             self._replace_children(now)
-        if kept is not Kept.AS_IT_WAS:
+        if kept is not LockState.AS_IT_WAS:
             self._reported = None  # what else there was is gone as well
-        return 1 if kept is Kept.TAKEN else None
+        return 1 if kept is LockState.TAKEN else None
 
     def _start_due(self, now: float) -> None:
         wanted = _names(self._config)
@@ -199,14 +199,14 @@ class Supervisor:
         generator = self._children[0]
         if child is generator:
             return False
-        signs = generator.slot.signs()
-        if signs.checked or signs.trouble or generator.restarts:
+        heartbeat = generator.slot.heartbeat()
+        if heartbeat.checked or heartbeat.trouble or generator.restarts:
             self._unclean = False
         return self._unclean
 
     def _start(self, child: Child, now: float) -> None:
         try:
-            inherited = open_descriptors(but=self._presence.lock_fd)
+            inherited = open_descriptors(but=self._lock_keeper.lock_fd)
             child.start(self._config, self._run_started, inherited, unclean=self._unclean)
             LOGGER.info("process_started name=%s pid=%s", child.name, child.pid)
         except OSError as error:
@@ -223,11 +223,11 @@ class Supervisor:
                 self._kill(child, "did not stop in time")
                 continue
             limit = hangs.step_limit(child.role, self._config.sink.timeout)
-            verdict = hangs.judge(child.slot.signs(), now, limit, child)
-            self._all_well &= verdict is hangs.Verdict.WELL
-            if verdict in (hangs.Verdict.HOLDS_LOCK, hangs.Verdict.BLOCKS_LOCK):
+            verdict = hangs.judge(child.slot.heartbeat(), now, limit, child)
+            self._all_well &= verdict is hangs.Liveness.WELL
+            if verdict in (hangs.Liveness.HOLDS_LOCK, hangs.Liveness.BLOCKS_LOCK):
                 self._kill(child, verdict.value)
-            elif verdict is hangs.Verdict.HANGS and child.aborted_at is None:
+            elif verdict is hangs.Liveness.HANGS and child.aborted_at is None:
                 LOGGER.error("process_aborted name=%s it %s", child.name, verdict.value)
                 child.aborted_at = now
                 child.signal(signal.SIGABRT)
@@ -256,7 +256,7 @@ class Supervisor:
             self._notifier.feed_watchdog(now)
         report = self._report()
         # Not where another appliance may be by now.
-        wanted = report != self._reported and self._presence.is_in_place
+        wanted = report != self._reported and self._lock_keeper.is_in_place
         if wanted and write_report(self._config, report):
             self._reported = report
         # Whoever hears it may look into the report.
@@ -303,9 +303,9 @@ class Supervisor:
             self._announce(now)
             self._wait(now)
             for child in self._children:
-                if death := child.reap():
+                if exit_status := child.reap():
                     child.state = ChildState.STOPPED
-                    in_order &= death.exit_code == 0 or child.role != "generator"
+                    in_order &= exit_status.exit_code == 0 or child.role != "generator"
         return in_order
 
 
@@ -330,9 +330,11 @@ def _stop_seconds(child: Child, config: Config) -> float:
     return HOUSEKEEPER_STOP_SECONDS if child.role == "housekeeper" else config.process.stop_timeout
 
 
-def _is_hopeless(child: Child, death: Death) -> bool:
+def _is_hopeless(child: Child, exit_status: ExitStatus) -> bool:
     """A configuration error stops the appliance before it is ready, or if nothing is captured.
 
     Later, a network role's is a problem of the sink and is tried again.
     """
-    return death.exit_code == EXIT_CONFIG and (child.role == "generator" or not death.was_ready)
+    return exit_status.exit_code == EXIT_CONFIG and (
+        child.role == "generator" or not exit_status.was_ready
+    )

@@ -52,7 +52,7 @@ STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
 @dataclass(frozen=True, slots=True)
-class Birth:
+class ChildSpec:
     """All that a child is told: how it came to be and what it is to do.
 
     `inherited`: descriptors of the supervisor's that are none of its business. `news`: what the
@@ -66,7 +66,7 @@ class Birth:
     slot: Slot
     supervisor: int
     inherited: tuple[int, ...]
-    news: tuple[tuple[str, str], ...]
+    pending_events: tuple[tuple[str, str], ...]
     run_started: float
     unclean: bool
     after_death: bool
@@ -100,29 +100,27 @@ def _is_open(fd: int) -> bool:
     return True
 
 
-def work(birth: Birth) -> None:
+def work(spec: ChildSpec) -> None:
     """The child's whole life. Exits 78 if a person must mend the configuration."""
     wake = Wake()
     prepare_process(wake)
-    _cut_ties(birth.inherited)
+    _cut_ties(spec.inherited)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
-    log.configure(birth.config.log.level, log_file(birth.config))
-    _set_oom_score(OOM_SCORE[birth.role])
-    news = list(birth.news)
+    log.configure(spec.config.log.level, log_file(spec.config))
+    _set_oom_score(OOM_SCORE[spec.role])
+    pending_events = list(spec.pending_events)
 
     try:
         with contextlib.ExitStack() as leaving:
-            bell, longest_wait = _bell(birth, wake, leaving)
+            bell, longest_wait = _bell(spec, wake, leaving)
 
             def open_service() -> Service:
-                return _open_service(birth, wake, bell, news)
+                return _open_service(spec, wake, bell, pending_events)
 
-            run_service(
-                open_service, SystemClock(), birth.slot, wake, birth.supervisor, longest_wait
-            )
+            run_service(open_service, SystemClock(), spec.slot, wake, spec.supervisor, longest_wait)
     except ConfigError as error:
         # The supervisor says it, once for all children that find the same.
-        birth.slot.say(str(error))
+        spec.slot.say(str(error))
         sys.exit(EXIT_CONFIG)
     except Exception as error:
         if is_out_of_memory(error):
@@ -131,17 +129,19 @@ def work(birth: Birth) -> None:
             error = MemoryError()
         # A stack says nothing about what the system refuses to whoever asks.
         refused = isinstance(error, MemoryError) or getattr(error, "errno", 0) in REFUSED
-        log.LOGGER.error("crashed role=%s %r", birth.role, error, exc_info=not refused)
+        log.LOGGER.error("crashed role=%s %r", spec.role, error, exc_info=not refused)
         sys.exit(1)
 
 
-def _bell(birth: Birth, wake: Wake, leaving: contextlib.ExitStack) -> tuple[Bell | NoBell, float]:
+def _bell(
+    spec: ChildSpec, wake: Wake, leaving: contextlib.ExitStack
+) -> tuple[Bell | NoBell, float]:
     """How this process tells the others what it did, and how long it may wait to be told."""
-    listens = birth.role in NETWORK_ROLES
+    listens = spec.role in NETWORK_ROLES
     try:
-        bell = leaving.enter_context(contextlib.closing(Bell(birth.config.runtime_directory)))
+        bell = leaving.enter_context(contextlib.closing(Bell(spec.config.runtime_directory)))
         if listens:
-            bell.listen(wake, commits=birth.role != "retrier")
+            bell.listen(wake, commits=spec.role != "retrier")
     except OSError as error:
         log.LOGGER.info("no_bell %s: asking the database every %g s", error, POLL_SECONDS)
         return NoBell(), POLL_SECONDS if listens else LONGEST_WAIT_SECONDS
@@ -149,20 +149,20 @@ def _bell(birth: Birth, wake: Wake, leaving: contextlib.ExitStack) -> tuple[Bell
 
 
 def _open_service(
-    birth: Birth, wake: Wake, bell: Bell | NoBell, news: list[tuple[str, str]]
+    spec: ChildSpec, wake: Wake, bell: Bell | NoBell, pending_events: list[tuple[str, str]]
 ) -> Service:
     """The role's service. Imports here of what preload() has loaded, but for HTTP."""
-    config, clock = birth.config, SystemClock()
-    if birth.role == "generator":
-        return _open_generator(birth, wake, bell.tell_commit, news)
-    network = birth.role in NETWORK_ROLES
+    config, clock = spec.config, SystemClock()
+    if spec.role == "generator":
+        return _open_generator(spec, wake, bell.tell_commit, pending_events)
+    network = spec.role in NETWORK_ROLES
     power_safe = network and config.sink.at_most_once
-    repository = _open_repository(birth, news, power_safe=power_safe)
+    repository = _open_repository(spec, pending_events, power_safe=power_safe)
     if not network:
         from sensor_node.processes.housekeeping_service import HousekeepingService
 
-        return HousekeepingService(config, repository, birth.slot.is_final, birth.supervisor)
-    from sensor_node.delivery.batch_sender import Courier
+        return HousekeepingService(config, repository, spec.slot.is_final, spec.supervisor)
+    from sensor_node.delivery.batch_sender import BatchSender
     from sensor_node.processes.delivery_service import DeliveryService
     from sensor_node.processes.retry_service import RetryService
 
@@ -171,52 +171,55 @@ def _open_service(
 
         return HttpTelemetryClient(config.sink, clock)
 
-    courier = Courier(config, repository, connect, clock, bell.tell_outcome)
-    what = (config, owner.own_identity(birth.role), repository, courier)
-    if birth.role == "retrier":
+    batch_sender = BatchSender(config, repository, connect, clock, bell.tell_outcome)
+    what = (config, owner.own_owner_id(spec.role), repository, batch_sender)
+    if spec.role == "retrier":
         return RetryService(*what)
-    return DeliveryService(*what, bell.heed_commits)
+    return DeliveryService(*what, bell.listen_for_commits)
 
 
 def _open_generator(
-    birth: Birth, wake: Wake, tell_commit: Callable[[], None], news: list[tuple[str, str]]
+    spec: ChildSpec,
+    wake: Wake,
+    tell_commit: Callable[[], None],
+    pending_events: list[tuple[str, str]],
 ) -> Service:
     from sensor_node.processes.sensor_service import SensorService, Start
-    from sensor_node.storage.journal.runs import Identity
+    from sensor_node.storage.journal.runs import NodeIdentity
 
-    config, clock = birth.config, SystemClock()
+    config, clock = spec.config, SystemClock()
     settings = {f"[{row.section}] {row.option}": row.value for row in config.effective}
-    who = Identity(config.node_id, settings)
+    who = NodeIdentity(config.node_id, settings)
 
     def open_repository() -> "SensorDataSQLRepository":
-        return _open_repository(birth, news, power_safe=True)
+        return _open_repository(spec, pending_events, power_safe=True)
 
-    run = owner.identity_of("supervisor", birth.supervisor)
-    start = Start(who, run, birth.run_started)
+    run = owner.owner_id_of("supervisor", spec.supervisor)
+    start = Start(who, run, spec.run_started)
     service = SensorService(config, start, open_repository, clock, lambda: wake.put(0), tell_commit)
     service.start_sampling()
     return service
 
 
 def _open_repository(
-    birth: Birth, news: list[tuple[str, str]], *, power_safe: bool
+    spec: ChildSpec, pending_events: list[tuple[str, str]], *, power_safe: bool
 ) -> "SensorDataSQLRepository":
     """Write the news down there, each once however often opening fails."""
     from sensor_node.storage.engine.filesystem import resolved
     from sensor_node.storage.repository import SensorDataSQLRepository
 
-    path = resolved(birth.config.storage.path)
-    if not has_lock(birth.config, os.getpid()):
+    path = resolved(spec.config.storage.path)
+    if not has_lock(spec.config, os.getpid()):
         # What is there now is perhaps another appliance's.
         raise StorageUnavailable("replaced", f"{path}: the appliance's lock file was taken away")
-    repository = SensorDataSQLRepository(path, birth.slot, power_safe=power_safe, replaces=True)
+    repository = SensorDataSQLRepository(path, spec.slot, power_safe=power_safe, replaces=True)
     try:
-        if birth.unclean or birth.after_death:
-            repository.check()
-        birth.slot.checked()
-        while news:
-            repository.record_event(SystemClock().now().wall, *news[0])
-            del news[0]
+        if spec.unclean or spec.after_death:
+            repository.check_for_damage()
+        spec.slot.checked()
+        while pending_events:
+            repository.record_event(SystemClock().now().wall, *pending_events[0])
+            del pending_events[0]
     except BaseException:
         repository.close()
         raise

@@ -44,7 +44,7 @@ def is_irregular(name: Path) -> bool:
         raise
 
 
-def bears_name(file: os.stat_result, name: Path) -> bool:
+def is_same_file(file: os.stat_result, name: Path) -> bool:
     """Whether the file that `file` is of is the one that has this name now."""
     try:
         return os.path.samestat(file, name.stat())

@@ -7,7 +7,7 @@ import select
 import stat
 from pathlib import Path
 
-from sensor_node.system.files import bears_name, open_unlinked
+from sensor_node.system.files import is_same_file, open_unlinked
 from sensor_node.system.text import visible_lines
 
 # https://www.freedesktop.org/software/systemd/man/sd-daemon.html: priorities of the journal.
@@ -40,15 +40,15 @@ class _Patient(logging.Handler):
 
     def __init__(self, file: Path) -> None:
         super().__init__()
-        self._file = file if bears_name(os.fstat(STDERR), file) else None
+        self._file = file if is_same_file(os.fstat(STDERR), file) else None
         self._home = file.parent.stat() if self._file else None
         self._left_out = 0
         self._pipe = _own_end(STDERR)
 
     def follow(self) -> None:
-        if self._file is None or self._home is None or bears_name(os.fstat(STDERR), self._file):
+        if self._file is None or self._home is None or is_same_file(os.fstat(STDERR), self._file):
             return
-        if not bears_name(self._home, self._file.parent):
+        if not is_same_file(self._home, self._file.parent):
             return
         with contextlib.suppress(OSError), open_unlinked(self._file, "ab") as opened:
             for number in (STDOUT, STDERR):

@@ -32,7 +32,7 @@ class Written(NamedTuple):
 
 
 def write(file: Path) -> Written:
-    """OF_EACH readings of each status; of those that are gone, nothing but their tiles."""
+    """OF_EACH readings of each status; of those that are gone, nothing but their batch ranges."""
     now = time.time()
     repository = SensorDataSQLRepository(file)
     with contextlib.closing(repository):

@@ -42,7 +42,7 @@ def looks_well(signs: Signs, now: float) -> bool:
     times = (signs.beat, signs.waiting_since, signs.holding_since)
     if any(time is not None and time > now + hangs.HOLD_SECONDS for time in times):
         return False
-    return hangs.judge(signs, now, hangs.HOLD_SECONDS, Worst()) is hangs.Verdict.WELL
+    return hangs.judge(signs, now, hangs.HOLD_SECONDS, Worst()) is hangs.Liveness.WELL
 
 
 def main() -> None:

@@ -48,7 +48,7 @@ STATE_FILES = (
     "processes.json",
     "processes.new",
 )
-LAST_TILES = """
+LAST_RANGES = """
 SELECT first_id, last_id, status, attempts, owner, last_error FROM batch
 ORDER BY first_id DESC LIMIT 10
 """
@@ -304,7 +304,7 @@ class Node:
         with contextlib.suppress(Exception):
             lines += ["--- status", self.run("status", status=None).stdout]
             lines += ["--- history", self.run("history", status=None).stdout]
-            lines += ["--- last tiles", *map(str, self.rows(LAST_TILES))]
+            lines += ["--- last batch ranges", *map(str, self.rows(LAST_RANGES))]
         return "\n".join(lines)
 
     def __enter__(self) -> Self:

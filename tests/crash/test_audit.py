@@ -15,8 +15,8 @@ TAMPERING = {
     "a status is flipped": "UPDATE message SET status = 'FAILED' WHERE id = 7",
     "a tally is bumped": "UPDATE tally SET n = n + 1 WHERE status = 'SENT'",
     "two tallies are swapped": "UPDATE tally SET n = 10 - n WHERE status IN ('DEAD', 'IN_DOUBT')",
-    "a tile is gone": "DELETE FROM batch WHERE first_id = (SELECT min(first_id) FROM batch)",
-    "a tile is another's": "UPDATE batch SET last_id = last_id + 1 WHERE first_id ="
+    "a batch range is gone": "DELETE FROM batch WHERE first_id = (SELECT min(first_id) FROM batch)",
+    "a batch range is another's": "UPDATE batch SET last_id = last_id + 1 WHERE first_id ="
     " (SELECT min(first_id) FROM batch)",
 }
 

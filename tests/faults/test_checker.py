@@ -37,7 +37,7 @@ PLANTED = {
         "node",
         f"UPDATE message SET status = 'DEAD' WHERE id = {SENT}",
     ),
-    "a tile that is missing": ("node", "DELETE FROM batch WHERE first_id = 1"),
+    "a batch range that is missing": ("node", "DELETE FROM batch WHERE first_id = 1"),
     "a count that is wrong": ("node", "UPDATE tally SET n = n + 1 WHERE status = 'SENT'"),
     "drops that no event tells of": ("node", "INSERT INTO dropped VALUES ('late', 3)"),
     "two readings with one id": (

@@ -22,7 +22,7 @@ from sensor_node.delivery import formats
 from sensor_node.processes import owner
 from sensor_node.storage.engine import quarantine
 from sensor_node.storage.engine.connection import open_reader
-from sensor_node.storage.queue import batch_ranges, ledger, streams
+from sensor_node.storage.queue import ledger, message_ids, streams
 from sensor_node.storage.repository import SensorDataSQLRepository
 
 PAGE = 1024
@@ -58,9 +58,12 @@ def sound(tmp_path_factory):
         for count in (50, 30, 1):
             fail(repository, count, NOW, due_at=NOW)
         # Of a sensor that was let in just before the stop.
-        execute(repository, "UPDATE batch SET isolated = 'x' WHERE status = 'FAILED' AND turn = 1")
+        execute(
+            repository,
+            "UPDATE batch SET isolated = 'x' WHERE status = 'FAILED' AND failure_order = 1",
+        )
         repository.claim_fresh(DEAD_OWNER, POLICY, NOW, 50)
-        repository.check(60.0)
+        repository.check_for_damage(60.0)
         repository.end_run(NOW)
     assert not quarantine.wal_of(path).exists()
     return path
@@ -73,7 +76,7 @@ def claim_and_deliver(repository, owner, now, sent=None):
 
 
 def deliver(repository, claim, now, sent=None):
-    """As the courier does it; `sent` gets what goes over the wire."""
+    """As the batch sender does it; `sent` gets what goes over the wire."""
     messages = repository.read_claim(claim)
     if len(messages) != claim.size:
         return repository.halve(claim, "rows are missing", now + 60, now)
@@ -88,7 +91,7 @@ def live(path, doubtful):
     sent, now = [], NOW + 60
     with contextlib.closing(SensorDataSQLRepository(path, replaces=True)) as repository:
         if doubtful:
-            repository.check()
+            repository.check_for_damage()
         repository.begin_run(WHO, now, "run")
         repository.watch_sensors({"temperature": 10.0}, 1.0)
         fill(repository, 10)
@@ -223,11 +226,11 @@ def crashed(tmp_path_factory, sound):
 def captured_and_stream(path):
     """As the generator opens it after an unclean stop: what it finds, and how ids go on."""
     with contextlib.closing(SensorDataSQLRepository(path, replaces=True)) as repository:
-        repository.check()
+        repository.check_for_damage()
         repository.begin_run(WHO, NOW, "the next run")
         fill(repository, 1)
         with contextlib.closing(open_reader(path)) as reader:
-            return batch_ranges.captured(reader) - 1, streams.last(reader)
+            return message_ids.highest_id(reader) - 1, streams.last(reader)
 
 
 def test_a_wal_that_a_crash_left_is_recovered_whatever_the_shm_file_says(tmp_path, crashed):

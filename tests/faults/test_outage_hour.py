@@ -9,11 +9,11 @@ from clocks import ManualClock
 
 from sensor_node.config.loader import load_config
 from sensor_node.core.model import Outcome, Reading, Verdict
-from sensor_node.delivery.batch_sender import Courier
+from sensor_node.delivery.batch_sender import BatchSender
 from sensor_node.processes.delivery_service import DeliveryService
 from sensor_node.processes.retry_service import RetryService
 from sensor_node.storage.journal.runs import Identity
-from sensor_node.storage.queue.room import Room
+from sensor_node.storage.queue.room import SizeLimits
 from sensor_node.storage.repository import SensorDataSQLRepository
 
 HOUR = 3600.0
@@ -53,14 +53,15 @@ def simulate(directory: Path, seed: int) -> list[float]:
     client = RefusingClient(clock)
     repositories = [SensorDataSQLRepository(config.storage.path) for _ in range(4)]
     capture, *others = repositories
-    couriers = [
-        Courier(config, repository, lambda: client, clock, lambda: None) for repository in others
+    batch_senders = [
+        BatchSender(config, repository, lambda: client, clock, lambda: None)
+        for repository in others
     ]
     capture.begin_run(Identity("edge-01", {}), clock.wall, "run")
     services = [
-        DeliveryService(config, "sender:b:1:1", others[0], couriers[0], lambda wanted: None),
-        DeliveryService(config, "sender:b:2:1", others[1], couriers[1], lambda wanted: None),
-        RetryService(config, "retrier:b:3:1", others[2], couriers[2]),
+        DeliveryService(config, "sender:b:1:1", others[0], batch_senders[0], lambda wanted: None),
+        DeliveryService(config, "sender:b:2:1", others[1], batch_senders[1], lambda wanted: None),
+        RetryService(config, "retrier:b:3:1", others[2], batch_senders[2]),
     ]
     due = [clock.monotonic] * 4
     end = clock.monotonic + HOUR
@@ -70,7 +71,7 @@ def simulate(directory: Path, seed: int) -> list[float]:
             place = due.index(now)
             if place == 3:
                 reading = Reading("room", 1.0, moment.wall_us)
-                assert capture.capture([reading], [], moment.wall, Room(1 << 40, 0))
+                assert capture.capture([reading], [], moment.wall, SizeLimits(1 << 40, 0))
                 due[3] += 1.0
             else:
                 # As the loop of each process does: at least once a second.

@@ -20,7 +20,7 @@ PIPES = 4
 SCARCE = """
 import os, resource, sys, time
 from pathlib import Path
-from sensor_node.config import load_config
+from sensor_node.config.loader import load_config
 from sensor_node.supervision import worker
 from sensor_node.supervision.slots import make_slots
 
@@ -42,9 +42,9 @@ def step(*_):
     call(50_000)
 
 worker.run_service = step
-worker.work(worker.Birth(
+worker.work(worker.ChildSpec(
     role="housekeeper", config=load_config(sys.argv[1]), slot=make_slots(1)[0],
-    supervisor=os.getppid(), inherited=(), news=(), run_started=time.monotonic(),
+    supervisor=os.getppid(), inherited=(), pending_events=(), run_started=time.monotonic(),
     unclean=False, after_death=False,
 ))
 """

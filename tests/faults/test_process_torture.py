@@ -115,9 +115,11 @@ def test_network_processes_that_hang_in_a_system_call_are_killed_and_capture_doe
 
 def test_a_sender_that_lost_its_claim_while_it_was_stopped_changes_nothing(robbed):
     node, sink, pids, since, batch = robbed
-    tile = f"SELECT status, attempts, settled_at, last_id FROM batch WHERE first_id = {batch}"
-    wait_until(lambda: node.rows(tile)[0][0] == "SENT", what="the retrier has sent it")
-    before = node.rows(tile)
+    batch_range = (
+        f"SELECT status, attempts, settled_at, last_id FROM batch WHERE first_id = {batch}"
+    )
+    wait_until(lambda: node.rows(batch_range)[0][0] == "SENT", what="the retrier has sent it")
+    before = node.rows(batch_range)
     assert before[0][1] == 2
     wait_until(lambda: time.monotonic() > since + LIMIT_SECONDS, 90, "it was stopped too long")
     for pid in pids:
@@ -125,7 +127,7 @@ def test_a_sender_that_lost_its_claim_while_it_was_stopped_changes_nothing(robbe
     wait_until(
         lambda: f"claim_lost batch={batch}-" in node.log(), what="it says so", detail=node.log
     )
-    assert node.rows(tile) == before
+    assert node.rows(batch_range) == before
     assert node.one("SELECT state FROM sink") == "UP"
     assert [node.pids()[name] for name in ("supervisor", "sender-1")] == pids
     sink.behave(ok())

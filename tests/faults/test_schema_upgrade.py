@@ -13,13 +13,16 @@ from crash.node import Node
 from sinks import SinkProcess, answer, ok
 from waiting import wait_until
 
+from sensor_node.storage.engine.schema import newest_version
+
 KILLS = 4
+OLD = newest_version()
 MUCH = 2_000_000
 # It changes every row, and takes a second or so.
 NEW_VERSION = """
-from sensor_node.storage import migrations
+from sensor_node.storage.engine import schema
 
-migrations.STEPS += ((
+schema.STEPS += ((
     "CREATE TABLE note(id INTEGER PRIMARY KEY, text TEXT NOT NULL)",
     "ALTER TABLE sink ADD COLUMN mood TEXT NOT NULL DEFAULT 'well'",
     "INSERT INTO note SELECT id, hex(randomblob(20)) FROM message",
@@ -79,7 +82,7 @@ def test_a_migration_killed_again_and_again_leaves_the_old_version_or_the_new_on
             interrupted = 0
             for number in range(KILLS):
                 kill_in_the_middle(new, moments.uniform(0, 0.5) if number else 0.0)
-                if (version := new.one("PRAGMA user_version")) == 1:
+                if (version := new.one("PRAGMA user_version")) == OLD:
                     interrupted += 1
                     assert new.one(OBJECTS) == 0
                     if number == 0:  # going back is still possible
@@ -87,14 +90,14 @@ def test_a_migration_killed_again_and_again_leaves_the_old_version_or_the_new_on
                         old.await_captured(backlog + 1)
                         old.stop()
                 else:
-                    assert (version, new.one(OBJECTS)) == (2, 1)
+                    assert (version, new.one(OBJECTS)) == (OLD + 1, 1)
                     assert new.one(NOTES) >= backlog
                 assert old.captured() >= backlog
-                if version == 2:
+                if version == OLD + 1:
                     break  # it was done before the kill: there is nothing more to interrupt
             assert interrupted, f"no kill of seed {seed} was early enough"
             new.start()
-            assert new.one("PRAGMA user_version") == 2
+            assert new.one("PRAGMA user_version") == OLD + 1
             assert new.one(NOTES) >= backlog
             sink.behave(ok())
             new.await_delivered()
@@ -105,7 +108,10 @@ def test_a_migration_killed_again_and_again_leaves_the_old_version_or_the_new_on
             assert verdict.stored == verdict.captured - verdict.undelivered > backlog
             for command, status in (("start", 78), ("status", 4)):
                 refused = old.run(command, status=status)
-                assert "has schema 2, this program knows 1" in refused.stdout + refused.stderr
+                assert (
+                    f"has schema {OLD + 1}, this program knows {OLD}"
+                    in refused.stdout + refused.stderr
+                )
             assert old.run("start", status=78).stderr.count("\n") == 1
             new.start()
             new.await_captured(verdict.captured + 5)

@@ -12,8 +12,8 @@ import pytest
 from crash.node import Node, running
 
 from sensor_node.core.model import Reading
-from sensor_node.storage.journal.runs import Identity
-from sensor_node.storage.queue.room import Room
+from sensor_node.storage.journal.runs import NodeIdentity
+from sensor_node.storage.queue.room import SizeLimits
 from sensor_node.storage.repository import SensorDataSQLRepository
 
 # A worker's whole life, from what the supervisor has loaded when it forks, to its last step.
@@ -21,7 +21,7 @@ LIFE = """
 import json, os, signal, sys, time
 import sensor_node.control.main
 from sensor_node.supervision import appliance, worker
-from sensor_node.config import load_config
+from sensor_node.config.loader import load_config
 from sensor_node.supervision.pidfile import ApplianceLock
 from sensor_node.supervision.slots import make_slots
 
@@ -32,9 +32,9 @@ os.kill(os.getpid(), signal.SIGTERM)  # to be taken after the first step
 config = load_config(sys.argv[1])
 appliance.make_directories(config)
 lock = ApplianceLock(config)
-worker.work(worker.Birth(
+worker.work(worker.ChildSpec(
     role=sys.argv[2], config=config, slot=make_slots(1)[0], supervisor=os.getppid(),
-    inherited=(), news=(), run_started=time.monotonic(),
+    inherited=(), pending_events=(), run_started=time.monotonic(),
     unclean=False, after_death=False,
 ))
 print(json.dumps([before, sorted(sys.modules)]))
@@ -110,8 +110,8 @@ def test_what_sends_is_seen_to_load_http(tmp_path):
     node = Node(tmp_path)
     node.state.mkdir()
     with contextlib.closing(SensorDataSQLRepository(node.database)) as repository:
-        repository.begin_run(Identity("edge-01", {}), 0.0, "run")
-        repository.capture([Reading("room", 1.0, 0)], [], 0.0, Room(1 << 40, 0))
+        repository.begin_run(NodeIdentity("edge-01", {}), 0.0, "run")
+        repository.capture([Reading("room", 1.0, 0)], [], 0.0, SizeLimits(1 << 40, 0))
     _, worker = loaded(node, "sender")
     assert worker.issuperset(HTTP)
 

@@ -71,7 +71,7 @@ def inside(prepared: Box) -> dict[str, float]:
 def test_the_sandbox_holds(prepared: Box, inside: dict[str, float], name: str) -> None:
     user = None if name in ROOT_ONLY else "sensor-node"
     outside = prepared.run(["python3", PROGRAM, name], user=user).stdout
-    assert outside == "0\n", "the probe bites nowhere: nothing is shown by it"
+    assert outside == "0\n", "the probe chunks nowhere: nothing is shown by it"
     assert inside.get(name) == EXPECTED[name], prepared.journal()
 
 

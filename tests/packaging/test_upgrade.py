@@ -19,7 +19,7 @@ CONFIG = "/etc/sensor-node/config.ini"
 OLD, HALF, STRICT, NEW, NEWEST = "0.0.9", "80.1", "80.2", "90.1", "90.2"
 ROLES = ("generator", "sender-1", "sender-2", "retrier", "housekeeper")
 CAPTURED = "SELECT max(id) FROM message"
-# Ids are given in order, and tiles of them settled in nearly that.
+# Ids are given in order, and batch ranges of them settled in nearly that.
 DELIVERED = "SELECT coalesce(max(last_id), 0) FROM batch WHERE status = 'SENT'"
 # An upgrade that stops half-way, such as at a question that nobody answers.
 HALF_WAY_SECONDS = 60.0

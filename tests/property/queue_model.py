@@ -13,8 +13,14 @@ from sensor_node.core.schedule import BackoffPolicy
 from sensor_node.core.settlement import Rules
 from sensor_node.storage import repository
 from sensor_node.storage.engine.connection import open_reader
-from sensor_node.storage.journal.runs import Identity
-from sensor_node.storage.queue import batch_ranges, ledger, orphans, retention, suspects
+from sensor_node.storage.journal.runs import NodeIdentity
+from sensor_node.storage.queue import (
+    ledger,
+    message_ids,
+    orphans,
+    retention,
+    suspects,
+)
 from sensor_node.storage.queue.rate_limit import ClaimPolicy
 from sensor_node.storage.repair import check
 from sensor_node.storage.repository import SensorDataSQLRepository
@@ -22,10 +28,10 @@ from sensor_node.storage.repository import SensorDataSQLRepository
 MEMORY = Path("/dev/shm")
 BACKOFF = BackoffPolicy(initial_delay=1.0, multiplier=2.0, max_delay=60.0)
 LONGEST = BACKOFF.longest
-# Small bites, so that a walk of a few steps meets their ends.
+# Small chunks, so that a walk of a few steps meets their ends.
 BITES = (
-    *((repository, "EVICT_BITE", 5), (retention, "TILES_A_BITE", 3), (orphans, "PARK_BITE", 4)),
-    *((isolation, "ENOUGH_FAILURES", 2), (suspects, "LET_IN_BITE", 2)),
+    *((repository, "EVICT_CHUNK", 5), (retention, "RANGES_A_CHUNK", 3), (orphans, "PARK_CHUNK", 4)),
+    *((isolation, "ENOUGH_FAILURES", 2), (suspects, "LET_IN_CHUNK", 2)),
 )
 GONE = ("PURGED", "EVICTED")
 
@@ -65,7 +71,7 @@ class QueueModel(RuleBasedStateMachine):
     def __init__(self):
         super().__init__()
         self.directory = Path(tempfile.mkdtemp(dir=MEMORY if MEMORY.is_dir() else None))
-        self.bites = [(module, name, getattr(module, name)) for module, name, _ in BITES]
+        self.chunks = [(module, name, getattr(module, name)) for module, name, _ in BITES]
         for module, name, value in BITES:
             setattr(module, name, value)
         self.now = 1_000_000.0
@@ -103,17 +109,19 @@ class QueueModel(RuleBasedStateMachine):
 
     def begin_run(self, node=None):
         """Cut off, it has begun nothing, and the one before goes on."""
-        who = Identity(node or self.node, {})
+        who = NodeIdentity(node or self.node, {})
         self.do(self.repository.begin_run, who, self.now, "a run")
         last = "SELECT name, node FROM stream ORDER BY first_id DESC LIMIT 1"
         [(self.stream, self.node)] = self.rows(last)
 
     def teardown(self):
-        check.check(self.reader, seconds=60.0)  # nothing that can come about is taken for damage
+        check.check_for_damage(
+            self.reader, seconds=60.0
+        )  # nothing that can come about is taken for damage
         self.reader.close()
         self.repository.close()
         shutil.rmtree(self.directory)
-        for module, name, value in self.bites:
+        for module, name, value in self.chunks:
             setattr(module, name, value)
 
     # Looking
@@ -149,8 +157,10 @@ class QueueModel(RuleBasedStateMachine):
 
     def stored(self):
         """The status of every message that was ever captured, from the database alone."""
-        found = {number: status for tile, status in self.tiles() for number in tile}
-        [(captured,)] = self.rows(batch_ranges.CAPTURED)
+        found = {
+            number: status for batch_range, status in self.batch_ranges() for number in batch_range
+        }
+        [(captured,)] = self.rows(message_ids.HIGHEST_ID)
         return {number: found.get(number, "PENDING") for number in range(1, captured + 1)}
 
     # Doing
@@ -200,10 +210,10 @@ class QueueModel(RuleBasedStateMachine):
             self.status[number] = "SENDING"
         if self.at_most_once:
             assert self.unknown.isdisjoint(ids), "sent although its fate is unknown"
-        assert {claim.round} == {self.rounds[number] for number in ids}
+        assert {claim.requeue_count} == {self.rounds[number] for number in ids}
         sink = self.sink
         assert (claim.epoch, claim.probe) == (sink.epoch, not sink.up)
-        assert claim.successes == len(self.ids("SENT", "PURGED"))
+        assert claim.accepted_total == len(self.ids("SENT", "PURGED"))
         messages = self.repository.read_claim(claim)
         assert [message.id for message in messages] == list(ids)
         read = [tuple(message[1:]) for message in messages]
@@ -253,20 +263,22 @@ class QueueModel(RuleBasedStateMachine):
             self.was_apart.update(ids)
 
     @invariant()
-    def the_tiles_have_no_hole_and_no_overlap(self):
-        covered = [number for tile, _ in self.tiles() for number in tile]
+    def the_batch_ranges_have_no_hole_and_no_overlap(self):
+        covered = [number for batch_range, _ in self.batch_ranges() for number in batch_range]
         assert covered == list(range(1, len(covered) + 1))
-        kinds = [status for _, status in self.tiles()]
+        kinds = [status for _, status in self.batch_ranges()]
         for left, right in itertools.pairwise(kinds):
             assert left != right or left not in GONE, "neighbours that are gone melt"
 
     @invariant()
     def no_message_is_in_two_live_batches(self):
         held = [range(claim.first_id, claim.last_id + 1) for claim in self.live]
-        numbers = [number for tile in held for number in tile]
+        numbers = [number for batch_range in held for number in batch_range]
         assert len(numbers) == len(set(numbers))
         assert sorted(numbers) == sorted(self.ids("SENDING"))
-        assert {tile for tile, status in self.tiles() if status == "SENDING"} == set(held)
+        assert {
+            batch_range for batch_range, status in self.batch_ranges() if status == "SENDING"
+        } == set(held)
 
     @invariant()
     def ids_on_the_wire_are_unique_and_without_gaps(self):

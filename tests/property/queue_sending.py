@@ -42,7 +42,7 @@ def of_content(claim):
 class FailedTile(NamedTuple):
     ids: range
     at: float
-    turn: int
+    failure_order: int
     failures: int
     isolated: str | None
     alike: str | None
@@ -108,12 +108,12 @@ class Sending(QueueModel):
         assert claim or crashing or not expected
         self.claims_fresh(claim, expected)
 
-    def failed_tiles(self, *, apart=False):
+    def failed_batch_ranges(self, *, apart=False):
         """Range and due time of those that may go, and the sensor of those that are set apart."""
         sql = """
-        SELECT first_id, last_id, next_attempt_at, turn, failures, isolated,
-               CASE WHEN failed_epoch IS NULL AND refused_successes IS NULL AND NOT unsent
-                    THEN fate_unknown || ' ' || round END
+        SELECT first_id, last_id, next_attempt_at, failure_order, failures, isolated,
+               CASE WHEN failed_epoch IS NULL AND accepted_at_refusal IS NULL AND NOT unsent
+                    THEN fate_unknown || ' ' || requeue_count END
         FROM batch WHERE status = 'FAILED'
         """
         found = [FailedTile(range(row[0], row[1] + 1), *row[2:]) for row in self.rows(sql)]
@@ -121,9 +121,9 @@ class Sending(QueueModel):
             found = [one for one in found if self.unknown.isdisjoint(one.ids)]
         return [one for one in found if (one.isolated is not None) == apart]
 
-    def of(self, tiles, limit):
-        """What is claimed of tiles that are asked for in this order."""
-        for one in tiles:
+    def of(self, batch_ranges, limit):
+        """What is claimed of batch ranges that are asked for in this order."""
+        for one in batch_ranges:
             ids = self.joined(one, limit)
             if ids := self.clean(ids[len(self.apart(ids)) :])[:limit]:
                 return ids
@@ -135,9 +135,11 @@ class Sending(QueueModel):
         if limit == 1 or self.isolated_names():
             return ids
         clean = {
-            tile.ids[0]: tile
-            for tile in self.failed_tiles()
-            if tile.alike and not tile.failures and DUE_FIRST < tile.at <= self.now
+            batch_range.ids[0]: batch_range
+            for batch_range in self.failed_batch_ranges()
+            if batch_range.alike
+            and not batch_range.failures
+            and DUE_FIRST < batch_range.at <= self.now
         }
         following = clean.get(ids[0])
         while following and following.alike == one.alike and len(ids) <= limit:
@@ -152,10 +154,10 @@ class Sending(QueueModel):
     def suspects(self, on_the_way=()):
         """Of each isolated sensor of which something may go: wait, and the id tried first.
 
-        With what a claim sets apart of these tiles on its way.
+        With what a claim sets apart of these batch ranges on its way.
         """
-        tiles = [*self.failed_tiles(apart=True), *on_the_way]
-        turns = [(one.turn, number) for one in tiles for number in one.ids]
+        batch_ranges = [*self.failed_batch_ranges(apart=True), *on_the_way]
+        turns = [(one.failure_order, number) for one in batch_ranges for number in one.ids]
         found = []
         for name, at in self.rows("SELECT name, next_probe_at FROM suspect WHERE isolated"):
             if of_it := [one for one in turns if self.reading[one[1]].name == name]:
@@ -164,15 +166,15 @@ class Sending(QueueModel):
         return sorted(found)
 
     def due(self):
-        """Tiles in the order in which they are due; last those of a clock that has jumped."""
-        failed = sorted(self.failed_tiles(), key=lambda one: (one.at, one.ids[0]))
+        """Ranges in the order in which they are due; last those of a clock that has jumped."""
+        failed = sorted(self.failed_batch_ranges(), key=lambda one: (one.at, one.ids[0]))
         overdue = [one for one in failed if one.at > self.now + LONGEST]
         return [*(one for one in failed if one.at <= self.now), *overdue]
 
     @precondition(lambda self: self.ids("FAILED"))
     @rule(index=indexes, limit=limits)
     def claim_due(self, index, limit):
-        failed, due = self.failed_tiles(), self.due()
+        failed, due = self.failed_batch_ranges(), self.due()
         suspects = self.suspects()
         up, crashing = self.sink.up, self.cut is not None
         if not crashing:
@@ -190,7 +192,7 @@ class Sending(QueueModel):
     @rule(index=indexes, limit=limits)
     def claim_left_over(self, index, limit):
         """What has not failed for its own sake, and is not being halved."""
-        failed = sorted(self.failed_tiles(), key=lambda one: (one.at, one.ids[0]))
+        failed = sorted(self.failed_batch_ranges(), key=lambda one: (one.at, one.ids[0]))
         left = [one for one in failed if not one.failures and DUE_FIRST < one.at <= self.now]
         up, crashing, owner = self.sink.up, self.cut is not None, self.owner(index)
         expected = self.of(left, limit) if up else []
@@ -209,7 +211,9 @@ class Sending(QueueModel):
     def claim_probe(self, index, limit):
         sink, crashing = self.sink, self.cut is not None
         due = sink.next_probe_at <= self.now or sink.next_probe_at > self.now + LONGEST
-        by_turn = sorted(self.failed_tiles(), key=lambda one: (one.turn, one.ids[0]))
+        by_turn = sorted(
+            self.failed_batch_ranges(), key=lambda one: (one.failure_order, one.ids[0])
+        )
         tried = [one.ids[0] for one in by_turn if one.ids[0] not in self.was_apart]
         assert tried == sorted(tried, key=lambda number: (self.failed_at[number], number))
         chosen = self.of_kind(sink.probe)
@@ -320,7 +324,8 @@ class Sending(QueueModel):
         self.settled(claim, outcome, before)
         pending, enough = self.fresh_range(limit), len(self.ids("PENDING")) >= limit
         left = any(
-            not one.failures and DUE_FIRST < one.at <= self.now for one in self.failed_tiles()
+            not one.failures and DUE_FIRST < one.at <= self.now
+            for one in self.failed_batch_ranges()
         )
         if following:
             assert enough and self.sink.up and not left and following.owner == claim.owner
@@ -344,11 +349,11 @@ class Sending(QueueModel):
             self.fail(ids)
         if len(ids) == 1 and outcome.verdict is Verdict.REFUSED:
             on_their_way = len(self.ids("SENDING"))
-            self.refused_at.setdefault(claim.first_id, before.successes + on_their_way)
+            self.refused_at.setdefault(claim.first_id, before.accepted_total + on_their_way)
         after = self.sink
         assert after.epoch == before.epoch + (after.state is not before.state)
         if claim.epoch != before.epoch:
-            counts = ("successes", "in_flight", "suspects", "isolated")
+            counts = ("accepted_total", "in_flight", "suspects", "isolated")
             assert replace(after, **{name: getattr(before, name) for name in counts}) == before
         assert after.up or not before.up or not delivered
 
@@ -366,7 +371,7 @@ class Sending(QueueModel):
             return ["IN_DOUBT"]
         if len(ids) == 1 and outcome.verdict is Verdict.REFUSED:
             refused_at = self.refused_at.get(ids[0])
-            accepted = refused_at is not None and claim.successes > refused_at
+            accepted = refused_at is not None and claim.accepted_total > refused_at
             return ["DEAD" if accepted else "FAILED"]
         if len(ids) == 1 and outcome.verdict is Verdict.TRY_LATER and outcome.answered:
             enough = 0 < self.max_attempts <= self.answers[ids[0]]
@@ -388,7 +393,7 @@ class Sending(QueueModel):
 
     def check_halves(self, ids, *, must):
         """The batch is whole still, or cut in the middle; a lone message cannot be cut."""
-        found = [tile for tile, _ in self.tiles() if tile[0] in ids]
+        found = [batch_range for batch_range, _ in self.batch_ranges() if batch_range[0] in ids]
         halves = [half for half in (ids[: len(ids) // 2], ids[len(ids) // 2 :]) if half]
         assert found == halves or (found == [ids] and not must)
 

@@ -14,9 +14,9 @@ from queue_model import QueueModel
 from queue_sending import Sending, indexes
 
 from sensor_node.core.model import DatedReading, Dropped, Reading
-from sensor_node.storage.queue.room import Room
+from sensor_node.storage.queue.room import SizeLimits
 
-ROOM = Room(max_size=1 << 40, min_free=0)
+ROOM = SizeLimits(max_size=1 << 40, min_free=0)
 
 
 class Queue(Sending):
@@ -52,7 +52,7 @@ class Queue(Sending):
         self.capture(15, 0, "same")
 
     def capture_without_room(self):
-        full = Room(0, 0)
+        full = SizeLimits(0, 0)
         assert not self.do(self.repository.capture, [Reading("x", 1.0, 1)], [], self.now, full)
 
     def rename_the_node(self):
@@ -100,8 +100,11 @@ class Queue(Sending):
     def requeue(self, index, length):
         eligible = self.ids("DEAD", "IN_DOUBT", "SENT")
         first = eligible[index % len(eligible)] + index % 2
-        tile = next((tile for tile, _ in self.tiles() if first in tile), range(0))
-        ids = [number for number in range(first, first + length) if number in tile]
+        batch_range = next(
+            (batch_range for batch_range, _ in self.batch_ranges() if first in batch_range),
+            range(0),
+        )
+        ids = [number for number in range(first, first + length) if number in batch_range]
         takes = bool(ids) and self.status[first] in ("DEAD", "IN_DOUBT", "SENT")
         n = self.do(self.repository.requeue, first, first + length - 1, self.now)
         if n is None:
@@ -120,24 +123,35 @@ class Queue(Sending):
             self.answers.pop(number, None)
 
     def requeue_all_that_is_parked(self):
-        for tile, status in self.tiles():
-            if status in ("DEAD", "IN_DOUBT") and len(tile) > 2:
-                assert self.repository.requeue(tile[0], tile[-1], self.now) == len(tile)
-                self.requeued(tile)
+        for batch_range, status in self.batch_ranges():
+            if status in ("DEAD", "IN_DOUBT") and len(batch_range) > 2:
+                assert self.repository.requeue(batch_range[0], batch_range[-1], self.now) == len(
+                    batch_range
+                )
+                self.requeued(batch_range)
 
     def evict_the_oldest(self):
         failed, pending = self.ids("FAILED"), self.ids("PENDING")
-        tile = next(
-            (list(tile) for tile, status in self.tiles() if status == "FAILED"), pending[:5]
+        batch_range = next(
+            (
+                list(batch_range)
+                for batch_range, status in self.batch_ranges()
+                if status == "FAILED"
+            ),
+            pending[:5],
         )
         n = self.do(self.repository.evict_oldest, "max_size", self.now)
         moved = self.follow("EVICTED", "FAILED", "PENDING")
-        assert moved == ([] if n is None else tile)
+        assert moved == ([] if n is None else batch_range)
         assert n is None or n == len(moved)
         assert not moved or moved[0] == min(failed or pending)
 
     def evict_what_is_parked(self):
-        parked = [list(tile) for tile, status in self.tiles() if status in ("DEAD", "IN_DOUBT")]
+        parked = [
+            list(batch_range)
+            for batch_range, status in self.batch_ranges()
+            if status in ("DEAD", "IN_DOUBT")
+        ]
         n = self.do(self.repository.evict_parked, "parked", self.now)
         moved = self.follow("EVICTED", "DEAD", "IN_DOUBT")
         assert moved == (parked[0] if parked and n is not None else [])
@@ -176,7 +190,9 @@ class Queue(Sending):
         while not ended:
             _, after, ended = self.repository.purge(after, due, self.now)
         below = [range(first, last + 1) for first, last in old if first <= after]
-        assert self.follow("PURGED", "SENT") == [number for tile in below for number in tile]
+        assert self.follow("PURGED", "SENT") == [
+            number for batch_range in below for number in batch_range
+        ]
         fresh = """
         SELECT min(first_id) FROM batch
         WHERE status IN ('SENT', 'SENDING') AND attempts = 1 AND claimed_at <= :now
@@ -226,7 +242,7 @@ class Queue(Sending):
     def let_in_what_may_go_again(self):
         while self.repository.let_in(self.now):
             pass
-        apart = {one.isolated for one in self.failed_tiles(apart=True)}
+        apart = {one.isolated for one in self.failed_batch_ranges(apart=True)}
         assert apart <= self.isolated_names()
 
     def checkpoint(self):

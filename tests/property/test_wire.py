@@ -16,13 +16,13 @@ from sensor_node.config.loader import SinkConfig
 from sensor_node.config.schema import options_of
 from sensor_node.core.model import DatedReading, Reading
 from sensor_node.delivery.formats import encode
-from sensor_node.storage.journal.runs import Identity
+from sensor_node.storage.journal.runs import NodeIdentity
 from sensor_node.storage.queue.rate_limit import ClaimPolicy
-from sensor_node.storage.queue.room import Room
+from sensor_node.storage.queue.room import SizeLimits
 from sensor_node.storage.repository import SensorDataSQLRepository
 
 MEMORY = Path("/dev/shm")
-ROOM = Room(max_size=1 << 40, min_free=0)
+ROOM = SizeLimits(max_size=1 << 40, min_free=0)
 POLICY = ClaimPolicy(100, 0.0, 3600.0, False)
 OPTIONS = options_of("sink").values()
 SINK = SinkConfig(**{option.name: option.kind.parse(option.default) for option in OPTIONS})
@@ -61,7 +61,7 @@ readings = st.lists(
 def repository():
     directory = Path(tempfile.mkdtemp(dir=MEMORY if MEMORY.is_dir() else None))
     with contextlib.closing(SensorDataSQLRepository(directory / "telemetry.db")) as repository:
-        repository.begin_run(Identity('no"de\n\u2028é', {}), 0.0, "a run")
+        repository.begin_run(NodeIdentity('no"de\n\u2028é', {}), 0.0, "a run")
         yield repository
     shutil.rmtree(directory)
 

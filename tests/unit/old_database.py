@@ -1,6 +1,6 @@
 """A database that has lived long, made at once by SQL, with the triggers at work; and a step meter.
 
-From the bottom: PURGED, then `size` tiles each of SENT, DEAD, IN_DOUBT, FAILED of unknown and of
+From the bottom: PURGED, then `size` ranges each of SENT, DEAD, IN_DOUBT, FAILED of unknown and of
 certain fate (a claim among them), of an isolated sensor and SENT again, two fresh claims, and some
 that are PENDING.
 """
@@ -11,10 +11,10 @@ from sensor_node.storage.repository import SensorDataSQLRepository
 NOW = 1_000_000.0
 LATER = NOW + 100_000.0  # all that FAILED is due
 PENDING = 50
-TILES = """
+RANGES = """
 WITH RECURSIVE number(n) AS (SELECT :first UNION ALL SELECT n + 1 FROM number WHERE n < :last)
 INSERT INTO batch(first_id, last_id, status, attempts, owner, claimed_at, settled_at,
-                  next_attempt_at, turn, fate_unknown, isolated)
+                  next_attempt_at, failure_order, fate_unknown, isolated)
 SELECT n, n, :status, :attempts, :owner, n, CASE WHEN :owner IS NULL THEN n END,
        CASE :status WHEN 'FAILED' THEN :due_at + n END,
        CASE :status WHEN 'FAILED' THEN n ELSE 0 END, :fate_unknown, :isolated
@@ -27,7 +27,7 @@ SELECT n, :status, :name, n, n * 1000 FROM number
 """
 ISOLATED = "pressure"
 SUSPECTS = """
-INSERT INTO suspect(name, failures, successes, isolated, since, reason, next_probe_at)
+INSERT INTO suspect(name, failures, accepted_at_failure, isolated, since, reason, next_probe_at)
 VALUES (:name, 5, 0, 1, 0, '503', :next_probe_at)
 """
 STREAMS = """
@@ -75,10 +75,10 @@ def _purged(connection, size):
 
 
 def _lay(connection, first, last, status, *, attempts=1, owner=None, fate_unknown=0, isolated=None):
-    """Tiles of one message each, and their messages. Returns the highest id."""
+    """Batch ranges of one message each, and their messages. Returns the highest id."""
     span = {"first": first, "last": last}
     connection.execute(
-        TILES,
+        RANGES,
         {
             **span,
             "status": status,

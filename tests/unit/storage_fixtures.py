@@ -7,13 +7,13 @@ from sensor_node.core.model import Outcome, Reading, Verdict
 from sensor_node.core.schedule import BackoffPolicy
 from sensor_node.core.settlement import Rules
 from sensor_node.storage.engine.connection import open_reader
-from sensor_node.storage.journal.runs import Identity
+from sensor_node.storage.journal.runs import NodeIdentity
 from sensor_node.storage.queue import ledger, streams
 from sensor_node.storage.queue.rate_limit import ClaimPolicy
-from sensor_node.storage.queue.room import Room
+from sensor_node.storage.queue.room import SizeLimits
 
-ROOM = Room(max_size=1 << 40, min_free=0)
-WHO = Identity(node="edge-01", settings={})
+ROOM = SizeLimits(max_size=1 << 40, min_free=0)
+WHO = NodeIdentity(node="edge-01", settings={})
 BACKOFF = BackoffPolicy(initial_delay=1.0, multiplier=2.0, max_delay=300.0)
 
 POLICY = ClaimPolicy(batch_size=100, max_rate=0.0, longest=BACKOFF.longest, at_most_once=False)
@@ -66,12 +66,12 @@ def execute(repository, sql, **values):
         connection.execute(sql, values)
 
 
-def tiles(repository):
+def batch_ranges(repository):
     return rows(repository, "SELECT first_id, last_id, status FROM batch ORDER BY first_id")
 
 
 def batch(repository, first_id, *columns):
-    """Some columns of one tile."""
+    """Some columns of one batch range."""
     found = f"SELECT {', '.join(columns)} FROM batch WHERE first_id = :first"
     [row] = rows(repository, found, first=first_id)
     return row

@@ -15,12 +15,12 @@ from storage_fixtures import (
     SILENT,
     UNAUTHORIZED,
     UNREACHABLE,
+    batch_ranges,
     deliver,
     events,
     fill,
     readings,
     rows,
-    tiles,
 )
 
 HOUR = 3600.0
@@ -178,13 +178,15 @@ def test_a_second_outage_cuts_no_backlog_to_pieces(repository):
     appliance = Appliance(repository, lambda ids: UNREACHABLE, batch_size=10)
     appliance.capture(100)
     appliance.run(appliance.now + HOUR)
-    whole = [last - first + 1 for first, last, _ in tiles(repository)][:2]
+    whole = [last - first + 1 for first, last, _ in batch_ranges(repository)][:2]
     assert whole == [10, 10], "of the two senders; each probe was one message"
 
     answers = iter([DELIVERED])
     appliance.answer = lambda ids: next(answers, UNREACHABLE)
     appliance.run(appliance.now + HOUR, 60.0)
-    sizes = [last - first + 1 for first, last, status in tiles(repository) if status == "FAILED"]
+    sizes = [
+        last - first + 1 for first, last, status in batch_ranges(repository) if status == "FAILED"
+    ]
     assert min(sizes[:2]) >= 5  # once, for the one thing that the sink took
 
 
@@ -226,7 +228,7 @@ def test_an_outage_is_followed_by_the_oldest_first(repository):
     appliance = Appliance(repository, lambda ids: ERROR, batch_size=10)
     appliance.capture(10_000)
     appliance.run(appliance.now + DAY)
-    assert len(tiles(repository)) > 200
+    assert len(batch_ranges(repository)) > 200
     before = len(appliance.requests)
     appliance.answer = lambda ids: DELIVERED
     appliance.run(appliance.now + HOUR)
@@ -256,7 +258,7 @@ def test_an_outage_that_comes_again_at_once_costs_no_request_for_each_batch_left
     appliance = Appliance(repository, lambda ids: ERROR, batch_size=10)
     appliance.capture(10_000)
     appliance.run(appliance.now + DAY)
-    left = len(tiles(repository))
+    left = len(batch_ranges(repository))
     before = len(appliance.requests)
     answers = iter([DELIVERED])
     appliance.answer = lambda ids: next(answers, ERROR)

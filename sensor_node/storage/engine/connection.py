@@ -98,7 +98,7 @@ class Database:
         if self._connection is None:
             self._connect()
         elif self._present() != self._file:
-            self._part()
+            self._disconnect()
             raise StorageUnavailable("replaced", f"{self.path}: is not the file that it was")
         assert self._connection
         return self._connection
@@ -111,7 +111,7 @@ class Database:
                 yield
         except StorageUnavailable as error:
             if error.reason == "damaged" and self._replaces:
-                self._move_aside(error)
+                self._quarantine(error)
             raise
 
     @contextlib.contextmanager
@@ -134,7 +134,7 @@ class Database:
                 raise
 
     @contextlib.contextmanager
-    def snapshot(self) -> Iterator[sqlite3.Connection]:
+    def read_transaction(self) -> Iterator[sqlite3.Connection]:
         """One consistent read, without the write lock."""
         with self.guarded():
             connection = self.connection
@@ -166,7 +166,7 @@ class Database:
             with self.guarded(), self.lock:
                 self.lock.allow_long()  # a migration
                 home.insist_on(self.path)
-                rollback_journal.move_aside(self.path)
+                rollback_journal.quarantine(self.path)
                 self._clear_place()
                 shm.insist_on_room(self.path, PAGE_SIZE)
                 self._connection = sqlite3.connect(
@@ -177,7 +177,7 @@ class Database:
                 self._prepare(self._connection)
                 home.note(self.path)
         except BaseException:
-            self._part()
+            self._disconnect()
             raise
 
     def _prepare(self, connection: sqlite3.Connection) -> None:
@@ -211,7 +211,7 @@ class Database:
             if kept:
                 LOGGER.error("database_gone %s: its WAL is now %s", self.path, kept)
 
-    def _move_aside(self, damage: StorageUnavailable) -> None:
+    def _quarantine(self, damage: StorageUnavailable) -> None:
         """Raises StorageUnavailable("replaced") if the next use finds another file.
 
         The connection is closed afterwards: then SQLite leaves the WAL alone.
@@ -219,14 +219,14 @@ class Database:
         with contextlib.ExitStack() as files:
             try:
                 with self.lock:
-                    if self._file is None or quarantine.identity(self.path) != self._file:
+                    if self._file is None or quarantine.file_id(self.path) != self._file:
                         return  # another process was faster
                     if not quarantine.is_time(self.path, time.time()):
                         return
                     self.lock.allow_long()
                     # On leaving, before the files are closed: that drops this process's locks.
                     withheld = quarantine.withheld(self.path, files)
-                    files.callback(self._part)
+                    files.callback(self._disconnect)
                     moved = None if withheld else quarantine.move(self.path, time.time())
             except OSError as error:
                 said = f"{damage}; cannot be moved aside: {error.strerror}"
@@ -243,11 +243,11 @@ class Database:
     def _present(self) -> tuple[int, int] | None:
         """Which file bears the name now."""
         try:
-            return quarantine.identity(self.path)
+            return quarantine.file_id(self.path)
         except OSError as error:
             raise _unopened(self.path, error) from error
 
-    def _part(self) -> None:
+    def _disconnect(self) -> None:
         if self._connection is not None:
             self._connection.close()
         self._connection = None
@@ -264,7 +264,7 @@ def open_reader(path: Path) -> sqlite3.Connection:
     if rollback_journal.lies_beside(path):
         with write_lock.at_once(path) as free:
             if free:
-                rollback_journal.move_aside(path)
+                rollback_journal.quarantine(path)
     if path.is_file():
         shm.insist_on_room(path, PAGE_SIZE)
     with translated(path):
@@ -278,7 +278,7 @@ def open_reader(path: Path) -> sqlite3.Connection:
 
 
 @contextlib.contextmanager
-def reading(path: Path) -> Iterator[sqlite3.Connection]:
+def read_transaction(path: Path) -> Iterator[sqlite3.Connection]:
     """One consistent view of the database, for commands. Raises as open_reader() does."""
     with contextlib.closing(open_reader(path)) as connection, translated(path):
         connection.execute("BEGIN")

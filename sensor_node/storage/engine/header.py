@@ -8,7 +8,7 @@ from pathlib import Path
 
 from sensor_node.core.errors import DatabaseUnusable
 from sensor_node.storage.engine import write_lock
-from sensor_node.storage.engine.schema import APPLICATION_ID, FOREIGN, STEPS, TOO_NEW
+from sensor_node.storage.engine.schema import APPLICATION_ID, FOREIGN, TOO_NEW, newest_version
 
 BYTES = 100
 MAGIC = b"SQLite format 3\0"
@@ -31,8 +31,8 @@ def insist_on_known_schema(path: Path) -> None:
     """For who may not even open it. Raises DatabaseUnusable if a newer program has had it."""
     header = _read(path)
     version, application = int.from_bytes(header[60:64]), int.from_bytes(header[68:72])
-    if application == APPLICATION_ID and version > len(STEPS):
-        raise DatabaseUnusable(f"{path}: {TOO_NEW.format(version, len(STEPS))}")
+    if application == APPLICATION_ID and version > newest_version():
+        raise DatabaseUnusable(f"{path}: {TOO_NEW.format(version, newest_version())}")
 
 
 def _read(path: Path) -> bytes:

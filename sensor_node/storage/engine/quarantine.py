@@ -35,7 +35,7 @@ def wal_of(database: Path) -> Path:
     return database.with_name(database.name + "-wal")
 
 
-def identity(database: Path) -> tuple[int, int] | None:
+def file_id(database: Path) -> tuple[int, int] | None:
     """Which file bears the name; None where there is none. Opens nothing."""
     try:
         found = database.stat()

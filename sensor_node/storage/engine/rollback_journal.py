@@ -17,7 +17,7 @@ def lies_beside(database: Path) -> bool:
     return os.path.lexists(_name(database))
 
 
-def move_aside(database: Path) -> None:
+def quarantine(database: Path) -> None:
     """Under the write lock, as SQLite has one for a moment when it makes a database.
 
     Whoever may not do so may not play it back either.

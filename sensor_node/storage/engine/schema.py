@@ -1,4 +1,4 @@
-"""The schema, step by step. `user_version` counts the steps; each is one transaction."""
+"""The schema, step by step: each step is one transaction, and `user_version` is the last one."""
 
 import sqlite3
 
@@ -9,11 +9,17 @@ APPLICATION_ID = 0x536E6F44
 
 FOREIGN = "is another program's database; set another [storage] path"
 TOO_NEW = "has schema {}, this program knows {}; install the newer version of sensor-node again"
+UNRELEASED = (
+    "has schema {}, which no release had; move it away, and bring its readings back with: "
+    "sensor-node-ctl salvage FILE"
+)
 OUR_TABLES = {"message", "batch", "tally"}
-# Any version of this program that there will be: more is no version.
-MOST_STEPS = 999
+# Schema 1 was changed again and again before there was a release.
+FIRST_VERSION = 2
+# A larger number was never a version of the schema.
+MOST_VERSION = 999
 
-VERSION_1 = (
+VERSION_2 = (
     # id: never reused, gap-free in capture order. status: PENDING SENT FAILED DEAD IN_DOUBT.
     # captured_us: when this node captured it, where timestamp_us, the reading's own, says another.
     """
@@ -25,12 +31,13 @@ VERSION_1 = (
       timestamp_us INTEGER NOT NULL,
       captured_us INTEGER)
     """,
-    # Tiles the ids 1..claimed without hole or overlap; what lies above is PENDING.
-    # turn: order of the last failure. failures: for its own sake, as large as it is. failed_epoch:
-    # the sink's epoch at the first failure. alone: has failed as a single message. unsent: could
-    # not be sent as it was. isolated: the sensor's name, which is set apart. failed_successes,
-    # refused_successes: how many messages the sink had taken at the last failure and at the first
-    # refusal of the lone message. answers: failures that a sink that was UP answered.
+    # The ranges cover the ids from 1 to the highest claimed one, without hole or overlap. What lies
+    # above is PENDING. failure_order: rises with each failure of any range. failures: for the
+    # batch's own sake, as large as it is now. failed_epoch: the sink's epoch at the first failure.
+    # alone: has failed as a single message. unsent: could not be sent as it was. isolated: the
+    # name of the sensor that is set apart. accepted_at_failure, accepted_at_refusal: how many
+    # messages the sink had accepted at the last failure, and at the first refusal of the lone
+    # message. answers: failures that a sink that was UP answered.
     """
     CREATE TABLE batch(
       first_id INTEGER PRIMARY KEY,
@@ -38,17 +45,17 @@ VERSION_1 = (
       status TEXT NOT NULL CHECK(status IN
         ('SENDING','FAILED','SENT','DEAD','IN_DOUBT','PURGED','EVICTED')),
       attempts INTEGER NOT NULL DEFAULT 0,
-      round INTEGER NOT NULL DEFAULT 0,
+      requeue_count INTEGER NOT NULL DEFAULT 0,
       owner TEXT,
       claimed_at REAL,
       settled_at REAL,
       next_attempt_at REAL,
-      turn INTEGER NOT NULL DEFAULT 0,
+      failure_order INTEGER NOT NULL DEFAULT 0,
       failures INTEGER NOT NULL DEFAULT 0,
       answers INTEGER NOT NULL DEFAULT 0,
       failed_epoch INTEGER,
-      failed_successes INTEGER,
-      refused_successes INTEGER,
+      accepted_at_failure INTEGER,
+      accepted_at_refusal INTEGER,
       fate_unknown INTEGER NOT NULL DEFAULT 0,
       alone INTEGER NOT NULL DEFAULT 0,
       unsent INTEGER NOT NULL DEFAULT 0,
@@ -67,11 +74,11 @@ VERSION_1 = (
     WHERE status = 'FAILED' AND isolated IS NULL AND failures = 0
     """,
     """
-    CREATE INDEX batch_turn ON batch(fate_unknown, turn)
+    CREATE INDEX batch_failure_order ON batch(fate_unknown, failure_order)
     WHERE status = 'FAILED' AND isolated IS NULL
     """,
     """
-    CREATE INDEX batch_isolated ON batch(isolated, fate_unknown, turn)
+    CREATE INDEX batch_isolated ON batch(isolated, fate_unknown, failure_order)
     WHERE status = 'FAILED' AND isolated IS NOT NULL
     """,
     """
@@ -115,23 +122,23 @@ VERSION_1 = (
       hint TEXT NOT NULL DEFAULT '',
       next_probe_at REAL NOT NULL DEFAULT 0,
       failures INTEGER NOT NULL DEFAULT 0,
-      refused_successes INTEGER,
-      up_successes INTEGER NOT NULL DEFAULT -1,
+      accepted_at_refusal INTEGER,
+      accepted_at_up INTEGER NOT NULL DEFAULT -1,
       taken_after REAL NOT NULL DEFAULT 0,
       futile INTEGER NOT NULL DEFAULT 0,
       faults INTEGER NOT NULL DEFAULT 0,
-      fault_successes INTEGER NOT NULL DEFAULT 0,
+      accepted_at_fault INTEGER NOT NULL DEFAULT 0,
       throttled INTEGER NOT NULL DEFAULT 0,
       next_send_at REAL NOT NULL DEFAULT 0)
     """,
     "INSERT INTO sink(id, state, epoch, since) VALUES (1, 'UP', 1, 0)",
-    # Sensors whose readings fail alone. successes: how many messages the sink had taken at the last
-    # of these failures.
+    # Sensors whose readings fail alone. accepted_at_failure: how many messages the sink had
+    # accepted at the last of these failures.
     """
     CREATE TABLE suspect(
       name TEXT PRIMARY KEY,
       failures INTEGER NOT NULL,
-      successes INTEGER NOT NULL,
+      accepted_at_failure INTEGER NOT NULL,
       isolated INTEGER NOT NULL,
       since REAL NOT NULL,
       reason TEXT NOT NULL,
@@ -186,7 +193,7 @@ VERSION_1 = (
       silent INTEGER NOT NULL DEFAULT 0,
       unaccounted INTEGER NOT NULL DEFAULT 0) WITHOUT ROWID
     """,
-    "CREATE TABLE memo(name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID",
+    "CREATE TABLE key_value(name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID",
     """
     CREATE VIEW message_status AS
       SELECT message.id,
@@ -201,7 +208,12 @@ VERSION_1 = (
     f"PRAGMA application_id = {APPLICATION_ID}",
 )
 
-STEPS = (VERSION_1,)
+STEPS = (VERSION_2,)
+
+
+def newest_version() -> int:
+    """The version that this program makes, and the last one that it can read."""
+    return FIRST_VERSION + len(STEPS) - 1
 
 
 def schema_version(connection: sqlite3.Connection) -> int:
@@ -214,21 +226,26 @@ def schema_version(connection: sqlite3.Connection) -> int:
     (application,) = connection.execute("PRAGMA application_id").fetchone()
     tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_schema")}
     is_ours = application == APPLICATION_ID
-    if is_ours != bool(version) or (tables and not version) or not 0 <= version <= MOST_STEPS:
+    if is_ours != bool(version) or (tables and not version) or not 0 <= version <= MOST_VERSION:
         if is_ours or tables >= OUR_TABLES:
             raise DatabaseDamaged("its header is not as it was written")
         if version or tables:
             raise DatabaseUnusable(FOREIGN)
-    if version > len(STEPS):
-        raise DatabaseUnusable(TOO_NEW.format(version, len(STEPS)))
+    if 0 < version < FIRST_VERSION:
+        raise DatabaseUnusable(UNRELEASED.format(version))
+    if version > newest_version():
+        raise DatabaseUnusable(TOO_NEW.format(version, newest_version()))
     return int(version)
 
 
 def migrate(connection: sqlite3.Connection) -> None:
     """Bring the schema up to date, under the write lock."""
-    for version in range(schema_version(connection), len(STEPS)):
+    present = schema_version(connection)
+    for version, step in enumerate(STEPS, FIRST_VERSION):
+        if version <= present:
+            continue
         connection.execute("BEGIN IMMEDIATE")
-        for statement in STEPS[version]:
+        for statement in step:
             connection.execute(statement)
-        connection.execute(f"PRAGMA user_version = {version + 1}")
+        connection.execute(f"PRAGMA user_version = {version}")
         connection.execute("COMMIT")

@@ -13,7 +13,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Protocol
 
-from sensor_node.system.files import bears_name
+from sensor_node.system.files import is_same_file
 
 FLAGS = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW
 
@@ -44,9 +44,9 @@ class WriteLock:
 
     def __init__(self, database: Path, watch: LockWatch) -> None:
         self._turnstile = _open(_turnstile_of(database), database)
-        self._file = room_of(database)
+        self._file = writer_file(database)
         try:
-            self._room = _open(self._file, database)
+            self._writer = _open(self._file, database)
         except OSError:
             os.close(self._turnstile)
             raise
@@ -56,7 +56,7 @@ class WriteLock:
         self._watch.waiting()
         fcntl.flock(self._turnstile, fcntl.LOCK_EX)
         try:
-            fcntl.flock(self._room, fcntl.LOCK_EX)
+            fcntl.flock(self._writer, fcntl.LOCK_EX)
         finally:
             fcntl.flock(self._turnstile, fcntl.LOCK_UN)
         self._watch.holding()
@@ -67,12 +67,12 @@ class WriteLock:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        fcntl.flock(self._room, fcntl.LOCK_UN)
+        fcntl.flock(self._writer, fcntl.LOCK_UN)
         self._watch.released()
 
     def is_in_place(self) -> bool:
         """Whether those who come to use the database now find this lock, and no other."""
-        return bears_name(os.fstat(self._room), self._file)
+        return is_same_file(os.fstat(self._writer), self._file)
 
     def allow_long(self) -> None:
         """What its holder does now may take long and is no hang: to the watch it still waits."""
@@ -80,29 +80,29 @@ class WriteLock:
 
     def close(self) -> None:
         """A second call does nothing: the numbers may be other files' by then."""
-        for descriptor in (self._turnstile, self._room):
+        for descriptor in (self._turnstile, self._writer):
             if descriptor >= 0:
                 os.close(descriptor)
-        self._turnstile = self._room = -1
+        self._turnstile = self._writer = -1
 
 
 @contextlib.contextmanager
 def at_once(database: Path) -> Iterator[bool]:
     """Whether the lock is there, and ours, without waiting for it."""
     try:
-        room = os.open(room_of(database), FLAGS)
+        writer = os.open(writer_file(database), FLAGS)
     except OSError:
         yield False
         return
     try:
-        fcntl.flock(room, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(writer, fcntl.LOCK_EX | fcntl.LOCK_NB)
         is_ours = True
     except BlockingIOError:
         is_ours = False
     try:
         yield is_ours
     finally:
-        os.close(room)
+        os.close(writer)
 
 
 def was_made_for(database: Path) -> bool:
@@ -110,7 +110,7 @@ def was_made_for(database: Path) -> bool:
     return _turnstile_of(database).exists()
 
 
-def room_of(database: Path) -> Path:
+def writer_file(database: Path) -> Path:
     """The file of which the flock is the write lock."""
     return database.with_name(database.name + ".writer")
 

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from sensor_node.core.clock import Moment
 from sensor_node.storage.journal import key_value
-from sensor_node.storage.queue import batch_ranges
+from sensor_node.storage.queue import message_ids
 
 MEMO = "clock"
 # A smaller one is nothing that a wait or an age would notice.
@@ -76,7 +76,7 @@ def note(
     if abs(seconds) < LEAST_STEP_SECONDS:
         seconds, offset = 0.0, before.offset if same_boot else offset
     else:
-        oldest_after = batch_ranges.captured(connection) - MOST_AFTER
+        oldest_after = message_ids.highest_id(connection) - MOST_AFTER
         above = max(first_undelivered - 1, oldest_after, steps[-1].last_id if steps else 0)
         step_us = int(seconds * 1e6)
         row = {"above": above, "now_us": now.wall_us, "step_us": step_us, "late_us": LATE_US}

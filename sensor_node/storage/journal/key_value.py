@@ -2,8 +2,8 @@
 
 import sqlite3
 
-GET = "SELECT value FROM memo WHERE name = :name"
-PUT = "INSERT OR REPLACE INTO memo(name, value) VALUES (:name, :value)"
+GET = "SELECT value FROM key_value WHERE name = :name"
+PUT = "INSERT OR REPLACE INTO key_value(name, value) VALUES (:name, :value)"
 
 
 def get(connection: sqlite3.Connection, name: str) -> str | None:

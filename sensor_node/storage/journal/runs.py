@@ -9,9 +9,9 @@ from sensor_node.core.clock import Moment
 from sensor_node.core.model import Counts
 from sensor_node.storage.journal import clock_steps, events, key_value
 from sensor_node.storage.queue import (
-    batch_ranges,
     due,
     lookup,
+    message_ids,
     retention,
     sink_row,
     streams,
@@ -27,7 +27,7 @@ LAST_GAP = """
 SELECT max(last) FROM event WHERE kind IN ('dropped', 'not running') AND last <= :now_us
 """
 LAST_KEPT = """
-SELECT max(CAST(value AS INTEGER)) FROM memo
+SELECT max(CAST(value AS INTEGER)) FROM key_value
 WHERE name = 'accounted_us' AND CAST(value AS INTEGER) <= :now_us
 """
 FORGET_SAMPLES = "DELETE FROM sample"
@@ -41,7 +41,7 @@ SAMPLE_SECONDS = 60.0
 
 
 @dataclass(frozen=True, slots=True)
-class Identity:
+class NodeIdentity:
     """Who captures; `settings` is the effective configuration."""
 
     node: str
@@ -50,7 +50,7 @@ class Identity:
 
 def begin(
     connection: sqlite3.Connection,
-    who: Identity,
+    who: NodeIdentity,
     now: float,
     run: str,
     before: list[Path],
@@ -144,7 +144,7 @@ def _accounted_us(connection: sqlite3.Connection, now: float) -> int | None:
     What is in the future was noted by a clock that has been set back since.
     """
     now_us = {"now_us": int(now * 1e6)}
-    stored_us = retention.captured_at_us(connection, batch_ranges.captured(connection))
+    stored_us = retention.captured_at_us(connection, message_ids.highest_id(connection))
     (gap_us,) = connection.execute(LAST_GAP, now_us).fetchone()
     (kept_us,) = connection.execute(LAST_KEPT, now_us).fetchone()
     return max((us for us in (stored_us, gap_us, kept_us) if us is not None), default=None)
@@ -157,7 +157,7 @@ def _note_gap(connection: sqlite3.Connection, last_us: int, now: float) -> None:
         events.record(connection, now, "not running", f"no capture for {gap:.1f} s", **span)
 
 
-def _note_changes(connection: sqlite3.Connection, who: Identity, now: float) -> None:
+def _note_changes(connection: sqlite3.Connection, who: NodeIdentity, now: float) -> None:
     before = key_value.get(connection, "settings")
     old = json.loads(before) if before else None
     if old is not None and old != who.settings:

@@ -1,29 +1,20 @@
-"""The batches: tiles that cover the ids from 1 to the highest claimed, without hole or overlap.
+"""The batches: ranges that cover the ids from 1 to the highest claimed, without hole or overlap.
 
-Each function is one step inside a transaction of the caller. What lies above the highest tile is
-PENDING; a tile is changed only by its owner (the fence), by a person's requeue, or by retention.
+Each function is one step inside a transaction of the caller. What lies above the highest range is
+PENDING; a range is changed only by its owner (the fence), by a person's requeue, or by retention.
 """
 
 import sqlite3
 
-from sensor_node.core.model import Claim, Message, Stream
+from sensor_node.core.model import Claim, Message
 from sensor_node.core.settlement import DUE_FIRST, BatchRecord, Settlement, SinkRecord
-
-CAPTURED = "SELECT coalesce((SELECT seq FROM sqlite_sequence WHERE name = 'message'), 0)"
-CLAIMED = "SELECT coalesce((SELECT last_id FROM batch ORDER BY first_id DESC LIMIT 1), 0)"
-
-STREAM_OF = """
-SELECT first_id, name, wire_first, node FROM stream
-WHERE first_id <= :id ORDER BY first_id DESC LIMIT 1
-"""
-NEXT_STREAM = "SELECT min(first_id) FROM stream WHERE first_id > :id"
-MAX_ID = 2**63 - 1
+from sensor_node.storage.queue import message_ids
 
 INSERT_CLAIM = """
 INSERT INTO batch(first_id, last_id, status, attempts, owner, claimed_at)
 VALUES (:first_id, :last_id, 'SENDING', 1, :owner, :now)
 """
-INSERT_ASIDE = """
+INSERT_FAILED = """
 INSERT INTO batch(first_id, last_id, status, settled_at, next_attempt_at)
 VALUES (:first_id, :last_id, 'FAILED', :now, :now)
 """
@@ -31,7 +22,7 @@ CLAIM_AGAIN = """
 UPDATE batch
 SET status = 'SENDING', attempts = attempts + 1, owner = :owner, claimed_at = :now
 WHERE first_id = :first_id AND status = 'FAILED'
-RETURNING first_id, last_id, attempts, round
+RETURNING first_id, last_id, attempts, requeue_count
 """
 # A damaged row counts as missing: JSON has no nan and no infinity, and a sink would refuse it. Only
 # what is finite is 0 less itself. There is no limit to compare with: SQLite on 32-bit ARM reads the
@@ -47,9 +38,9 @@ ORDER BY message.id
 """
 # The fence of every settle: still SENDING, still ours, still the same attempt.
 READ_BATCH = """
-SELECT last_id - first_id + 1, failures, answers, failed_epoch, failed_successes,
-       refused_successes, fate_unknown, alone, isolated IS NOT NULL, next_attempt_at,
-       (SELECT successes FROM suspect WHERE name = batch.isolated AND suspect.isolated)
+SELECT last_id - first_id + 1, failures, answers, failed_epoch, accepted_at_failure,
+       accepted_at_refusal, fate_unknown, alone, isolated IS NOT NULL, next_attempt_at,
+       (SELECT accepted_at_failure FROM suspect WHERE name = batch.isolated AND suspect.isolated)
 FROM batch
 WHERE first_id = :first_id AND last_id = :last_id
   AND status = 'SENDING' AND owner = :owner AND attempts = :attempt
@@ -57,8 +48,9 @@ WHERE first_id = :first_id AND last_id = :last_id
 SETTLE = """
 UPDATE batch
 SET status = :status, owner = NULL, settled_at = :now, next_attempt_at = :next_attempt_at,
-    turn = :turn, failures = :failures, answers = :answers, failed_epoch = :failed_epoch,
-    failed_successes = :failed_successes, refused_successes = :refused_successes,
+    failure_order = :failure_order, failures = :failures, answers = :answers,
+    failed_epoch = :failed_epoch,
+    accepted_at_failure = :accepted_at_failure, accepted_at_refusal = :accepted_at_refusal,
     fate_unknown = :fate_unknown, alone = :alone,
     isolated = CASE :status WHEN 'FAILED' THEN isolated END, last_error = :last_error
 WHERE first_id = :first_id AND last_id = :last_id
@@ -67,25 +59,26 @@ RETURNING 1
 """
 GIVE_BACK = """
 UPDATE batch
-SET status = 'FAILED', owner = NULL, settled_at = :now, next_attempt_at = :due_at, turn = :turn,
+SET status = 'FAILED', owner = NULL, settled_at = :now, next_attempt_at = :due_at,
+    failure_order = :failure_order,
     failures = failures + (first_id = last_id), unsent = 1, last_error = :last_error
 WHERE first_id = :first_id AND last_id = :last_id
   AND status = 'SENDING' AND owner = :owner AND attempts = :attempt
 """
-NEXT_TURN = """
+NEXT_FAILURE_ORDER = """
 SELECT 1 + max(
-  coalesce((SELECT max(turn) FROM batch
+  coalesce((SELECT max(failure_order) FROM batch
             WHERE status = 'FAILED' AND isolated IS NULL AND fate_unknown = 0), 0),
-  coalesce((SELECT max(turn) FROM batch
+  coalesce((SELECT max(failure_order) FROM batch
             WHERE status = 'FAILED' AND isolated IS NULL AND fate_unknown = 1), 0))
 """
-NEXT_TURN_APART = """
+NEXT_ISOLATED_FAILURE_ORDER = """
 SELECT 1 + max(
-  coalesce((SELECT max(turn) FROM batch
-            WHERE status = 'FAILED' AND isolated = tile.isolated AND fate_unknown = 0), 0),
-  coalesce((SELECT max(turn) FROM batch
-            WHERE status = 'FAILED' AND isolated = tile.isolated AND fate_unknown = 1), 0))
-FROM batch AS tile WHERE first_id = :first_id
+  coalesce((SELECT max(failure_order) FROM batch
+            WHERE status = 'FAILED' AND isolated = own.isolated AND fate_unknown = 0), 0),
+  coalesce((SELECT max(failure_order) FROM batch
+            WHERE status = 'FAILED' AND isolated = own.isolated AND fate_unknown = 1), 0))
+FROM batch AS own WHERE first_id = :first_id
 """
 MARK = """
 UPDATE message SET status = :status
@@ -95,95 +88,89 @@ SHORTEN = (
     "UPDATE batch SET last_id = :cut WHERE first_id = :first_id AND last_id > :cut RETURNING 1"
 )
 COPY_RIGHT = """
-INSERT INTO batch(first_id, last_id, status, attempts, round, owner, claimed_at, settled_at,
-                  next_attempt_at, turn, failures, answers, failed_epoch, failed_successes,
-                  refused_successes, fate_unknown, alone, unsent, isolated, last_error)
-SELECT :cut + 1, :last_id, status, attempts, round, owner, claimed_at, settled_at,
-       next_attempt_at, turn, failures, answers, failed_epoch, failed_successes,
-       refused_successes, fate_unknown, alone, unsent, isolated, last_error
+INSERT INTO batch(first_id, last_id, status, attempts, requeue_count, owner, claimed_at, settled_at,
+                  next_attempt_at, failure_order, failures, answers, failed_epoch,
+                  accepted_at_failure,
+                  accepted_at_refusal, fate_unknown, alone, unsent, isolated, last_error)
+SELECT :cut + 1, :last_id, status, attempts, requeue_count, owner, claimed_at, settled_at,
+       next_attempt_at, failure_order, failures, answers, failed_epoch, accepted_at_failure,
+       accepted_at_refusal, fate_unknown, alone, unsent, isolated, last_error
 FROM batch WHERE first_id = :first_id
 """
 # Nothing that was halved, or is to be.
 JOINABLE = """
-SELECT last_id, fate_unknown, round FROM batch
+SELECT last_id, fate_unknown, requeue_count FROM batch
 WHERE first_id = :first_id AND status = 'FAILED' AND isolated IS NULL AND failures = 0
-  AND failed_epoch IS NULL AND refused_successes IS NULL AND unsent = 0
+  AND failed_epoch IS NULL AND accepted_at_refusal IS NULL AND unsent = 0
   AND next_attempt_at > :after AND next_attempt_at <= :now
 """
 DROP = "DELETE FROM batch WHERE first_id > :first_id AND first_id <= :last_id"
 LENGTHEN = "UPDATE batch SET last_id = :last_id, alone = 0 WHERE first_id = :first_id"
-TILE_OF = """
+RANGE_OF = """
 SELECT first_id, last_id, status FROM batch WHERE first_id <= :id ORDER BY first_id DESC LIMIT 1
 """
 REQUEUE = """
 UPDATE batch
-SET status = 'FAILED', round = round + 1, next_attempt_at = :now, turn = :turn, failures = 0,
-    answers = 0, failed_epoch = NULL, failed_successes = NULL, refused_successes = NULL,
+SET status = 'FAILED', requeue_count = requeue_count + 1, next_attempt_at = :now,
+    failure_order = :failure_order, failures = 0,
+    answers = 0, failed_epoch = NULL, accepted_at_failure = NULL, accepted_at_refusal = NULL,
     fate_unknown = 0, alone = 0, isolated = NULL
 WHERE first_id = :first_id AND status IN ('DEAD', 'IN_DOUBT', 'SENT')
 """
 
 
-def captured(connection: sqlite3.Connection) -> int:
-    """The highest id ever given."""
-    return int(connection.execute(CAPTURED).fetchone()[0])
-
-
-def claimed(connection: sqlite3.Connection) -> int:
-    """The highest id that a tile covers."""
-    return int(connection.execute(CLAIMED).fetchone()[0])
-
-
-def stream_of(connection: sqlite3.Connection, message_id: int) -> Stream:
-    return Stream(*connection.execute(STREAM_OF, {"id": message_id}).fetchone())
-
-
-def end_of_stream(connection: sqlite3.Connection, message_id: int) -> int:
-    """The last id of the stream that the message belongs to, as far as is known."""
-    (following,) = connection.execute(NEXT_STREAM, {"id": message_id}).fetchone()
-    return MAX_ID if following is None else following - 1
-
-
 def fresh(connection: sqlite3.Connection, limit: int) -> tuple[int, int] | None:
     """The oldest PENDING ids, first and last: at most to the end of their stream."""
-    first = claimed(connection) + 1
-    last = min(first + limit - 1, captured(connection), end_of_stream(connection, first))
+    first = message_ids.highest_claimed_id(connection) + 1
+    last = min(
+        first + limit - 1,
+        message_ids.highest_id(connection),
+        message_ids.end_of_stream(connection, first),
+    )
     return None if last < first else (first, last)
 
 
 def claim_fresh(
     connection: sqlite3.Connection, sink: SinkRecord, owner: str, ids: tuple[int, int], now: float
 ) -> Claim:
-    """PENDING -> SENDING for what fresh() has found, or the beginning of it: a new tile on top."""
+    """PENDING -> SENDING for what fresh() has found, or the beginning of it: a new range on top."""
     first, last = ids
     row = {"first_id": first, "last_id": last, "owner": owner, "now": now}
     connection.execute(INSERT_CLAIM, row)
-    stream = stream_of(connection, first)
-    return Claim(first, last, owner, 1, 0, sink.epoch, sink.successes, not sink.up, stream)
+    stream = message_ids.stream_of(connection, first)
+    return Claim(first, last, owner, 1, 0, sink.epoch, sink.accepted_total, not sink.up, stream)
 
 
 def claim_again(
     connection: sqlite3.Connection,
     sink: SinkRecord,
     owner: str,
-    tile: tuple[int, int],
+    batch_range: tuple[int, int],
     limit: int,
     now: float,
 ) -> Claim:
-    """FAILED -> SENDING for the first `limit` messages of the tile; others stay as they are."""
-    cut(connection, *tile, tile[0] + limit - 1)
-    row = {"first_id": tile[0], "owner": owner, "now": now}
-    first, last, attempts, round_ = connection.execute(CLAIM_AGAIN, row).fetchone()
-    stream = stream_of(connection, first)
+    """FAILED -> SENDING for the first `limit` messages of the range; others stay as they are."""
+    cut(connection, *batch_range, batch_range[0] + limit - 1)
+    row = {"first_id": batch_range[0], "owner": owner, "now": now}
+    first, last, attempts, requeue_count = connection.execute(CLAIM_AGAIN, row).fetchone()
+    stream = message_ids.stream_of(connection, first)
     return Claim(
-        first, last, owner, attempts, round_, sink.epoch, sink.successes, not sink.up, stream
+        first,
+        last,
+        owner,
+        attempts,
+        requeue_count,
+        sink.epoch,
+        sink.accepted_total,
+        not sink.up,
+        stream,
     )
 
 
-def put_aside(connection: sqlite3.Connection, first_id: int, last_id: int, now: float) -> None:
+def insert_failed(connection: sqlite3.Connection, first_id: int, last_id: int, now: float) -> None:
     """PENDING -> FAILED, never tried and due now, for the oldest PENDING ids."""
     row = {"first_id": first_id, "last_id": last_id, "now": now}
-    connection.execute(INSERT_ASIDE, row)
+    connection.execute(INSERT_FAILED, row)
     mark(connection, first_id, last_id, "FAILED")
 
 
@@ -198,19 +185,31 @@ def read_batch(connection: sqlite3.Connection, claim: Claim) -> BatchRecord | No
     row = connection.execute(READ_BATCH, _fence(claim)).fetchone()
     if row is None:
         return None
-    size, failures, answers, epoch, successes, refused, unknown, alone, isolated, due_at, then = row
+    (
+        size,
+        failures,
+        answers,
+        epoch,
+        accepted_total,
+        refused,
+        unknown,
+        alone,
+        isolated,
+        due_at,
+        then,
+    ) = row
     return BatchRecord(
         size=size,
         failures=failures,
         answers=answers,
         failed_epoch=epoch,
-        failed_successes=successes,
-        refused_successes=refused,
+        accepted_at_failure=accepted_total,
+        accepted_at_refusal=refused,
         fate_unknown=bool(unknown),
         alone=bool(alone),
         isolated=bool(isolated),
         due_at=due_at,
-        isolated_successes=then,
+        accepted_at_isolated_failure=then,
     )
 
 
@@ -219,17 +218,19 @@ def settle(
 ) -> bool:
     """SENDING -> settled.status, halved if so decided. False if the claim is lost."""
     batch = settled.batch
-    turn = next_turn(connection, claim.first_id, batch) if settled.status == "FAILED" else 0
+    failure_order = (
+        next_failure_order(connection, claim.first_id, batch) if settled.status == "FAILED" else 0
+    )
     values = {
         "status": settled.status,
         "now": now,
         "next_attempt_at": settled.next_attempt_at,
-        "turn": turn,
+        "failure_order": failure_order,
         "failures": batch.failures,
         "answers": batch.answers,
         "failed_epoch": batch.failed_epoch,
-        "failed_successes": batch.failed_successes,
-        "refused_successes": batch.refused_successes,
+        "accepted_at_failure": batch.accepted_at_failure,
+        "accepted_at_refusal": batch.accepted_at_refusal,
         "fate_unknown": int(batch.fate_unknown),
         "alone": int(batch.alone),
         "last_error": error or None,
@@ -242,34 +243,34 @@ def settle(
     return True
 
 
-def next_turn(connection: sqlite3.Connection, first_id: int, batch: BatchRecord) -> int:
+def next_failure_order(connection: sqlite3.Connection, first_id: int, batch: BatchRecord) -> int:
     """Behind all that have failed before, or all that are set apart for the same sensor."""
-    query = NEXT_TURN_APART if batch.isolated else NEXT_TURN
+    query = NEXT_ISOLATED_FAILURE_ORDER if batch.isolated else NEXT_FAILURE_ORDER
     return int(connection.execute(query, {"first_id": first_id}).fetchone()[0])
 
 
 def cut(connection: sqlite3.Connection, first_id: int, last_id: int, at: int) -> None:
-    """Make two tiles of one: to `at`, and from the next id on, alike in all else."""
+    """Make two batch ranges of one: to `at`, and from the next id on, alike in all else."""
     row = {"first_id": first_id, "last_id": last_id, "cut": at}
     if connection.execute(SHORTEN, row).fetchone():
         connection.execute(COPY_RIGHT, row)
 
 
 def join(
-    connection: sqlite3.Connection, tile: tuple[int, int], most: int, now: float
+    connection: sqlite3.Connection, batch_range: tuple[int, int], most: int, now: float
 ) -> tuple[int, int]:
-    """Make one tile of a FAILED one and those behind it, if none of them is known to be at fault.
+    """Make one range of a FAILED one and those behind it, if none of them is known to be at fault.
 
     Else each message that was a probe would be a request once more.
     """
-    first, last = tile
-    end = min(first + most - 1, end_of_stream(connection, first))
+    first, last = batch_range
+    end = min(first + most - 1, message_ids.end_of_stream(connection, first))
     row = {"first_id": first, "after": DUE_FIRST, "now": now}
     found = alike = connection.execute(JOINABLE, row).fetchone()
     while found and found[1:] == alike[1:] and found[0] <= end:
         last = found[0]
         found = connection.execute(JOINABLE, row | {"first_id": last + 1}).fetchone()
-    if last > tile[1]:
+    if last > batch_range[1]:
         connection.execute(DROP, {"first_id": first, "last_id": last})
         connection.execute(LENGTHEN, {"first_id": first, "last_id": last})
     return first, last
@@ -281,20 +282,24 @@ def mark(connection: sqlite3.Connection, first_id: int, last_id: int, status: st
 
 
 def requeue(connection: sqlite3.Connection, message_id: int, last_id: int, now: float) -> int:
-    """DEAD, IN_DOUBT or SENT -> FAILED, due now, for ids from `message_id` on in its tile.
+    """DEAD, IN_DOUBT or SENT -> FAILED, due now, for ids from `message_id` on in its batch range.
 
-    Returns how many; 0 if its tile is in another status.
+    Returns how many; 0 if its batch range is in another status.
     """
-    tile = connection.execute(TILE_OF, {"id": message_id}).fetchone()
-    if not tile or message_id > tile[1] or tile[2] not in ("DEAD", "IN_DOUBT", "SENT"):
+    batch_range = connection.execute(RANGE_OF, {"id": message_id}).fetchone()
+    if (
+        not batch_range
+        or message_id > batch_range[1]
+        or batch_range[2] not in ("DEAD", "IN_DOUBT", "SENT")
+    ):
         return 0
-    first, last = max(tile[0], message_id), min(tile[1], last_id)
-    if tile[0] < first:
-        cut(connection, tile[0], tile[1], first - 1)
-    if last < tile[1]:
-        cut(connection, first, tile[1], last)
-    (turn,) = connection.execute(NEXT_TURN).fetchone()
-    connection.execute(REQUEUE, {"first_id": first, "now": now, "turn": turn})
+    first, last = max(batch_range[0], message_id), min(batch_range[1], last_id)
+    if batch_range[0] < first:
+        cut(connection, batch_range[0], batch_range[1], first - 1)
+    if last < batch_range[1]:
+        cut(connection, first, batch_range[1], last)
+    (failure_order,) = connection.execute(NEXT_FAILURE_ORDER).fetchone()
+    connection.execute(REQUEUE, {"first_id": first, "now": now, "failure_order": failure_order})
     mark(connection, first, last, "FAILED")
     return int(last - first + 1)
 
@@ -306,8 +311,13 @@ def halve(
     batch = read_batch(connection, claim)
     if batch is None:
         return False
-    turn = next_turn(connection, claim.first_id, batch)
-    values = {"now": now, "due_at": due_at, "turn": turn, "last_error": error or None}
+    failure_order = next_failure_order(connection, claim.first_id, batch)
+    values = {
+        "now": now,
+        "due_at": due_at,
+        "failure_order": failure_order,
+        "last_error": error or None,
+    }
     connection.execute(GIVE_BACK, _fence(claim) | values)
     mark(connection, claim.first_id, claim.last_id, "FAILED")
     if claim.size > 1:

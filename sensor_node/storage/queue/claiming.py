@@ -7,8 +7,16 @@ from dataclasses import dataclass
 from sensor_node.core.model import Claim, Outcome
 from sensor_node.core.settlement import Probe, Rules, SinkRecord, settlement
 from sensor_node.storage.journal import events
-from sensor_node.storage.queue import batch_ranges, due, rate_limit, retention, sink_row, suspects
-from sensor_node.storage.queue.rate_limit import ClaimPolicy, may_send, paid
+from sensor_node.storage.queue import (
+    batch_ranges,
+    due,
+    message_ids,
+    rate_limit,
+    retention,
+    sink_row,
+    suspects,
+)
+from sensor_node.storage.queue.rate_limit import ClaimPolicy, charge, may_send
 
 # Of isolated sensors' readings, set apart in one transaction; and of as many neighbours at a time.
 MOST_RUNS = 1000
@@ -33,8 +41,8 @@ class Backlog:
 
 
 def backlog(connection: sqlite3.Connection, now: float) -> Backlog:
-    first = batch_ranges.claimed(connection) + 1
-    pending = batch_ranges.captured(connection) - first + 1
+    first = message_ids.highest_claimed_id(connection) + 1
+    pending = message_ids.highest_id(connection) - first + 1
     oldest = retention.captured_at_us(connection, first) if pending else None
     sink = sink_row.read(connection)
     left_over = due.find_left_over(connection, now, skip_unknown=False)
@@ -54,7 +62,7 @@ def claim_fresh(
     if not sink.up or not may_send(connection, policy, now):
         return None
     claim = _fresh(connection, sink, owner, policy.limit(limit), now)
-    return paid(connection, policy, now, claim)
+    return charge(connection, policy, now, claim)
 
 
 def claim_probe(
@@ -77,9 +85,13 @@ def claim_probe(
         claim = _lone(connection, sink, owner, policy, now)
     if claim is None and sink.isolated:
         # Nothing else is left to ask with.
-        tile = suspects.find_any(connection, now, policy.longest, skip_unknown=skip)
-        claim = batch_ranges.claim_again(connection, sink, owner, tile, 1, now) if tile else None
-    return paid(connection, policy, now, claim)
+        batch_range = suspects.find_any(connection, now, policy.longest, skip_unknown=skip)
+        claim = (
+            batch_ranges.claim_again(connection, sink, owner, batch_range, 1, now)
+            if batch_range
+            else None
+        )
+    return charge(connection, policy, now, claim)
 
 
 def claim_due(
@@ -90,10 +102,12 @@ def claim_due(
     if not sink.up or not may_send(connection, policy, now):
         return None
     skip, longest = policy.at_most_once, policy.longest
-    if sink.isolated and (tile := suspects.find_due(connection, now, longest, skip_unknown=skip)):
-        probe = batch_ranges.claim_again(connection, sink, owner, tile, 1, now)
-        return paid(connection, policy, now, probe)
-    return paid(connection, policy, now, _due(connection, sink, owner, policy, now, limit))
+    if sink.isolated and (
+        batch_range := suspects.find_due(connection, now, longest, skip_unknown=skip)
+    ):
+        probe = batch_ranges.claim_again(connection, sink, owner, batch_range, 1, now)
+        return charge(connection, policy, now, probe)
+    return charge(connection, policy, now, _due(connection, sink, owner, policy, now, limit))
 
 
 def claim_left_over(
@@ -112,7 +126,7 @@ def claim_left_over(
         now,
         lambda: due.find_left_over(connection, now, skip_unknown=skip),
     )
-    return paid(connection, policy, now, claim)
+    return charge(connection, policy, now, claim)
 
 
 def _due(
@@ -166,7 +180,7 @@ def _of_kind(
         if first is None and ids[1] - ids[0] + 1 < MOST_MESSAGES:
             return None
         if first != ids[0]:
-            batch_ranges.put_aside(connection, ids[0], first - 1 if first else ids[1], now)
+            batch_ranges.insert_failed(connection, ids[0], first - 1 if first else ids[1], now)
         if first is not None:
             return batch_ranges.claim_fresh(connection, sink, owner, (first, first), now)
     return None
@@ -198,18 +212,18 @@ def _again(
     now: float,
     find: Callable[[], tuple[int, int] | None],
 ) -> Claim | None:
-    """FAILED -> SENDING for a tile; what there is of isolated sensors on the way is set apart."""
+    """FAILED -> SENDING for a range; what there is of isolated sensors on the way is set apart."""
     for _ in range(MOST_RUNS):
-        tile = find()
-        if tile is None:
+        batch_range = find()
+        if batch_range is None:
             return None
         if limit > 1 and not sink.isolated:
-            tile = batch_ranges.join(connection, tile, limit, now)
-        run = suspects.first_run(connection, *tile) if sink.isolated else None
-        if run is None or run.first > tile[0]:
-            most = min(limit, run.first - tile[0]) if run else limit
-            return batch_ranges.claim_again(connection, sink, owner, tile, most, now)
-        suspects.set_apart(connection, tile, run)
+            batch_range = batch_ranges.join(connection, batch_range, limit, now)
+        run = suspects.first_run(connection, *batch_range) if sink.isolated else None
+        if run is None or run.first > batch_range[0]:
+            most = min(limit, run.first - batch_range[0]) if run else limit
+            return batch_ranges.claim_again(connection, sink, owner, batch_range, most, now)
+        suspects.set_apart(connection, batch_range, run)
     return None
 
 
@@ -258,7 +272,7 @@ def settle_and_claim(
     """Both, but claim only what is whole, and nothing while something is left over."""
     if not settle(connection, claim, outcome, rules, now):
         return False, None
-    pending = batch_ranges.captured(connection) - batch_ranges.claimed(connection)
+    pending = message_ids.highest_id(connection) - message_ids.highest_claimed_id(connection)
     if pending < policy.limit(limit):
         return True, None
     if due.find_left_over(connection, now, skip_unknown=policy.at_most_once):

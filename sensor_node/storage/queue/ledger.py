@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from sensor_node.core.errors import DatabaseDamaged
 from sensor_node.core.model import Counts, Dropped
 from sensor_node.storage.journal import events
-from sensor_node.storage.queue import batch_ranges
+from sensor_node.storage.queue import message_ids
 
 STATUSES = ("SENDING", "FAILED", "SENT", "DEAD", "IN_DOUBT", "PURGED", "EVICTED")
 TALLY = "SELECT status, n FROM tally"
@@ -16,7 +16,7 @@ INSERT INTO dropped(reason, n) VALUES (:reason, :n)
 ON CONFLICT(reason) DO UPDATE SET n = n + :n
 """
 
-AUDIT_TILES = """
+AUDIT_RANGES = """
 SELECT first_id, last_id, status,
        (SELECT count(*) FROM message WHERE id BETWEEN first_id AND last_id),
        (SELECT count(*) FROM message WHERE id BETWEEN first_id AND last_id
@@ -33,10 +33,10 @@ INTEGRITY = "PRAGMA integrity_check(5)"
 
 def counts(connection: sqlite3.Connection) -> Counts:
     tally = dict.fromkeys(STATUSES, 0) | dict(connection.execute(TALLY).fetchall())
-    captured = batch_ranges.captured(connection)
+    captured = message_ids.highest_id(connection)
     return Counts(
         captured=captured,
-        pending=captured - batch_ranges.claimed(connection),
+        pending=captured - message_ids.highest_claimed_id(connection),
         in_flight=tally["SENDING"],
         failed=tally["FAILED"],
         sent=tally["SENT"] + tally["PURGED"],
@@ -74,19 +74,20 @@ def audit(connection: sqlite3.Connection) -> Iterator[str]:
             yield f"database file: {line}"
     recount: dict[str, int] = {}
     expected_first = 1
-    for first, last, status, rows, alike in connection.execute(AUDIT_TILES):
+    for first, last, status, rows, alike in connection.execute(AUDIT_RANGES):
         if first != expected_first:
-            yield f"tile {first}-{last}: should begin at {expected_first}"
+            yield f"batch range {first}-{last}: should begin at {expected_first}"
         length = last - first + 1
         if (rows, alike) != ((0, 0) if status in ("PURGED", "EVICTED") else (length, length)):
-            yield f"tile {first}-{last}: {status}, but has {rows} rows, {alike} with that status"
+            found = f"{rows} rows, {alike} with that status"
+            yield f"batch range {first}-{last}: {status}, but has {found}"
         recount[status] = recount.get(status, 0) + length
         expected_first = last + 1
-    claimed, captured = expected_first - 1, batch_ranges.captured(connection)
+    claimed, captured = expected_first - 1, message_ids.highest_id(connection)
     row = connection.execute(AUDIT_PENDING, {"claimed": claimed}).fetchone()
     pending = captured - claimed
     if row != (pending, pending, captured if pending else 0):
         yield f"ids {claimed + 1}-{captured}: want {pending} PENDING rows, has {row[1]} of {row[0]}"
     for status, n in connection.execute(TALLY):
         if n != recount.get(status, 0):
-            yield f"tally {status}: says {n}, the tiles say {recount.get(status, 0)}"
+            yield f"tally {status}: says {n}, the batch ranges say {recount.get(status, 0)}"

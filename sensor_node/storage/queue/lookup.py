@@ -6,14 +6,14 @@ from typing import NamedTuple
 
 from sensor_node.core.model import MessageStatus
 from sensor_node.storage.journal import clock_steps
-from sensor_node.storage.queue import batch_ranges, orphans, retention
+from sensor_node.storage.queue import batch_ranges, message_ids, orphans, retention
 
 RECENT = """
 SELECT * FROM message_status WHERE captured_us >= :since ORDER BY id DESC LIMIT :limit
 """
-# By tiles, so that a few DEAD ones among millions are found without reading all messages.
-# CROSS JOIN: SQLite keeps the order; left to itself it reads all messages for each tile.
-OF_TILES = """
+# By batch ranges, so that a few DEAD ones among millions are found without reading all messages.
+# CROSS JOIN: SQLite keeps the order; left to itself it reads all messages for each batch range.
+OF_RANGES = """
 SELECT * FROM message_status
 WHERE id IN (SELECT message.id FROM batch CROSS JOIN message
                ON message.id BETWEEN batch.first_id AND batch.last_id
@@ -86,9 +86,11 @@ def messages(
     if status is None:
         found = connection.execute(RECENT, row)
     elif status is MessageStatus.PENDING:
-        found = connection.execute(PENDING, row | {"claimed": batch_ranges.claimed(connection)})
+        found = connection.execute(
+            PENDING, row | {"claimed": message_ids.highest_claimed_id(connection)}
+        )
     else:
-        found = connection.execute(OF_TILES, row | {"status": status.value})
+        found = connection.execute(OF_RANGES, row | {"status": status.value})
     return [_row(connection, *values) for values in found.fetchall()]
 
 
@@ -99,12 +101,12 @@ def message(connection: sqlite3.Connection, message_id: int) -> MessageRow | Non
 
 def discarded_as(connection: sqlite3.Connection, message_id: int) -> str | None:
     """PURGED or EVICTED if that is what became of a message whose row is gone."""
-    tile = connection.execute(batch_ranges.TILE_OF, {"id": message_id}).fetchone()
-    return tile[2] if tile and message_id <= tile[1] else None
+    batch_range = connection.execute(batch_ranges.RANGE_OF, {"id": message_id}).fetchone()
+    return batch_range[2] if batch_range and message_id <= batch_range[1] else None
 
 
 def next_parked(connection: sqlite3.Connection, status: str, after: int) -> tuple[int, int] | None:
-    """The first tile of the status above the id `after`."""
+    """The first batch range of the status above the id `after`."""
     row = connection.execute(PARKED, {"status": status, "after": after}).fetchone()
     return (row[0], row[1]) if row else None
 
@@ -128,7 +130,7 @@ def oldest_undelivered_us(connection: sqlite3.Connection) -> int | None:
 
 def oldest_pending_us(connection: sqlite3.Connection) -> int | None:
     """When the oldest message that nobody has taken yet was captured, by the present clock."""
-    return _captured_us(connection, batch_ranges.claimed(connection) + 1)
+    return _captured_us(connection, message_ids.highest_claimed_id(connection) + 1)
 
 
 def requests(connection: sqlite3.Connection, since: float) -> Requests:
@@ -156,7 +158,7 @@ def _row(
 ) -> MessageRow:
     return MessageRow(
         id=message_id,
-        wire_id=batch_ranges.stream_of(connection, message_id).wire_id(message_id),
+        wire_id=message_ids.stream_of(connection, message_id).wire_id(message_id),
         status=MessageStatus(status),
         name=name,
         value=value,

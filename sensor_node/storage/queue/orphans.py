@@ -5,9 +5,10 @@ Each function is one step inside a transaction of the caller.
 
 import sqlite3
 
-from sensor_node.storage.queue.batch_ranges import MAX_ID, NEXT_TURN, mark
+from sensor_node.storage.queue.batch_ranges import NEXT_FAILURE_ORDER, mark
+from sensor_node.storage.queue.message_ids import MAX_ID
 
-# Claims of what was claimed before: FAILED tiles have a settled_at, and keep it.
+# Claims of what was claimed before: FAILED batch ranges have a settled_at, and keep it.
 CLAIMS_AGAIN = """
 SELECT first_id, last_id, owner FROM batch WHERE status = 'SENDING' AND settled_at IS NOT NULL
 """
@@ -19,7 +20,8 @@ ORDER BY first_id DESC LIMIT 1
 IN_FLIGHT = "SELECT n FROM tally WHERE status = 'SENDING'"
 RECLAIM = """
 UPDATE batch
-SET status = :status, owner = NULL, settled_at = :now, next_attempt_at = :now, turn = :turn,
+SET status = :status, owner = NULL, settled_at = :now, next_attempt_at = :now,
+    failure_order = :failure_order,
     fate_unknown = 1, isolated = CASE :status WHEN 'FAILED' THEN isolated END,
     last_error = 'the process that was sending it died'
 WHERE first_id = :first_id AND status = 'SENDING' AND owner = :owner
@@ -33,7 +35,7 @@ PARK = """
 UPDATE batch SET status = 'IN_DOUBT', settled_at = :now, isolated = NULL WHERE first_id = :first_id
 """
 # Messages in one transaction, and at most one batch more.
-PARK_BITE = 5000
+PARK_CHUNK = 5000
 
 
 def sending(connection: sqlite3.Connection) -> list[tuple[int, int, str]]:
@@ -58,8 +60,14 @@ def reclaim(
     connection: sqlite3.Connection, first_id: int, owner: str, status: str, now: float
 ) -> int:
     """SENDING -> FAILED (at-most-once: IN_DOUBT) for a dead owner's claim. Returns how many."""
-    (turn,) = connection.execute(NEXT_TURN).fetchone()
-    row = {"first_id": first_id, "owner": owner, "status": status, "now": now, "turn": turn}
+    (failure_order,) = connection.execute(NEXT_FAILURE_ORDER).fetchone()
+    row = {
+        "first_id": first_id,
+        "owner": owner,
+        "status": status,
+        "now": now,
+        "failure_order": failure_order,
+    }
     taken = connection.execute(RECLAIM, row).fetchone()
     if taken is None:
         return 0
@@ -68,10 +76,10 @@ def reclaim(
 
 
 def park_doubtful(connection: sqlite3.Connection, now: float) -> int:
-    """FAILED -> IN_DOUBT where the fate was ever unknown, a bite of them. Returns how many."""
+    """FAILED -> IN_DOUBT where the fate was ever unknown, a chunk of them. Returns how many."""
     parked = 0
     for first, last in connection.execute(DOUBTFUL).fetchall():
-        if parked >= PARK_BITE:
+        if parked >= PARK_CHUNK:
             break
         connection.execute(PARK, {"first_id": first, "now": now})
         mark(connection, first, last, "IN_DOUBT")

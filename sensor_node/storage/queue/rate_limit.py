@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from sensor_node.core.model import Claim
 
 READ_NEXT_SEND = "SELECT next_send_at FROM sink"
-SPEND = """
+CHARGE = """
 UPDATE sink SET next_send_at = :seconds +
   CASE WHEN next_send_at BETWEEN :now - :late AND :now THEN next_send_at ELSE :now END
 """
@@ -60,11 +60,11 @@ def may_send(connection: sqlite3.Connection, policy: ClaimPolicy, now: float) ->
     return not policy.wait(next_send_at(connection), now)
 
 
-def paid(
+def charge(
     connection: sqlite3.Connection, policy: ClaimPolicy, now: float, claim: Claim | None
 ) -> Claim | None:
     """The claim, which puts off the next one by the time that it takes at the allowed rate."""
     if claim and policy.max_rate:
         seconds = claim.size / policy.max_rate
-        connection.execute(SPEND, {"now": now, "seconds": seconds, "late": LATE_SECONDS})
+        connection.execute(CHARGE, {"now": now, "seconds": seconds, "late": LATE_SECONDS})
     return claim

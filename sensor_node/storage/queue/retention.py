@@ -1,7 +1,7 @@
 """What is given up, and when: purging what was delivered, evicting what there is no room for.
 
-Nothing leaves the tiling: a SENT tile becomes PURGED, any other EVICTED, and these melt into
-neighbours of their kind. Each function takes one small bite inside a transaction of the caller.
+Nothing leaves the tiling: a SENT batch range becomes PURGED, any other EVICTED, and these melt into
+neighbours of their kind. Each function takes one small chunk inside a transaction of the caller.
 """
 
 import math
@@ -9,13 +9,13 @@ import sqlite3
 from typing import NamedTuple
 
 from sensor_node.storage.journal import clock_steps, events
-from sensor_node.storage.queue import batch_ranges, streams
+from sensor_node.storage.queue import batch_ranges, message_ids, streams
 
-TILES_A_BITE = 200
-MESSAGES_A_BITE = 5000
+RANGES_A_CHUNK = 200
+MESSAGES_A_CHUNK = 5000
 
 # fresh: delivered, or being sent, at its first claim.
-NEXT_TILES = """
+NEXT_RANGES = """
 SELECT first_id, last_id,
        status = 'SENT' AND settled_at <= :until AS due,
        status IN ('SENT', 'SENDING') AND attempts = 1 AND claimed_at <= :now AS fresh
@@ -34,7 +34,7 @@ SELECT first_id, last_id, status FROM batch WHERE first_id < :id ORDER BY first_
 RIGHT_OF = """
 SELECT first_id, last_id, status FROM batch WHERE first_id > :id ORDER BY first_id LIMIT 1
 """
-DELETE_TILE = "DELETE FROM batch WHERE first_id = :first_id"
+DELETE_RANGE = "DELETE FROM batch WHERE first_id = :first_id"
 EXTEND = "UPDATE batch SET last_id = :last_id WHERE first_id = :first_id"
 FIRST_FAILED = """
 SELECT first_id, last_id FROM batch WHERE status = 'FAILED' ORDER BY first_id LIMIT 1
@@ -50,60 +50,60 @@ WHERE id > :id AND id < :id + :most AND coalesce(captured_us, timestamp_us) >= :
 CAPTURED_AT = "SELECT coalesce(captured_us, timestamp_us) FROM message WHERE id = :id"
 
 
-class Bite(NamedTuple):
-    """SENT tiles, as first and last ids; go on `after` that id. `ended`: there are no more now."""
+class Chunk(NamedTuple):
+    """SENT ranges, as first and last ids; go on `after` that id. `ended`: there are no more now."""
 
-    tiles: list[tuple[int, int]]
+    batch_ranges: list[tuple[int, int]]
     after: int
     ended: bool
 
     @property
     def messages(self) -> int:
         """How many they have."""
-        return sum(last - first + 1 for first, last in self.tiles)
+        return sum(last - first + 1 for first, last in self.batch_ranges)
 
 
 def find_delivered(
     connection: sqlite3.Connection, after: int, settled_before: float | None, now: float
-) -> Bite:
-    """What of the tiles after the id `after` is SENT, settled before then (None: at any time).
+) -> Chunk:
+    """What of the ranges after the id `after` is SENT, settled before then (None: at any time).
 
-    The walk ends with the table, or before the first fresh tile that is not due: what lies above
+    The walk ends with the table, or before the first fresh range that is not due: what lies above
     was claimed later. Where it was not (salvage put it there, a request took long, the clock was
     set), it is purged so much later. A claim in the future tells nothing.
     """
     until = math.inf if settled_before is None else settled_before
-    row = {"after": after, "limit": TILES_A_BITE, "until": until, "now": now}
-    rows = connection.execute(NEXT_TILES, row).fetchall()
+    row = {"after": after, "limit": RANGES_A_CHUNK, "until": until, "now": now}
+    rows = connection.execute(NEXT_RANGES, row).fetchall()
     found, messages = [], 0
     for first, last, is_due, is_fresh in rows:
         if is_due:
             found.append((first, last))
             messages += last - first + 1
         elif is_fresh and settled_before is not None:
-            return Bite(found, first - 1, ended=True)
+            return Chunk(found, first - 1, ended=True)
         after = first
-        if messages >= MESSAGES_A_BITE:
-            return Bite(found, after, ended=False)
-    return Bite(found, after, ended=len(rows) < TILES_A_BITE)
+        if messages >= MESSAGES_A_CHUNK:
+            return Chunk(found, after, ended=False)
+    return Chunk(found, after, ended=len(rows) < RANGES_A_CHUNK)
 
 
 def purge(
     connection: sqlite3.Connection, after: int, settled_before: float | None, now: float
-) -> Bite:
+) -> Chunk:
     """SENT -> PURGED for what find_delivered() finds."""
-    bite = find_delivered(connection, after, settled_before, now)
-    for first, last in bite.tiles:
+    chunk = find_delivered(connection, after, settled_before, now)
+    for first, last in chunk.batch_ranges:
         _discard(connection, first, last, "PURGED", now)
-    return bite
+    return chunk
 
 
 def evict_oldest(connection: sqlite3.Connection, most: int, reason: str, now: float) -> int:
-    """The oldest FAILED tile, else up to `most` of the oldest PENDING -> EVICTED. How many."""
+    """The oldest FAILED range, else up to `most` of the oldest PENDING -> EVICTED. How many."""
     if found := connection.execute(FIRST_FAILED).fetchone():
         return _evict(connection, found[0], found[1], reason, now)
-    first = batch_ranges.claimed(connection) + 1
-    last = min(first + most - 1, batch_ranges.captured(connection))
+    first = message_ids.highest_claimed_id(connection) + 1
+    last = min(first + most - 1, message_ids.highest_id(connection))
     if last < first:
         return 0
     connection.execute(NEW_EVICTED, {"first_id": first, "last_id": last})
@@ -125,19 +125,19 @@ def evict_older_than(connection: sqlite3.Connection, most: int, limit_us: int, n
         return 0
     if last_alike is not None:
         most = min(most, last_alike - first + 1)
-    tile = connection.execute(batch_ranges.TILE_OF, {"id": first}).fetchone()
-    if tile and tile[1] >= first:
-        most = min(most, tile[1] - first + 1)
+    batch_range = connection.execute(batch_ranges.RANGE_OF, {"id": first}).fetchone()
+    if batch_range and batch_range[1] >= first:
+        most = min(most, batch_range[1] - first + 1)
     row = {"id": first, "most": most, "limit": limit_us}
     (young,) = connection.execute(FIRST_YOUNG, row).fetchone()
     last_old = young - 1 if young else first + most - 1
-    if tile and last_old < tile[1]:
-        batch_ranges.cut(connection, first, tile[1], last_old)
+    if batch_range and last_old < batch_range[1]:
+        batch_ranges.cut(connection, first, batch_range[1], last_old)
     return evict_oldest(connection, last_old - first + 1, "older than max_age", now)
 
 
 def evict_parked(connection: sqlite3.Connection, reason: str, now: float) -> int:
-    """The oldest DEAD or IN_DOUBT tile -> EVICTED. Returns how many messages."""
+    """The oldest DEAD or IN_DOUBT batch range -> EVICTED. Returns how many messages."""
     found = connection.execute(FIRST_PARKED).fetchone()
     return _evict(connection, found[0], found[1], reason, now) if found else 0
 
@@ -145,7 +145,7 @@ def evict_parked(connection: sqlite3.Connection, reason: str, now: float) -> int
 def first_waiting(connection: sqlite3.Connection) -> int:
     """The id that `evict_oldest` would begin with, if there is one."""
     found = connection.execute(FIRST_FAILED).fetchone()
-    return int(found[0]) if found else batch_ranges.claimed(connection) + 1
+    return int(found[0]) if found else message_ids.highest_claimed_id(connection) + 1
 
 
 def captured_at_us(connection: sqlite3.Connection, message_id: int) -> int | None:
@@ -168,10 +168,10 @@ def _discard(
     connection.execute(TURN_INTO, {"first_id": first, "status": status, "now": now})
     right = connection.execute(RIGHT_OF, {"id": first}).fetchone()
     if right and right[2] == status:
-        connection.execute(DELETE_TILE, {"first_id": right[0]})
+        connection.execute(DELETE_RANGE, {"first_id": right[0]})
         connection.execute(EXTEND, {"first_id": first, "last_id": right[1]})
         last = right[1]
     left = connection.execute(LEFT_OF, {"id": first}).fetchone()
     if left and left[2] == status:
-        connection.execute(DELETE_TILE, {"first_id": first})
+        connection.execute(DELETE_RANGE, {"first_id": first})
         connection.execute(EXTEND, {"first_id": left[0], "last_id": last})

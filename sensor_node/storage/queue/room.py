@@ -23,7 +23,7 @@ READING_BYTES = 48
 
 
 @dataclass(frozen=True, slots=True)
-class Room:
+class SizeLimits:
     """The limits, in bytes."""
 
     max_size: int
@@ -93,11 +93,11 @@ def is_tight(connection: sqlite3.Connection, path: Path, min_free: int) -> bool:
     """Space.tight, for those who ask often: a short WAL never is, and costs one stat()."""
     return (
         wal_bytes(path) > WAL_CHECKPOINT_BYTES
-        and measure(connection, path, Room(0, min_free)).tight
+        and measure(connection, path, SizeLimits(0, min_free)).tight
     )
 
 
-def measure(connection: sqlite3.Connection, path: Path, room: Room) -> Space:
+def measure(connection: sqlite3.Connection, path: Path, room: SizeLimits) -> Space:
     """Pages in use against what the file may grow to.
 
     A disk that others have filled never shrinks the file: pages that it has stay in use, and the

@@ -10,18 +10,19 @@ from sensor_node.storage.queue import ledger
 
 READ = """
 SELECT state, epoch, since, reason, hint, next_probe_at, failures,
-       (SELECT sum(n) FROM tally WHERE status IN ('SENT', 'PURGED')), refused_successes,
+       (SELECT sum(n) FROM tally WHERE status IN ('SENT', 'PURGED')), accepted_at_refusal,
        (SELECT sum(n) FROM tally WHERE status = 'SENDING'),
        (SELECT count(*) FROM suspect), (SELECT coalesce(sum(isolated), 0) FROM suspect),
-       up_successes, taken_after, futile, throttled, faults, fault_successes
+       accepted_at_up, taken_after, futile, throttled, faults, accepted_at_fault
 FROM sink
 """
 WRITE = """
 UPDATE sink
 SET state = :state, epoch = :epoch, since = :since, reason = :reason, hint = :hint,
-    next_probe_at = :next_probe_at, failures = :failures, refused_successes = :refused_successes,
-    up_successes = :up_successes, taken_after = :taken_after, futile = :futile,
-    throttled = :throttled, faults = :faults, fault_successes = :fault_successes
+    next_probe_at = :next_probe_at, failures = :failures,
+    accepted_at_refusal = :accepted_at_refusal,
+    accepted_at_up = :accepted_at_up, taken_after = :taken_after, futile = :futile,
+    throttled = :throttled, faults = :faults, accepted_at_fault = :accepted_at_fault
 """
 PUT_OFF = "UPDATE sink SET next_probe_at = max(next_probe_at, :until) WHERE state = 'DOWN'"
 PROBE_NOW = "UPDATE sink SET next_probe_at = :now WHERE state = 'DOWN'"
@@ -41,17 +42,17 @@ def read(connection: sqlite3.Connection) -> SinkRecord:
         hint=row[4],
         next_probe_at=row[5],
         failures=row[6],
-        successes=row[7],
-        refused_successes=row[8],
+        accepted_total=row[7],
+        accepted_at_refusal=row[8],
         in_flight=row[9],
         suspects=row[10],
         isolated=row[11],
-        up_successes=row[12],
+        accepted_at_up=row[12],
         taken_after=row[13],
         futile=bool(row[14]),
         throttled=bool(row[15]),
         faults=row[16],
-        fault_successes=row[17],
+        accepted_at_fault=row[17],
     )
 
 

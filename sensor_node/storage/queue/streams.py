@@ -8,7 +8,7 @@ import secrets
 import sqlite3
 
 from sensor_node.core.model import Stream
-from sensor_node.storage.queue import batch_ranges
+from sensor_node.storage.queue import message_ids
 
 LAST = "SELECT first_id, name, wire_first, node FROM stream ORDER BY first_id DESC LIMIT 1"
 # Nothing was captured under a stream that begins where the next one does.
@@ -44,7 +44,7 @@ def last(connection: sqlite3.Connection) -> Stream | None:
 
 def begin(connection: sqlite3.Connection, node: str) -> Stream:
     """From the next captured reading on, ids are of a new stream, numbered as this database's."""
-    before, first = last(connection), batch_ranges.captured(connection) + 1
+    before, first = last(connection), message_ids.highest_id(connection) + 1
     begun = put(connection, Stream(first, secrets.token_hex(NAME_BYTES), first, node))
     if before:
         forget(connection, before.first_id, before.first_id)
@@ -69,7 +69,7 @@ def put(connection: sqlite3.Connection, stream: Stream, *, salvaged: bool = Fals
 
 def forget(connection: sqlite3.Connection, first_id: int, last_id: int) -> None:
     """The streams of which no message is left, now that these messages have gone."""
-    row = connection.execute(batch_ranges.STREAM_OF, {"id": first_id}).fetchone()
+    row = connection.execute(message_ids.STREAM_OF, {"id": first_id}).fetchone()
     # Where rows are missing, as in a damaged file, a stream may be forgotten already.
     connection.execute(FORGET, {"first": row[0] if row else first_id, "last": last_id})
 
@@ -79,7 +79,7 @@ def parse(text: str) -> tuple[str, int] | None:
     name, dash, number = text.rpartition("-")
     if not number.isdecimal() or len(number) > MOST_DIGITS or bool(dash) != bool(name):
         return None
-    return (name, int(number)) if 1 <= int(number) <= batch_ranges.MAX_ID else None
+    return (name, int(number)) if 1 <= int(number) <= message_ids.MAX_ID else None
 
 
 def local_id(connection: sqlite3.Connection, text: str) -> int | None:
@@ -88,7 +88,7 @@ def local_id(connection: sqlite3.Connection, text: str) -> int | None:
     None if no message ever had it, or its stream is forgotten.
     """
     name, number = parse(text) or ("", 0)
-    captured = batch_ranges.captured(connection)
+    captured = message_ids.highest_id(connection)
     if not name:
         return number if 1 <= number <= captured else None
     query = {"name": name, "number": number, "captured": captured}

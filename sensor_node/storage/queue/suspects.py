@@ -15,20 +15,24 @@ from sensor_node.storage.journal import events
 from sensor_node.storage.queue import batch_ranges, due
 
 OF = """
-SELECT name, failures, successes, isolated, since, reason, next_probe_at, taken, times FROM suspect
+SELECT name, failures, accepted_at_failure, isolated, since, reason, next_probe_at, taken, times
+FROM suspect
 WHERE name = :name
 """
 ISOLATED = """
-SELECT name, failures, successes, isolated, since, reason, next_probe_at, taken, times FROM suspect
+SELECT name, failures, accepted_at_failure, isolated, since, reason, next_probe_at, taken, times
+FROM suspect
 WHERE isolated ORDER BY name
 """
 PUT = """
 INSERT OR REPLACE INTO suspect
-  (name, failures, successes, isolated, since, reason, next_probe_at, taken, times)
-VALUES (:name, :failures, :successes, :isolated, :since, :reason, :next_probe_at, :taken, :times)
+  (name, failures, accepted_at_failure, isolated, since, reason, next_probe_at, taken, times)
+VALUES (:name, :failures, :accepted_at_failure, :isolated, :since, :reason, :next_probe_at,
+        :taken, :times)
 """
 AMONG = """
-SELECT name, failures, successes, isolated, since, reason, next_probe_at, taken, times FROM suspect
+SELECT name, failures, accepted_at_failure, isolated, since, reason, next_probe_at, taken, times
+FROM suspect
 WHERE name IN (SELECT name FROM message WHERE id BETWEEN :first_id AND :last_id)
 """
 CLEAR = "UPDATE suspect SET failures = 0, isolated = 0, taken = 0"
@@ -56,8 +60,8 @@ ORDER BY id LIMIT 1
 """
 SET_APART = "UPDATE batch SET isolated = :name WHERE first_id = :first_id AND status = 'FAILED'"
 LEAST_RECENTLY_TRIED = """
-SELECT turn, first_id, last_id FROM batch
-WHERE status = 'FAILED' AND isolated = :name AND fate_unknown = :fate ORDER BY turn LIMIT 1
+SELECT failure_order, first_id, last_id FROM batch
+WHERE status = 'FAILED' AND isolated = :name AND fate_unknown = :fate ORDER BY failure_order LIMIT 1
 """
 # Of which nothing waits to be tried.
 GONE = """
@@ -83,8 +87,8 @@ WHERE name = (SELECT isolated FROM batch WHERE first_id = :first_id)
 """
 PROBE_NOW = "UPDATE suspect SET next_probe_at = min(next_probe_at, :now)"
 SINCE_BY_THE_NEW_CLOCK = "UPDATE suspect SET since = since + :step WHERE since + :step <= :now"
-# Tiles in one transaction.
-LET_IN_BITE = 5000
+# Batch ranges in one transaction.
+LET_IN_CHUNK = 5000
 
 
 class Run(NamedTuple):
@@ -147,20 +151,20 @@ def first_of_kind(
 
 def put_apart(connection: sqlite3.Connection, run: Run, now: float) -> None:
     """PENDING -> FAILED for a run that begins with the first PENDING message."""
-    batch_ranges.put_aside(connection, run.first, run.last, now)
+    batch_ranges.insert_failed(connection, run.first, run.last, now)
     connection.execute(SET_APART, {"name": run.name, "first_id": run.first})
 
 
-def set_apart(connection: sqlite3.Connection, tile: tuple[int, int], run: Run) -> None:
-    """A run that begins with a FAILED tile, which is cut after it."""
-    batch_ranges.cut(connection, tile[0], tile[1], run.last)
-    connection.execute(SET_APART, {"name": run.name, "first_id": tile[0]})
+def set_apart(connection: sqlite3.Connection, batch_range: tuple[int, int], run: Run) -> None:
+    """A run that begins with a FAILED batch range, which is cut after it."""
+    batch_ranges.cut(connection, batch_range[0], batch_range[1], run.last)
+    connection.execute(SET_APART, {"name": run.name, "first_id": batch_range[0]})
 
 
 def find_due(
     connection: sqlite3.Connection, now: float, longest: float, *, skip_unknown: bool
 ) -> tuple[int, int] | None:
-    """Of the isolated sensor that is to be tried first, the tile least recently tried.
+    """Of the isolated sensor that is to be tried first, the batch range least recently tried.
 
     Not while something else is due for longer: else many of them would be all that is tried.
     """
@@ -182,7 +186,7 @@ def find_any(
 def due_in(
     connection: sqlite3.Connection, now: float, longest: float, *, skip_unknown: bool
 ) -> float:
-    """Seconds until find_due() finds a tile; infinite if there is none."""
+    """Seconds until find_due() finds a batch range; infinite if there is none."""
     found = _waiting(connection, now, longest, skip_unknown=skip_unknown)
     return max(0.0, found[0]) if found else math.inf
 
@@ -202,11 +206,11 @@ def to_let_in(connection: sqlite3.Connection, now: float) -> str | None:
 
 
 def let_in(connection: sqlite3.Connection, now: float) -> bool:
-    """A bite of what to_let_in() finds. Whether that was anything."""
+    """A chunk of what to_let_in() finds. Whether that was anything."""
     name = to_let_in(connection, now)
     if name is None:
         return False
-    connection.execute(LET_IN, {"name": name, "now": now, "most": LET_IN_BITE})
+    connection.execute(LET_IN, {"name": name, "now": now, "most": LET_IN_CHUNK})
     if connection.execute(FORGET_ISOLATED, {"name": name}).rowcount:
         events.record(connection, now, "sensor let in", f"{name}: nothing of it waits")
     return True
@@ -257,20 +261,20 @@ def _put(connection: sqlite3.Connection, suspect: Suspect) -> None:
 
 
 def _suspect(row: tuple[Any, ...]) -> Suspect:
-    name, failures, successes, is_isolated, *rest = row
-    return Suspect(name, failures, successes, bool(is_isolated), *rest)
+    name, failures, accepted_at_failure, is_isolated, *rest = row
+    return Suspect(name, failures, accepted_at_failure, bool(is_isolated), *rest)
 
 
 def _waiting(
     connection: sqlite3.Connection, now: float, longest: float, *, skip_unknown: bool
 ) -> tuple[float, tuple[int, int]] | None:
-    """In how many seconds which tile of an isolated sensor is to be tried next."""
+    """In how many seconds which batch range of an isolated sensor is to be tried next."""
     found = []
     for suspect in isolated(connection):
         row = {"name": suspect.name}
-        tile = due.first_of(connection, LEAST_RECENTLY_TRIED, row, skip_unknown=skip_unknown)
-        if tile:
+        batch_range = due.first_of(connection, LEAST_RECENTLY_TRIED, row, skip_unknown=skip_unknown)
+        if batch_range:
             # A time further ahead than any that could have been set is a clock that has jumped.
             wait = suspect.next_probe_at - now
-            found.append((wait if wait <= longest else 0.0, (tile[1], tile[2])))
+            found.append((wait if wait <= longest else 0.0, (batch_range[1], batch_range[2])))
     return min(found, default=None)

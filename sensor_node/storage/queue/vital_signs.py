@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 from sensor_node.core.model import VitalSigns
-from sensor_node.storage.queue import batch_ranges
+from sensor_node.storage.queue import message_ids
 
 NAMES = "SELECT name FROM sensor"
 FORGET = "DELETE FROM sensor WHERE name = :name"
@@ -88,7 +88,7 @@ def watch(connection: sqlite3.Connection, silent_after: Mapping[str, float], at:
     for (name,) in connection.execute(NAMES).fetchall():
         if name not in silent_after:
             connection.execute(FORGET, {"name": name})
-    noted_id = batch_ranges.captured(connection)
+    noted_id = message_ids.highest_id(connection)
     for name, seconds in silent_after.items():
         row = {"name": name, "at": at, "silent_after": seconds, "noted_id": noted_id}
         connection.execute(WATCH, row)
@@ -96,14 +96,14 @@ def watch(connection: sqlite3.Connection, silent_after: Mapping[str, float], at:
 
 def note(connection: sqlite3.Connection, signs: Iterable[VitalSigns]) -> None:
     """Before the readings of the same transaction, which the signs do not know of, are stored."""
-    noted_id = batch_ranges.captured(connection)
+    noted_id = message_ids.highest_id(connection)
     for one in signs:
         connection.execute(NOTE, {**one._asdict(), "noted_id": noted_id})
 
 
 def pass_over(connection: sqlite3.Connection) -> None:
     """What was stored last was read by no sensor of ours."""
-    connection.execute(SET_NOTED_ID, {"noted_id": batch_ranges.captured(connection)})
+    connection.execute(SET_NOTED_ID, {"noted_id": message_ids.highest_id(connection)})
 
 
 def read(connection: sqlite3.Connection) -> dict[str, SensorRow]:

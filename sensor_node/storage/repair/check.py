@@ -24,15 +24,16 @@ STRANGE = {
           OR sum(typeof(epoch) <> 'integer' OR typeof(failures) <> 'integer'
             OR typeof(reason) <> 'text' OR typeof(hint) <> 'text'
             OR typeof(since) <> 'real' OR typeof(next_probe_at) <> 'real'
-            OR typeof(next_send_at) <> 'real' OR typeof(refused_successes) NOT IN ('integer','null')
+            OR typeof(next_send_at) <> 'real'
+            OR typeof(accepted_at_refusal) NOT IN ('integer','null')
             OR state NOT IN ('UP', 'DOWN'))
         FROM sink
         """,
     "tally": "SELECT count(*) <> 7 OR sum(typeof(n) <> 'integer' OR n < 0) FROM tally",
-    "memo": """
+    "key_value": """
         SELECT coalesce(sum(typeof(value) <> 'text'
             OR name = 'settings' AND NOT json_valid(value)), 0)
-        FROM memo
+        FROM key_value
         """,
     "stream": """
         SELECT coalesce(sum(typeof(node) <> 'text' OR typeof(wire_first) <> 'integer'
@@ -57,9 +58,12 @@ STRANGE = {
         """,
     "batch": """
         SELECT coalesce(sum(typeof(last_id) <> 'integer'
-            OR typeof(attempts) <> 'integer' OR attempts NOT BETWEEN 0 AND 4611686018427387904
-            OR typeof(round) <> 'integer' OR round NOT BETWEEN 0 AND 4611686018427387904
-            OR typeof(turn) <> 'integer' OR turn NOT BETWEEN 0 AND 4611686018427387904
+            OR typeof(attempts) <> 'integer'
+              OR attempts NOT BETWEEN 0 AND 4611686018427387904
+            OR typeof(requeue_count) <> 'integer'
+              OR requeue_count NOT BETWEEN 0 AND 4611686018427387904
+            OR typeof(failure_order) <> 'integer'
+              OR failure_order NOT BETWEEN 0 AND 4611686018427387904
             OR typeof(failures) <> 'integer' OR failures NOT BETWEEN 0 AND 4611686018427387904
             OR typeof(answers) <> 'integer' OR typeof(fate_unknown) <> 'integer'
             OR typeof(owner) NOT IN ('text', 'null') OR (status = 'SENDING') <> (owner IS NOT NULL)
@@ -67,8 +71,8 @@ STRANGE = {
             OR typeof(settled_at) NOT IN ('real', 'null')
             OR typeof(next_attempt_at) NOT IN ('real', 'null')
             OR typeof(failed_epoch) NOT IN ('integer', 'null')
-            OR typeof(failed_successes) NOT IN ('integer', 'null')
-            OR typeof(refused_successes) NOT IN ('integer', 'null')
+            OR typeof(accepted_at_failure) NOT IN ('integer', 'null')
+            OR typeof(accepted_at_refusal) NOT IN ('integer', 'null')
             OR typeof(last_error) NOT IN ('text', 'null')), 0)
         FROM batch
         """,
@@ -82,7 +86,7 @@ STRANGE = {
 # Fetched, so that what is no UTF-8 is found.
 TEXTS = (
     "SELECT reason, hint FROM sink",
-    "SELECT name, value FROM memo",
+    "SELECT name, value FROM key_value",
     "SELECT node FROM stream",
     "SELECT reason FROM dropped",
     "SELECT DISTINCT kind, detail FROM event",
@@ -92,7 +96,7 @@ TEXTS = (
 UNOWNED = "SELECT 1 FROM message WHERE id < (SELECT coalesce(min(first_id), 9e18) FROM stream)"
 
 
-def check(connection: sqlite3.Connection, seconds: float) -> None:
+def check_for_damage(connection: sqlite3.Connection, seconds: float) -> None:
     """Raises DatabaseDamaged, or SQLite's error, if there is damage; gives up after `seconds`."""
     deadline = time.monotonic() + seconds
     timer = threading.Timer(seconds, connection.interrupt)

@@ -19,12 +19,12 @@ from sensor_node.storage.engine import home, shm
 from sensor_node.storage.engine.checkpoint import wal_bytes
 from sensor_node.storage.engine.connection import PAGE_SIZE
 from sensor_node.storage.engine.quarantine import shm_of
-from sensor_node.storage.engine.schema import APPLICATION_ID, STEPS
-from sensor_node.storage.queue import batch_ranges
+from sensor_node.storage.engine.schema import APPLICATION_ID, newest_version
+from sensor_node.storage.queue import message_ids
 from sensor_node.storage.repair import replace_header
 from sensor_node.storage.repair.salvage import Salvaged
 
-IDS_A_BITE = 2000
+IDS_A_CHUNK = 2000
 # A damaged page that holds none but the way to others makes thousands of ids unreadable. That many
 # readings that fail take some ten seconds; what comes after is only looked at, not halved.
 MOST_FAILURES = 1_000_000
@@ -48,7 +48,7 @@ class Unreadable(SensorNodeError):
     """SQLite finds no readings at all in the file."""
 
 
-class Wreck:
+class DamagedFile:
     """`node`: whose readings they are, where the file does not say any more.
 
     Raises Unreadable, or SensorNodeError where it is another program's or newer than this one, or
@@ -94,12 +94,12 @@ class Wreck:
         """How many readings there must have been that were not found."""
         with contextlib.suppress(sqlite3.DatabaseError):
             (gone,) = self._connection.execute(GONE).fetchone()
-            missing = batch_ranges.captured(self._connection) - int(gone) - self.found
+            missing = message_ids.highest_id(self._connection) - int(gone) - self.found
             return max(self._failed_ids, missing)
         return self._failed_ids
 
     def undelivered(self, *, at_most_once: bool) -> Iterator[list[Salvaged]]:
-        """Bites in the order of capture.
+        """Chunks in the order of capture.
 
         A damaged file, or a copy of an earlier day, does not prove that a reading was never sent:
         with at-most-once each is IN_DOUBT.
@@ -108,8 +108,8 @@ class Wreck:
         top = self._top()
         first: int | None = 1
         while first is not None and first <= top:
-            last = min(first + IDS_A_BITE - 1, top)
-            bite = []
+            last = min(first + IDS_A_CHUNK - 1, top)
+            chunk = []
             for message_id, status, reading in self._sound_rows(first, last):
                 self.found += 1
                 if status == b"SENT":
@@ -118,9 +118,9 @@ class Wreck:
                 kept = status.decode() if status in (b"DEAD", b"IN_DOUBT") else waiting
                 stream = self._stream_of(message_id)
                 number = stream.number(message_id)
-                bite.append(Salvaged(stream.name, number, stream.node, kept, reading))
-            if bite:
-                yield bite
+                chunk.append(Salvaged(stream.name, number, stream.node, kept, reading))
+            if chunk:
+                yield chunk
             first = self._next_id(last + 1)
 
     def _recognise(self) -> None:
@@ -128,9 +128,9 @@ class Wreck:
         (version,) = self._connection.execute("PRAGMA user_version").fetchone()
         if application != APPLICATION_ID and not replace_header.is_ours(self.path):
             raise SensorNodeError(f"{self.path}: is not a Sensor Node database")
-        if version > len(STEPS):
+        if version > newest_version():
             raise SensorNodeError(
-                f"{self.path}: has schema {version}, this program knows {len(STEPS)}; "
+                f"{self.path}: has schema {version}, this program knows {newest_version()}; "
                 "salvage it with the newer version of sensor-node"
             )
         self._connection.execute(HAS_TABLE)
@@ -151,7 +151,7 @@ class Wreck:
     def _made_up_stream(self, node: str) -> Stream:
         """The same each time, so that nothing is brought back twice."""
         first = self._next_id(1) or 1
-        seen = repr(self._sound_rows(first, first + IDS_A_BITE))
+        seen = repr(self._sound_rows(first, first + IDS_A_CHUNK))
         self._failed_ids = 0  # they will be counted when they are read again
         return Stream(1, hashlib.sha256(seen.encode()).hexdigest()[:NAME_DIGITS], 1, node)
 
@@ -162,7 +162,7 @@ class Wreck:
     def _top(self) -> int:
         """No id is higher."""
         tops = []
-        for highest in (batch_ranges.captured, batch_ranges.claimed):
+        for highest in (message_ids.highest_id, message_ids.highest_claimed_id):
             with contextlib.suppress(sqlite3.DatabaseError, TypeError, ValueError):
                 tops.append(highest(self._connection))
         return max(tops, default=0) or 2**63 - 1

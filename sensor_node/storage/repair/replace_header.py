@@ -23,7 +23,7 @@ def is_ours(path: Path) -> bool:
         return MARK in file.read(MARK_WITHIN)
 
 
-def mended_copy(path: Path, directory: Path) -> Path:
+def copy_with_new_header(path: Path, directory: Path) -> Path:
     """A copy with its WAL, in the directory. Raises OSError where there is no room for it."""
     copy = directory / path.name
     for suffix in ("", "-wal"):

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from sensor_node.core.model import DatedReading, Reading, Stream
 from sensor_node.storage.journal import events, runs
-from sensor_node.storage.queue import batch_ranges, streams
+from sensor_node.storage.queue import batch_ranges, message_ids, streams
 
 # What a stream's rows cover, in its own numbers.
 NUMBERS = """
@@ -21,10 +21,11 @@ FROM stream WHERE name = :name
 INSERT_MESSAGE = """
 INSERT INTO message(status, name, value, timestamp_us, captured_us) VALUES (?, ?, ?, ?, ?)
 """
-INSERT_TILE = """
-INSERT INTO batch(first_id, last_id, status, settled_at, next_attempt_at, turn, fate_unknown,
+INSERT_RANGE = """
+INSERT INTO batch(first_id, last_id, status, settled_at, next_attempt_at, failure_order,
+                  fate_unknown,
                   last_error)
-VALUES (:first_id, :last_id, :status, :now, :now, :turn, :unknown, :error)
+VALUES (:first_id, :last_id, :status, :now, :now, :failure_order, :unknown, :error)
 """
 ERROR = "salvaged from another database"
 
@@ -48,7 +49,7 @@ def absent(connection: sqlite3.Connection, found: Sequence[Salvaged]) -> list[Sa
     for one in sorted(found):
         numbers.setdefault(one.stream, []).append(one.number)
     here: set[tuple[str, int]] = set()
-    captured = batch_ranges.captured(connection)
+    captured = message_ids.highest_id(connection)
     for name, wanted in numbers.items():
         for first, last in connection.execute(NUMBERS, {"name": name, "captured": captured}):
             known = wanted[bisect_left(wanted, first) : bisect_right(wanted, last)]
@@ -57,15 +58,18 @@ def absent(connection: sqlite3.Connection, found: Sequence[Salvaged]) -> list[Sa
 
 
 def make_way(connection: sqlite3.Connection, size: int, most: int, now: float) -> bool:
-    """PENDING -> FAILED, due now, for the `most` oldest: tiles can only be put upon tiles.
+    """PENDING -> FAILED, due now, for the `most` oldest: ranges can only be put upon ranges.
 
     Returns whether nothing is PENDING any more.
     """
-    first, captured = batch_ranges.claimed(connection) + 1, batch_ranges.captured(connection)
+    first, captured = (
+        message_ids.highest_claimed_id(connection) + 1,
+        message_ids.highest_id(connection),
+    )
     end = min(first + most - 1, captured)
     while first <= end:
-        last = min(first + size - 1, end, batch_ranges.end_of_stream(connection, first))
-        _put_tile(connection, first, last, "FAILED", now, unknown=False, error=None)
+        last = min(first + size - 1, end, message_ids.end_of_stream(connection, first))
+        _insert_range(connection, first, last, "FAILED", now, unknown=False, error=None)
         batch_ranges.mark(connection, first, last, "FAILED")
         first = last + 1
     return end == captured
@@ -80,7 +84,7 @@ def add(
     """
     runs.keep_account(connection, now)
     present = streams.last(connection)
-    top = first = batch_ranges.captured(connection) + 1
+    top = first = message_ids.highest_id(connection) + 1
     for run in _contiguous(found):
         head = run[0]
         run_of = Stream(top, head.stream, head.number, head.node)
@@ -90,7 +94,7 @@ def add(
         end = top + len(run)
         for start in range(top, end, size):
             last, unknown = min(start + size, end) - 1, head.status != "DEAD"
-            _put_tile(connection, start, last, head.status, now, unknown=unknown, error=ERROR)
+            _insert_range(connection, start, last, head.status, now, unknown=unknown, error=ERROR)
         top = end
     span = {"n": top - first, "first": first, "last": top - 1}
     events.record(connection, now, "salvaged", source, **span)
@@ -108,7 +112,7 @@ def _contiguous(found: Sequence[Salvaged]) -> Iterator[list[Salvaged]]:
         yield [one for _, one in run]
 
 
-def _put_tile(
+def _insert_range(
     connection: sqlite3.Connection,
     first: int,
     last: int,
@@ -118,6 +122,12 @@ def _put_tile(
     unknown: bool,
     error: str | None,
 ) -> None:
-    (turn,) = connection.execute(batch_ranges.NEXT_TURN).fetchone()
-    row = {"first_id": first, "last_id": last, "status": status, "now": now, "turn": turn}
-    connection.execute(INSERT_TILE, {**row, "unknown": int(unknown), "error": error})
+    (failure_order,) = connection.execute(batch_ranges.NEXT_FAILURE_ORDER).fetchone()
+    row = {
+        "first_id": first,
+        "last_id": last,
+        "status": status,
+        "now": now,
+        "failure_order": failure_order,
+    }
+    connection.execute(INSERT_RANGE, {**row, "unknown": int(unknown), "error": error})

@@ -28,7 +28,7 @@ from sensor_node import __version__
 from sensor_node.config.loader import load_config
 from sensor_node.control import main as main_module
 from sensor_node.core.model import DatedReading, Dropped
-from sensor_node.storage.queue.room import Room
+from sensor_node.storage.queue.room import SizeLimits
 from sensor_node.storage.repository import SensorDataSQLRepository
 
 # The table of the design, section 7.
@@ -127,7 +127,7 @@ def dead(repository, count):
     for _ in range(count):
         capture(repository, 1)
         claim = repository.claim_fresh("sender", POLICY, time.time(), 1)
-        execute(repository, "UPDATE batch SET refused_successes = -1 WHERE status = 'SENDING'")
+        execute(repository, "UPDATE batch SET accepted_at_refusal = -1 WHERE status = 'SENDING'")
         assert repository.settle(claim, REFUSED, RULES, time.time())
 
 
@@ -370,7 +370,7 @@ class TestHistory:
         self, ctl, repository
     ) -> None:
         drop = Dropped("disk full", 7, 1_795_419_878_000_000, 1_795_419_879_000_000)
-        repository.capture([], [drop], time.time(), Room(1 << 40, 0))
+        repository.capture([], [drop], time.time(), SizeLimits(1 << 40, 0))
         [line] = [line for line in ctl.good("history").splitlines() if "dropped" in line]
         assert "disk full, 7 readings, between 2026-11-23 " in line
 
@@ -496,7 +496,7 @@ class TestAudit:
         execute(repository, "DELETE FROM message WHERE id = 2")
         code, out, err = ctl("audit")
         assert (code, err) == (1, "")
-        assert "tile 1-3: SENT, but has 2 rows" in out
+        assert "batch range 1-3: SENT, but has 2 rows" in out
         assert out.endswith("audit: 1 things are wrong\n")
         execute(repository, "INSERT INTO message VALUES (2, 'SENT', 'room', 1.0, 1, NULL)")
 

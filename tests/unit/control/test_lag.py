@@ -11,7 +11,7 @@ from sensor_node.control import lag
 from sensor_node.core.clock import Moment
 from sensor_node.core.model import SinkStatus
 from sensor_node.core.settlement import SinkRecord
-from sensor_node.storage.engine.connection import reading
+from sensor_node.storage.engine.connection import read_transaction
 from sensor_node.storage.queue import lookup
 from sensor_node.storage.queue.lookup import Requests
 
@@ -84,7 +84,7 @@ def test_requests_are_the_newest_that_were_delivered(repository):
     fill(repository, 40)
     for _ in range(3):
         deliver(repository, 10, now=50.0)
-    with reading(repository.path) as connection:
+    with read_transaction(repository.path) as connection:
         assert lookup.requests(connection, 49.0) == (0.0, 10.0)
         assert lookup.requests(connection, 51.0) == (0.0, 0.0)
         assert lookup.oldest_pending_us(connection) == 30_000_000

@@ -49,7 +49,7 @@ WELL = {
     "lag": None,
     "processes": [PROCESS],
     "database_error": "",
-    "moved_aside": [],
+    "quarantined": [],
     "holders": [],
     "storage": STORAGE,
     "counts": COUNTS,

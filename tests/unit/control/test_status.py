@@ -30,7 +30,7 @@ from sensor_node.core.errors import LOCKED
 from sensor_node.core.model import Dropped, Reading, VitalSigns
 from sensor_node.processes import owner
 from sensor_node.storage.engine import holders
-from sensor_node.storage.queue.room import Room
+from sensor_node.storage.queue.room import SizeLimits
 from sensor_node.storage.repository import SensorDataSQLRepository
 from sensor_node.supervision.pidfile import pid_file, write_pid_file
 from sensor_node.supervision.states import ChildReport, Report, read_report, write_report
@@ -162,7 +162,7 @@ class TestTheJson:
     def test_tells_what_is_being_dropped_but_not_what_once_was(self, busy) -> None:
         def drop(reason, when):
             at = int(when * 1e6)
-            busy.repository.capture([], [Dropped(reason, 2, at, at)], when, Room(1 << 40, 0))
+            busy.repository.capture([], [Dropped(reason, 2, at, at)], when, SizeLimits(1 << 40, 0))
 
         drop("late", WALL - 100)
         drop("sensor room failed", WALL - 10)
@@ -358,7 +358,7 @@ class TestTheSensors:
         node.config = load_config(node.file)
         node.make_database()
         node.run(ready=True, processes=[generator()])
-        node.repository.begin_run(WHO, WALL, owner.own_identity("supervisor"))
+        node.repository.begin_run(WHO, WALL, owner.own_owner_id("supervisor"))
         node.repository.watch_sensors({"room": 10.0, "load": 180.0}, node.clock.monotonic)
         return node
 
@@ -367,7 +367,7 @@ class TestTheSensors:
         now = node.clock.now()
         signs = [VitalSigns(name, now.monotonic)._replace(**one) for one in changes]
         taken = [Reading(name, 21.5, now.wall_us) for _ in range(count)]
-        node.repository.capture(taken, [], now.wall, Room(1 << 40, 0), signs)
+        node.repository.capture(taken, [], now.wall, SizeLimits(1 << 40, 0), signs)
 
     def sensors(self, node):
         return {one["name"]: one for one in node.status()["sensors"]}
@@ -499,7 +499,7 @@ def generator():
         name="generator",
         role="generator",
         pid=os.getpid(),
-        owner=owner.own_identity("generator"),
+        owner=owner.own_owner_id("generator"),
         state="RUNNING",
         since=WALL - 60,
         restarts=0,
@@ -704,7 +704,7 @@ class TestOnABadDay:
         """Asked in the middle of another process's transaction."""
         repository = node.make_database()
         with repository._transaction() as connection:
-            connection.execute("DELETE FROM memo")
+            connection.execute("DELETE FROM key_value")
             code, _ = self.asked(node)
         assert code == 3
 

@@ -58,7 +58,7 @@ class Machine:
     def runs(self):
         """The pid file names a living process."""
         (self.file.parent.parent / "state" / "sensor-node.pid").write_text(
-            f"{os.getpid()}\n{owner.own_identity('supervisor')}\n"
+            f"{os.getpid()}\n{owner.own_owner_id('supervisor')}\n"
         )
 
     def ctl(self, *words, file=None):

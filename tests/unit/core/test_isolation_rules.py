@@ -17,7 +17,7 @@ def suspect(failures, sink=SINK, outcome=BUSY, taken_between=1):
     """After so many readings of one sensor have failed, and so many others taken between each."""
     found = None
     for turn in range(failures):
-        sink = replace(sink, successes=SINK.successes + turn * taken_between)
+        sink = replace(sink, accepted_total=SINK.accepted_total + turn * taken_between)
         found = suspect_after(found, "bad", sink, outcome, BACKOFF, NOW + turn)
     return found
 
@@ -37,7 +37,7 @@ def test_a_sink_that_takes_nothing_isolates_nobody():
 def test_an_isolated_sensor_is_tried_less_and_less_often():
     found = suspect(ENOUGH_FAILURES)
     for failures in range(2, 20):
-        sink = replace(SINK, successes=1000)
+        sink = replace(SINK, accepted_total=1000)
         found = suspect_after(found, "bad", sink, ERROR, BACKOFF, NOW)
         wait = found.next_probe_at - NOW
         assert BACKOFF.initial_delay / 2 <= wait <= BACKOFF.ceiling(failures)
@@ -50,7 +50,7 @@ def test_one_that_comes_back_is_set_apart_sooner_until_it_was_well_for_long():
     def failures_until_isolated(before):
         found, n = before, 0
         while not (found and found.isolated):
-            sink = replace(SINK, successes=2000 + n)
+            sink = replace(SINK, accepted_total=2000 + n)
             found = suspect_after(found, "bad", sink, ERROR, BACKOFF, NOW)
             n += 1
         return found, n

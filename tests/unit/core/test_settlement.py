@@ -28,28 +28,28 @@ LONE = replace(MANY, size=1)
 UP = SinkRecord(SinkStatus.UP, 3, 500.0, "", "", 0.0, 0, 1000, None, 1)
 DOWN = replace(UP, state=SinkStatus.DOWN, epoch=4, reason="503", hint="wait", next_probe_at=NOW)
 DOWN = replace(DOWN, failures=2)
-REFUSING = replace(DOWN, refused_successes=1000)
+REFUSING = replace(DOWN, accepted_at_refusal=1000)
 # Failed in an epoch before the sink last came UP, when it had taken 900 messages.
-FAILED_BEFORE = replace(MANY, failures=1, failed_epoch=1, failed_successes=900)
+FAILED_BEFORE = replace(MANY, failures=1, failed_epoch=1, accepted_at_failure=900)
 LONE_FAILED_BEFORE = replace(FAILED_BEFORE, size=1)
 # A lone message that was first refused when the sink had taken 1000 messages.
-REFUSED_BEFORE = replace(LONE, failed_epoch=3, failed_successes=1000, refused_successes=1000)
+REFUSED_BEFORE = replace(LONE, failed_epoch=3, accepted_at_failure=1000, accepted_at_refusal=1000)
 
 every_failure = pytest.mark.parametrize("outcome", FAILURES, ids=lambda outcome: outcome.detail)
 every_sink = pytest.mark.parametrize("sink", [UP, DOWN, REFUSING], ids=["up", "down", "refusing"])
 
 
-def claim(batch, epoch, successes):
+def claim(batch, epoch, accepted_total):
     stream = Stream(1, "stream", 1, "node")
-    return Claim(1, batch.size, "owner", 1, 0, epoch, successes, False, stream)
+    return Claim(1, batch.size, "owner", 1, 0, epoch, accepted_total, False, stream)
 
 
-def settle(batch, sink, outcome, rules=RULES, epoch=None, successes=None):
-    """The request began in the sink's present epoch and with its present successes, unless told."""
+def settle(batch, sink, outcome, rules=RULES, epoch=None, accepted_total=None):
+    """The request began in the sink's present epoch and with its present total, unless told."""
     began = claim(
         batch,
         sink.epoch if epoch is None else epoch,
-        sink.successes if successes is None else successes,
+        sink.accepted_total if accepted_total is None else accepted_total,
     )
     return settlement(batch, sink, began, outcome, rules, NOW)
 
@@ -77,8 +77,8 @@ def test_a_delivered_probe_brings_the_sink_up_in_a_new_epoch(sink):
     decided = settle(MANY, sink, DELIVERED)
     assert decided.status == "SENT"
     up = replace(UP, epoch=sink.epoch + 1, since=NOW)
-    taken = sink.successes + MANY.size
-    assert decided.sink == replace(up, up_successes=taken, taken_after=NOW - sink.since)
+    taken = sink.accepted_total + MANY.size
+    assert decided.sink == replace(up, accepted_at_up=taken, taken_after=NOW - sink.since)
 
 
 def test_a_delivery_that_began_before_the_sink_went_down_does_not_bring_it_up():
@@ -175,19 +175,19 @@ def test_a_batch_at_fault_is_halved_whatever_the_class(outcome):
 
 @every_failure
 def test_a_batch_at_fault_is_not_halved_until_the_sink_has_taken_something_since(outcome):
-    just_failed = replace(FAILED_BEFORE, failed_successes=UP.successes)
+    just_failed = replace(FAILED_BEFORE, accepted_at_failure=UP.accepted_total)
     assert not settle(just_failed, UP, outcome).halve
-    assert settle(just_failed, replace(UP, successes=UP.successes + 1), outcome).halve
+    assert settle(just_failed, replace(UP, accepted_total=UP.accepted_total + 1), outcome).halve
 
 
 @every_failure
 def test_each_failure_asks_for_a_new_success_before_the_next_halving(outcome):
-    assert settle(FAILED_BEFORE, UP, outcome).batch.failed_successes == UP.successes
-    assert settle(MANY, UP, outcome).batch.failed_successes == UP.successes
+    assert settle(FAILED_BEFORE, UP, outcome).batch.accepted_at_failure == UP.accepted_total
+    assert settle(MANY, UP, outcome).batch.accepted_at_failure == UP.accepted_total
 
 
 def test_a_batch_that_failed_in_this_very_epoch_may_still_take_the_sink_down():
-    refused_once = replace(MANY, failed_epoch=UP.epoch, failed_successes=900)
+    refused_once = replace(MANY, failed_epoch=UP.epoch, accepted_at_failure=900)
     assert not settle(refused_once, UP, BUSY).sink.up
 
 
@@ -203,7 +203,7 @@ def test_halves_begin_to_wait_anew(outcome):
     worn = replace(FAILED_BEFORE, failures=6)
     halved = settle(worn, UP, outcome)
     assert (halved.halve, halved.batch.failures) == (True, 0)
-    kept = settle(replace(worn, failed_successes=UP.successes), UP, outcome)
+    kept = settle(replace(worn, accepted_at_failure=UP.accepted_total), UP, outcome)
     assert (kept.halve, kept.batch.failures) == (False, 7)
     assert settle(replace(MANY, failures=6), UP, REFUSED).batch.failures == 0
 
@@ -211,7 +211,7 @@ def test_halves_begin_to_wait_anew(outcome):
 # Isolated
 
 
-APART = replace(LONE, isolated=True, isolated_successes=UP.successes - 1)
+APART = replace(LONE, isolated=True, accepted_at_isolated_failure=UP.accepted_total - 1)
 
 
 @pytest.mark.parametrize("outcome", [BUSY, ERROR, SILENT, UNAUTHORIZED], ids=lambda one: one.detail)
@@ -222,7 +222,7 @@ def test_what_is_set_apart_does_not_take_the_sink_down_while_that_takes_others(o
 
 @every_failure
 def test_it_does_if_nothing_was_taken_since_it_failed_last_or_nobody_has_met_it(outcome):
-    apart = replace(APART, isolated_successes=UP.successes)
+    apart = replace(APART, accepted_at_isolated_failure=UP.accepted_total)
     for batch, answer in [(apart, outcome), (APART, UNREACHABLE)]:
         decided = settle(batch, UP, answer)
         assert decided.sink.state is SinkStatus.DOWN
@@ -230,7 +230,7 @@ def test_it_does_if_nothing_was_taken_since_it_failed_last_or_nobody_has_met_it(
 
 
 def test_an_outage_never_condemns_what_is_set_apart():
-    apart = replace(APART, isolated_successes=UP.successes, answers=99)
+    apart = replace(APART, accepted_at_isolated_failure=UP.accepted_total, answers=99)
     assert settle(apart, UP, ERROR, retries(5)).status == "FAILED"
 
 
@@ -299,7 +299,7 @@ def test_a_refused_batch_is_halved_at_once_and_says_nothing_about_a_sink_that_is
     decided = settle(MANY, UP, REFUSED)
     assert (decided.status, decided.halve, decided.sink) == ("FAILED", True, UP)
     assert decided.next_attempt_at == DUE_FIRST
-    assert decided.batch.refused_successes is None
+    assert decided.batch.accepted_at_refusal is None
 
 
 @pytest.mark.parametrize("sink", [DOWN, REFUSING], ids=["down", "refusing"])
@@ -320,34 +320,34 @@ def test_a_refusal_of_an_older_epoch_says_nothing_about_the_sink(sink):
 def test_the_first_refusal_of_a_lone_message_waits_for_what_the_sink_does_with_others():
     decided = settle(replace(LONE, failures=2), UP, REFUSED)
     assert (decided.status, decided.halve) == ("FAILED", False)
-    assert decided.batch.refused_successes == UP.successes
-    assert decided.sink == replace(UP, refused_successes=UP.successes)
+    assert decided.batch.accepted_at_refusal == UP.accepted_total
+    assert decided.sink == replace(UP, accepted_at_refusal=UP.accepted_total)
     assert_waits(decided.next_attempt_at, 3)
 
 
 def test_a_message_is_dead_once_another_was_accepted_since_its_first_refusal():
-    accepted_one = replace(UP, successes=1001)
+    accepted_one = replace(UP, accepted_total=1001)
     assert settle(REFUSED_BEFORE, accepted_one, REFUSED).status == "DEAD"
 
 
 def test_what_was_accepted_only_after_the_request_began_condemns_nothing():
     """The sink may have refused everything, and ceased to before the others were accepted."""
-    accepted_many = replace(UP, successes=1100)
-    assert settle(REFUSED_BEFORE, accepted_many, REFUSED, successes=1000).status == "FAILED"
-    assert settle(REFUSED_BEFORE, accepted_many, REFUSED, successes=1001).status == "DEAD"
+    accepted_many = replace(UP, accepted_total=1100)
+    assert settle(REFUSED_BEFORE, accepted_many, REFUSED, accepted_total=1000).status == "FAILED"
+    assert settle(REFUSED_BEFORE, accepted_many, REFUSED, accepted_total=1001).status == "DEAD"
 
 
 def test_what_was_on_its_way_at_the_first_refusal_condemns_nothing_when_it_is_accepted():
     """The sink may have accepted it before it began to refuse everything."""
     refused = settle(LONE, replace(UP, in_flight=51), REFUSED).batch
-    arrived = replace(UP, successes=1050)
+    arrived = replace(UP, accepted_total=1050)
     assert settle(refused, arrived, REFUSED).status == "FAILED"
-    assert settle(refused, replace(arrived, successes=1051), REFUSED).status == "DEAD"
+    assert settle(refused, replace(arrived, accepted_total=1051), REFUSED).status == "DEAD"
 
 
 def test_a_dead_message_says_nothing_about_the_sink():
     for sink in (UP, DOWN, REFUSING):
-        sink = replace(sink, successes=1001)
+        sink = replace(sink, accepted_total=1001)
         decided = settle(REFUSED_BEFORE, sink, REFUSED)
         assert (decided.status, decided.sink) == ("DEAD", sink)
 
@@ -358,7 +358,7 @@ def test_a_message_stays_alive_while_the_sink_accepts_nothing_else():
         decided = settle(batch, sink, REFUSED, retries(3))
         assert decided.status == "FAILED"
         batch, sink = decided.batch, decided.sink
-    assert batch.refused_successes == UP.successes  # of the first refusal, not of the last
+    assert batch.accepted_at_refusal == UP.accepted_total  # of the first refusal, not of the last
     assert not sink.up
     assert batch.failures == 50
 
@@ -373,7 +373,7 @@ def test_two_lone_refusals_with_nothing_accepted_between_take_the_sink_down():
 
 
 def test_two_lone_refusals_with_something_accepted_between_do_not():
-    after_one = replace(settle(LONE, UP, REFUSED).sink, successes=1001)
+    after_one = replace(settle(LONE, UP, REFUSED).sink, accepted_total=1001)
     assert settle(LONE, after_one, REFUSED).sink.up
 
 
@@ -383,7 +383,7 @@ def test_a_lone_probe_that_is_refused_keeps_a_sink_down_that_was_down_for_anothe
 
 
 def test_a_refusal_of_an_older_epoch_is_remembered_by_the_message():
-    assert settle(LONE, DOWN, REFUSED, epoch=1).batch.refused_successes == DOWN.successes
+    assert settle(LONE, DOWN, REFUSED, epoch=1).batch.accepted_at_refusal == DOWN.accepted_total
 
 
 def test_max_attempts_has_no_say_about_refusals():
@@ -484,7 +484,7 @@ def test_no_settlement_ever_breaks_the_rules_that_hold_for_all(batch, sink, epoc
     if rules.at_most_once and not outcome.fate_known and not delivered:
         assert decided.status == "IN_DOUBT"
     after = decided.sink
-    assert after.successes == sink.successes  # the tally counts them
+    assert after.accepted_total == sink.accepted_total  # the tally counts them
     assert after.epoch == sink.epoch + (after.state is not sink.state)
     if epoch != sink.epoch:
         assert after == sink

@@ -11,7 +11,7 @@ from sensor_node.config.loader import SinkConfig
 from sensor_node.config.schema import options_of
 from sensor_node.core.clock import Moment
 from sensor_node.core.model import Verdict
-from sensor_node.delivery.answers import Answer, interpret, seconds_until
+from sensor_node.delivery.answers import SinkResponse, interpret, seconds_until
 from sensor_node.delivery.client import HttpTelemetryClient
 from sensor_node.delivery.strangers import ENGINES
 
@@ -123,7 +123,7 @@ def test_the_hint_names_the_option(ask, status, option):
 
 
 def test_the_hint_of_401_names_what_this_node_is_configured_with():
-    answer = Answer(401, "Unauthorized")
+    answer = SinkResponse(401, "Unauthorized")
     token = interpret(answer, replace(SINK, token_file="/t"), WALL).hint
     basic = interpret(answer, replace(SINK, username="u", password_file="/p"), WALL).hint
     assert token == "check [sink] token_file"
@@ -132,7 +132,7 @@ def test_the_hint_of_401_names_what_this_node_is_configured_with():
 
 @pytest.mark.parametrize("status", [102, 103, 199, 600, 999])
 def test_a_status_that_is_no_answer_says_nothing(status):
-    outcome = interpret(Answer(status, "?"), SINK, WALL)
+    outcome = interpret(SinkResponse(status, "?"), SINK, WALL)
     assert outcome.verdict is TRY_LATER
     assert not outcome.answered
     assert not outcome.fate_known
@@ -361,5 +361,7 @@ ENGINE = st.sampled_from(["", *ENGINES.values()])
 @given(st.integers(), st.text(), st.text(), st.text(), ENGINE, st.text())
 @example(301, "a\x1b[2J", "b\x1b[2J", "", "", "/c\x1b[2J")
 def test_no_answer_can_break_the_client(status, reason, body, content_type, engine, location):
-    outcome = interpret(Answer(status, reason, body, content_type, engine, location), SINK, WALL)
+    outcome = interpret(
+        SinkResponse(status, reason, body, content_type, engine, location), SINK, WALL
+    )
     assert (outcome.detail + outcome.hint).isprintable()

@@ -27,7 +27,7 @@ from sensor_node.config.schema import options_of
 from sensor_node.core.clock import Moment
 from sensor_node.core.model import Verdict
 from sensor_node.delivery.client import HttpTelemetryClient
-from sensor_node.delivery.connection import Answer, Line
+from sensor_node.delivery.connection import SinkConnection, TrackedResponse
 from sensor_node.delivery.credentials import Credentials
 from sensor_node.delivery.race import Race, in_turn
 from sensor_node.delivery.signature import signatures
@@ -393,7 +393,7 @@ def test_a_surplus_answer_is_not_credited_to_the_next_batch(connect, seconds):
 
 def test_what_arrives_before_the_request_is_out_is_no_answer_to_it(connect, monkeypatch):
     """Between the looks: as the request begins, and after its head."""
-    real = Line.is_spoilt
+    real = SinkConnection.is_spoilt
     for looks_that_miss in (1, 2):
         missed = []
 
@@ -405,7 +405,7 @@ def test_what_arrives_before_the_request_is_out_is_no_answer_to_it(connect, monk
             client = connect(sink.url)
             assert client.post(b"[A]", KEY).verdict is Verdict.DELIVERED
             time.sleep(0.1)
-            monkeypatch.setattr(Line, "is_spoilt", look)
+            monkeypatch.setattr(SinkConnection, "is_spoilt", look)
             monkeypatch.setattr("urllib3.connectionpool.is_connection_dropped", lambda _: False)
             assert client.post(b"[B]", KEY).detail == "503 Busy: later"
             monkeypatch.undo()
@@ -1303,7 +1303,7 @@ def test_any_other_error_is_an_outcome_and_tells_no_secret(
 
     with RawSink(keep_answering(OK), keep_answering(OK)) as sink:
         client = connect(sink.url, token_file=str(tmp_path / "token"), **AT_MOST_ONCE)
-        where = (Answer, "begin") if written else (Race, "enter")
+        where = (TrackedResponse, "begin") if written else (Race, "enter")
         monkeypatch.setattr(*where, fail)
         outcome = client.post(b"[A]", KEY)
         assert (outcome.verdict, outcome.fate_known) == (Verdict.TRY_LATER, not written)

@@ -142,9 +142,9 @@ def test_a_timestamp_beyond_the_calendar_is_written_as_its_nearest_minute(timest
 
 
 def claim(**changes):
-    fields = {"first_id": 1042, "last_id": 1141, "owner": "o", "attempt": 1, "round": 0}
+    fields = {"first_id": 1042, "last_id": 1141, "owner": "o", "attempt": 1, "requeue_count": 0}
     return Claim(
-        **{**fields, "epoch": 1, "successes": 0, "probe": False, "stream": STREAM, **changes}
+        **{**fields, "epoch": 1, "accepted_total": 0, "probe": False, "stream": STREAM, **changes}
     )
 
 
@@ -168,4 +168,4 @@ def test_another_body_never_carries_an_old_key():
 
 
 def test_a_requeued_batch_has_another_key():
-    assert idempotency_key(claim(), b"body") != idempotency_key(claim(round=1), b"body")
+    assert idempotency_key(claim(), b"body") != idempotency_key(claim(requeue_count=1), b"body")

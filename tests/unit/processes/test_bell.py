@@ -37,10 +37,10 @@ def test_who_does_not_heed_commits_hears_of_outcomes_alone(tmp_path):
         ringing.tell_commit()
         ringing.tell_outcome()
         assert wake.get(timeout=AT_ONCE_SECONDS) == 0
-        heard.heed_commits(True)
+        heard.listen_for_commits(True)
         ringing.tell_commit()
         assert wake.get(timeout=AT_ONCE_SECONDS) == 0
-        heard.heed_commits(False)
+        heard.listen_for_commits(False)
         ringing.tell_commit()
         assert wake.empty()
 

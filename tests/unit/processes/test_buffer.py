@@ -55,7 +55,7 @@ def test_a_minute_of_2500_real_readings_a_second_fits_however_few_ticks_they_com
 def test_what_one_command_may_print_fits_into_an_empty_buffer(monkeypatch) -> None:
     monkeypatch.setattr(module, "MOST_REAL", 100)
     buffer = buffer_of(MOCK, HOST)
-    buffer.add("mock", readings(buffer.mock_room()))
+    buffer.add("mock", readings(buffer.simulated_room()))
     buffer.add("host", readings(32_768))
     assert buffer.dropped() == []
     buffer.add("host", readings(1))
@@ -102,7 +102,7 @@ def test_half_full_is_long_before_anything_has_to_wait() -> None:
     assert not buffer.is_half_full()
     while not buffer.is_half_full():
         buffer.add("mock", readings(100))
-    assert buffer.mock_room() >= 6000 / 3
+    assert buffer.simulated_room() >= 6000 / 3
 
 
 def test_half_full_of_real_readings_is_half_of_what_there_is_room_for(monkeypatch) -> None:
@@ -117,13 +117,13 @@ def test_half_full_of_real_readings_is_half_of_what_there_is_room_for(monkeypatc
 def test_simulated_and_real_readings_take_no_room_from_each_other(monkeypatch) -> None:
     monkeypatch.setattr(module, "MOST_REAL", 6000)
     buffer = buffer_of(replace(MOCK, rate=100), replace(HOST, rate=100))
-    buffer.add("mock", readings(buffer.mock_room()))
-    assert buffer.mock_room() == 0
+    buffer.add("mock", readings(buffer.simulated_room()))
+    assert buffer.simulated_room() == 0
     assert fill(buffer) == 6000
 
 
 def test_simulated_readings_never_take_more_room_than_the_limit() -> None:
-    assert buffer_of(replace(MOCK, rate=1e6)).mock_room() == MOST_SIMULATED
+    assert buffer_of(replace(MOCK, rate=1e6)).simulated_room() == MOST_SIMULATED
 
 
 def test_memory_does_not_grow_however_long_the_writer_waits(monkeypatch) -> None:

@@ -17,6 +17,7 @@ from storage_fixtures import (
     LockCounter,
     audit,
     batch,
+    batch_ranges,
     execute,
     fail,
     fill,
@@ -24,21 +25,20 @@ from storage_fixtures import (
     rows,
     set_sink,
     statuses,
-    tiles,
 )
 
 from sensor_node.config.loader import load_config
 from sensor_node.core.errors import StorageUnavailable
 from sensor_node.core.model import Reading
 from sensor_node.delivery import formats
-from sensor_node.delivery.batch_sender import MAX_BODY_BYTES, QUICK_SECONDS, Courier
+from sensor_node.delivery.batch_sender import MAX_BODY_BYTES, QUICK_SECONDS, BatchSender
 from sensor_node.processes.delivery_service import PATIENCE_SECONDS, DeliveryService
 from sensor_node.processes.service import LONGEST_WAIT_SECONDS
-from sensor_node.storage.queue.room import Room
+from sensor_node.storage.queue.room import SizeLimits
 from sensor_node.storage.repository import SensorDataSQLRepository
 
 OWNER = "sender:boot:1:1"
-ROOM = Room(1 << 40, 0)
+ROOM = SizeLimits(1 << 40, 0)
 NOW_US = int(WALL * 1e6)
 DISK_FULL = StorageUnavailable("disk full", "telemetry.db")
 
@@ -102,7 +102,7 @@ class Repository(SensorDataSQLRepository):
             raise DISK_FULL
 
 
-class Practised(Courier):
+class Practised(BatchSender):
     """One that has sent before, as every sender has but for its first time."""
 
     has_sent = True
@@ -111,7 +111,7 @@ class Practised(Courier):
 class Sender(LockCounter):
     """One sender beside another process, `repository`, that captures."""
 
-    def __init__(self, place, repository, options="", owner=OWNER, courier=Practised):
+    def __init__(self, place, repository, options="", owner=OWNER, batch_sender=Practised):
         file = place / "config.ini"
         file.write_text(f"[sensor:room]\n[sink]\n{options}\n")
         self.config = load_config(file)
@@ -122,8 +122,8 @@ class Sender(LockCounter):
         self.own = Repository(repository.path, self)
         self.rings = 0
         self.heeded = []
-        self.courier = courier(self.config, self.own, self.connect, self.clock, self.ring)
-        what = (self.config, owner, self.own, self.courier)
+        self.batch_sender = batch_sender(self.config, self.own, self.connect, self.clock, self.ring)
+        what = (self.config, owner, self.own, self.batch_sender)
         self.service = DeliveryService(*what, self.heeded.append)
 
     def connect(self):
@@ -216,7 +216,7 @@ class TestAStep:
     def test_before_its_first_request_leaves_small_batches_to_others_for_a_while(
         self, make
     ) -> None:
-        sender = make("batch_size = 2", courier=Courier)
+        sender = make("batch_size = 2", batch_sender=BatchSender)
         sender.capture(1)
         assert sender.step() == pytest.approx(PATIENCE_SECONDS)
         sender.clock.advance(PATIENCE_SECONDS)
@@ -226,7 +226,7 @@ class TestAStep:
         assert sender.sent() == [[1], [2]]
 
     def test_takes_a_full_batch_at_once_also_the_first(self, make) -> None:
-        sender = make("batch_size = 2", courier=Courier)
+        sender = make("batch_size = 2", batch_sender=BatchSender)
         sender.capture(2)
         assert sender.step() == 0.0
         assert sender.sent() == [[1, 2]]
@@ -246,7 +246,7 @@ class TestAStep:
         sender.client.outcome = REFUSED
         sender.step()
         assert [sender.step() for _ in range(3)] == [LONGEST_WAIT_SECONDS] * 3
-        assert tiles(repository) == [(1, 1, "FAILED")]
+        assert batch_ranges(repository) == [(1, 1, "FAILED")]
         assert len(sender.client.requests) == 1
 
     def test_keeps_to_the_rate_limit(self, make) -> None:
@@ -403,12 +403,12 @@ class TestADatabaseThatCannotBeUsedForAWhile:
         for _ in range(3):
             with pytest.raises(StorageUnavailable):
                 sender.step()
-        assert sender.courier.in_hand
+        assert sender.batch_sender.in_hand
         sender.own.failing = ()
         sender.step()
-        assert not sender.courier.in_hand
+        assert not sender.batch_sender.in_hand
         assert len(sender.client.requests) == 1
-        assert tiles(repository) == [(1, 2, status)]
+        assert batch_ranges(repository) == [(1, 2, status)]
 
     def test_before_the_request_sends_it_once_later(self, make) -> None:
         sender = make()
@@ -429,7 +429,7 @@ class TestADatabaseThatCannotBeUsedForAWhile:
             sender.step()
         sender.own.failing = ()
         sender.finish()
-        assert tiles(repository) == [(1, 2, "SENT")]
+        assert batch_ranges(repository) == [(1, 2, "SENT")]
         assert len(sender.client.requests) == 1
 
 
@@ -452,8 +452,8 @@ class TestAClaim:
         sender.capture(2)
         sender.client.during = lambda: repository.reclaim(1, OWNER, WALL, at_most_once=False)
         sender.step()
-        assert tiles(repository) == [(1, 2, "FAILED")]
-        assert not sender.courier.in_hand
+        assert batch_ranges(repository) == [(1, 2, "FAILED")]
+        assert not sender.batch_sender.in_hand
         assert "claim_lost batch=1-2" in caplog.text
 
     def test_of_what_cannot_be_encoded_is_halved(self, make, repository, caplog, monkeypatch):
@@ -468,7 +468,7 @@ class TestAClaim:
         sender.capture(4)
         sender.step()
         assert sender.client.requests == []
-        assert tiles(repository) == [(1, 2, "FAILED"), (3, 4, "FAILED")]
+        assert batch_ranges(repository) == [(1, 2, "FAILED"), (3, 4, "FAILED")]
         assert batch(repository, 3, "last_error") == ("ValueError: out of range",)
         assert caplog.text.count("send_failed ValueError: out of range") == 1
         assert "in encode" in caplog.text
@@ -484,7 +484,7 @@ class TestAClaim:
         sender.capture(4)
         with pytest.raises(MemoryError):
             sender.step()
-        assert tiles(repository) == [(1, 4, "SENDING")]
+        assert batch_ranges(repository) == [(1, 4, "SENDING")]
 
     def test_with_rows_missing_is_halved_and_nothing_of_it_is_sent(
         self, make, repository, caplog
@@ -494,7 +494,7 @@ class TestAClaim:
         execute(repository, "DELETE FROM message WHERE id = 4")
         sender.step()
         assert sender.client.requests == []
-        assert tiles(repository) == [(1, 2, "FAILED"), (3, 4, "FAILED")]
+        assert batch_ranges(repository) == [(1, 2, "FAILED"), (3, 4, "FAILED")]
         assert "1 rows are missing: run sensor-node-ctl audit" in caplog.text
         assert batch(repository, 1, "last_error") == (
             "1 rows are missing: run sensor-node-ctl audit",
@@ -524,7 +524,7 @@ class TestAClaim:
         sender = make("batch_size = 2")
         sender.capture(3)
         sender.step()
-        assert tiles(repository) == [(1, 2, "SENT")]
+        assert batch_ranges(repository) == [(1, 2, "SENT")]
 
 
 class TestTheNextWholeBatch:
@@ -534,12 +534,12 @@ class TestTheNextWholeBatch:
         sender = make("batch_size = 2")
         sender.capture(5)
         assert sender.step() == 0.0
-        assert tiles(repository) == [(1, 2, "SENT"), (3, 4, "SENDING")]
+        assert batch_ranges(repository) == [(1, 2, "SENT"), (3, 4, "SENDING")]
         before = sender.locked
         assert sender.step() == 0.0
         assert sender.locked == before + 1
         assert sender.sent() == [[1, 2], [3, 4]]
-        assert tiles(repository) == [(1, 2, "SENT"), (3, 4, "SENT")]
+        assert batch_ranges(repository) == [(1, 2, "SENT"), (3, 4, "SENT")]
 
     def test_is_sent_before_the_end_and_is_the_last(self, make, repository) -> None:
         sender = make("batch_size = 2")
@@ -547,7 +547,7 @@ class TestTheNextWholeBatch:
         sender.step()
         sender.finish()
         assert sender.sent() == [[1, 2], [3, 4]]
-        assert tiles(repository) == [(1, 2, "SENT"), (3, 4, "SENT")]
+        assert batch_ranges(repository) == [(1, 2, "SENT"), (3, 4, "SENT")]
 
     def test_is_not_claimed_when_the_end_settles_what_could_not_be(self, make, repository) -> None:
         sender = make("batch_size = 2")
@@ -558,7 +558,7 @@ class TestTheNextWholeBatch:
         sender.own.failing = ()
         sender.finish()
         assert sender.sent() == [[1, 2]]
-        assert tiles(repository) == [(1, 2, "SENT")]
+        assert batch_ranges(repository) == [(1, 2, "SENT")]
 
     def test_is_left_to_others_once_the_claim_is_lost(self, make, repository, caplog) -> None:
         sender = make("batch_size = 2")
@@ -566,21 +566,21 @@ class TestTheNextWholeBatch:
         sender.client.during = lambda: repository.reclaim(1, OWNER, WALL, at_most_once=False)
         assert sender.step() == 0.0
         assert "claim_lost batch=1-2" in caplog.text
-        assert tiles(repository) == [(1, 2, "FAILED")]
+        assert batch_ranges(repository) == [(1, 2, "FAILED")]
 
     def test_is_left_to_others_while_the_sink_is_slow(self, make, repository) -> None:
         sender = make("batch_size = 2")
         sender.capture(4)
         sender.client.during = lambda: sender.clock.advance(QUICK_SECONDS)
         sender.step()
-        assert tiles(repository) == [(1, 2, "SENT")]
+        assert batch_ranges(repository) == [(1, 2, "SENT")]
 
     def test_waits_when_the_sink_refuses(self, make, repository) -> None:
         sender = make("batch_size = 2")
         sender.capture(4)
         sender.client.outcome = SILENT
         sender.step()
-        assert tiles(repository) == [(1, 2, "FAILED")]
+        assert batch_ranges(repository) == [(1, 2, "FAILED")]
 
     def test_waits_for_what_an_outage_has_left_over(self, make, repository) -> None:
         sender = make("batch_size = 2")
@@ -600,7 +600,7 @@ class TestTheNextWholeBatch:
         sender = make("max_rate = 2\nbatch_size = 2")
         sender.capture(4)
         sender.step()
-        assert tiles(repository) == [(1, 2, "SENT")]
+        assert batch_ranges(repository) == [(1, 2, "SENT")]
 
 
 class TestABatchOverOneMebibyte:
@@ -616,14 +616,14 @@ class TestABatchOverOneMebibyte:
     def test_is_halved_due_now_and_not_sent(self, sender, repository) -> None:
         sender.step()
         assert sender.client.requests == []
-        assert tiles(repository) == [(1, 5000, "FAILED"), (5001, 10_000, "FAILED")]
+        assert batch_ranges(repository) == [(1, 5000, "FAILED"), (5001, 10_000, "FAILED")]
         due, error = batch(repository, 1, "next_attempt_at", "last_error")
         assert due <= WALL
         assert error is None
 
     def test_teaches_the_process_how_many_fit(self, sender, repository) -> None:
         sender.step()
-        limit = sender.courier.limit
+        limit = sender.batch_sender.limit
         assert 2000 < limit < 4000
         fill(repository, 10_000)
         sender.step()
@@ -633,7 +633,7 @@ class TestABatchOverOneMebibyte:
     def test_does_not_wait_for_more_than_fits(self, sender, make, repository) -> None:
         sender = make("batch_size = 10000\nsend_interval = 60s")
         sender.step()
-        limit = sender.courier.limit
+        limit = sender.batch_sender.limit
         fill(repository, limit, first_us=NOW_US)
         assert sender.step() == 0.0
         assert len(sender.sent()[0]) == limit

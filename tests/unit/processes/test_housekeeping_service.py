@@ -13,6 +13,7 @@ from storage_fixtures import (
     POLICY,
     RULES,
     LockCounter,
+    batch_ranges,
     deliver,
     events,
     fail,
@@ -20,7 +21,6 @@ from storage_fixtures import (
     park,
     rows,
     set_sink,
-    tiles,
 )
 
 from sensor_node.config.loader import load_config
@@ -32,7 +32,7 @@ from sensor_node.processes.housekeeping_service import (
     HousekeepingService,
 )
 from sensor_node.storage.engine.checkpoint import WAL_CHECKPOINT_BYTES, WAL_LIMIT_BYTES, wal_bytes
-from sensor_node.storage.queue.room import RESERVE_BYTES, Room
+from sensor_node.storage.queue.room import RESERVE_BYTES, SizeLimits
 from sensor_node.storage.repository import SensorDataSQLRepository
 
 Disk = namedtuple("Disk", "f_bavail f_frsize")
@@ -92,15 +92,15 @@ class Keeper(LockCounter):
             self.clock.advance(1)
             self.work()
 
-    def bites(self):
-        """How many tiles each bite of the purge found, as they come."""
+    def chunks(self):
+        """How many batch ranges each chunk of the purge found, as they come."""
         found = []
         purge = self.own.purge
 
         def watched(*arguments):
-            bite = purge(*arguments)
-            found.append(len(bite.tiles))
-            return bite
+            chunk = purge(*arguments)
+            found.append(len(chunk.batch_ranges))
+            return chunk
 
         self.own.purge = watched
         return found
@@ -111,7 +111,7 @@ class Keeper(LockCounter):
 
     def space(self):
         storage = self.config.storage
-        return self.own.space(Room(storage.max_size, storage.min_free))
+        return self.own.space(SizeLimits(storage.max_size, storage.min_free))
 
 
 @pytest.fixture
@@ -265,10 +265,10 @@ class TestDeliveredReadings:
         deliver(repository, 10, now=WALL)
         keeper.clock.advance(DAY - 1)
         keeper.work()
-        assert tiles(repository) == [(1, 10, "SENT")]
+        assert batch_ranges(repository) == [(1, 10, "SENT")]
         keeper.clock.advance(SWEEP_SECONDS + 1)
         keeper.work()
-        assert tiles(repository) == [(1, 10, "PURGED")]
+        assert batch_ranges(repository) == [(1, 10, "PURGED")]
         assert rows(repository, "SELECT count(*) FROM message") == [(0,)]
 
     def test_count_as_sent_for_ever(self, make, repository) -> None:
@@ -287,7 +287,7 @@ class TestDeliveredReadings:
         park(repository, 1, status="IN_DOUBT")
         deliver(repository, 1)
         keeper.run(2 * SWEEP_SECONDS)
-        assert [status for *_, status in tiles(repository)] == [
+        assert [status for *_, status in batch_ranges(repository)] == [
             "FAILED",
             "DEAD",
             "IN_DOUBT",
@@ -307,7 +307,7 @@ class TestDeliveredReadings:
 
     def test_cost_the_same_look_each_minute_however_many_are_kept(self, make, repository) -> None:
         keeper = make("keep_sent = 24h")
-        bites = keeper.bites()
+        chunks = keeper.chunks()
         fill(repository, 1500)
         for _ in range(500):
             deliver(repository, 1, now=WALL)
@@ -316,9 +316,9 @@ class TestDeliveredReadings:
         for _ in range(500):
             deliver(repository, 1, now=WALL)
         keeper.work()
-        assert bites == [0]
+        assert chunks == [0]
         keeper.run(10 * SWEEP_SECONDS)
-        assert bites == [0] * 11
+        assert chunks == [0] * 11
 
     def test_are_looked_for_from_the_first_that_may_be_due(self, make, repository) -> None:
         """Those before it are passed over once an hour."""
@@ -327,11 +327,11 @@ class TestDeliveredReadings:
         for _ in range(1000):
             park(repository, 1)
         deliver(repository, 1, now=WALL)
-        bites = keeper.bites()
+        chunks = keeper.chunks()
         keeper.work()
-        assert bites == [0] * 6
+        assert chunks == [0] * 6
         keeper.run(10 * SWEEP_SECONDS)
-        assert bites == [0] * 16
+        assert chunks == [0] * 16
         keeper.clock.advance(DAY)
         keeper.run(1)
         assert repository.counts().purged == 1
@@ -346,7 +346,7 @@ class TestDeliveredReadings:
         repository.settle(claim, DELIVERED, RULES, WALL)
         keeper.clock.advance(3600 + SWEEP_SECONDS)
         keeper.work()
-        assert tiles(repository) == [(1, 2, "PURGED")]
+        assert batch_ranges(repository) == [(1, 2, "PURGED")]
 
     def test_go_within_two_minutes_where_none_are_kept(self, make, repository) -> None:
         keeper = make("keep_sent = 0s")
@@ -387,7 +387,7 @@ class TestUndeliveredReadings:
         fill(repository, 2)
         repository.claim_fresh("sender", POLICY, 0.0, 2)
         keeper.work()
-        assert tiles(repository) == [(1, 2, "SENDING")]
+        assert batch_ranges(repository) == [(1, 2, "SENDING")]
 
     def test_are_kept_for_ever_by_default(self, make, repository) -> None:
         keeper = make()
@@ -408,7 +408,7 @@ class TestMaxSize:
         assert MAX_SIZE * 0.6 < space.used < MAX_SIZE
         counts = repository.counts()
         assert counts.evicted + counts.pending == MANY
-        assert tiles(repository) == [(1, counts.evicted, "EVICTED")]
+        assert batch_ranges(repository) == [(1, counts.evicted, "EVICTED")]
         assert evictions(repository) == [("max_size", counts.evicted, 1, counts.evicted)]
 
     def test_is_kept_without_the_file_growing_however_much_is_captured(
@@ -437,14 +437,14 @@ class TestMaxSize:
         fill(repository, MANY)
         fail(repository, 100)
         keeper.step()
-        assert tiles(repository) == [(1, 100, "EVICTED")]
+        assert batch_ranges(repository) == [(1, 100, "EVICTED")]
 
     def test_never_costs_what_is_being_sent(self, make, repository) -> None:
         keeper = make(SMALL)
         fill(repository, MANY)
         repository.claim_fresh("sender", POLICY, 0.0, 100)
         keeper.work()
-        assert tiles(repository)[0] == (1, 100, "SENDING")
+        assert batch_ranges(repository)[0] == (1, 100, "SENDING")
         assert repository.counts().evicted > 0
 
     def test_is_made_in_bites_that_let_capture_pass(self, make, repository) -> None:
@@ -521,7 +521,7 @@ class TestWhatWaitsForAPerson:
         assert parked * keeper.space().used / (counts.pending + parked) <= 0.1 * MAX_SIZE
         assert parked >= 8000
         assert counts.pending == 20_000
-        assert tiles(repository)[0] == (1, 40_000 - parked, "EVICTED")
+        assert batch_ranges(repository)[0] == (1, 40_000 - parked, "EVICTED")
         assert evictions(repository)[0][0] == "DEAD and IN_DOUBT over 10% of max_size"
 
     def test_is_left_alone_below_that(self, make, repository) -> None:

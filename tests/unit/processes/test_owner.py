@@ -91,7 +91,7 @@ def test_what_keeps_a_process_is_told_apart(proc, state) -> None:
 
 
 def test_this_process_is_alive_and_knows_itself() -> None:
-    identity = owner.own_identity("sender")
+    identity = owner.own_owner_id("sender")
     role, boot, pid, ticks = identity.split(":")
     assert (role, int(pid)) == ("sender", os.getpid())
     assert (boot, int(ticks)) == (owner.boot_id(), owner.start_ticks(os.getpid()))
@@ -99,9 +99,9 @@ def test_this_process_is_alive_and_knows_itself() -> None:
 
 
 def test_its_identity_does_not_move_with_the_wall_clock(monkeypatch) -> None:
-    before = owner.own_identity("sender")
+    before = owner.own_owner_id("sender")
     monkeypatch.setattr(time, "time", lambda: 0.0)
-    assert owner.own_identity("sender") == before
+    assert owner.own_owner_id("sender") == before
     assert owner.is_alive(before)
 
 

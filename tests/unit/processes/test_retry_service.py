@@ -13,6 +13,7 @@ from storage_fixtures import (
     UNAUTHORIZED,
     LockCounter,
     batch,
+    batch_ranges,
     events,
     execute,
     fail,
@@ -20,14 +21,13 @@ from storage_fixtures import (
     rows,
     set_sink,
     statuses,
-    tiles,
 )
 from storage_fixtures import POLICY as ANY_POLICY
 
 from sensor_node.config.loader import load_config
 from sensor_node.core.errors import StorageUnavailable
 from sensor_node.core.schedule import RETRY_AFTER_CAP_SECONDS
-from sensor_node.delivery.batch_sender import Courier
+from sensor_node.delivery.batch_sender import BatchSender
 from sensor_node.processes import owner
 from sensor_node.processes.retry_service import LOOK_AROUND_SECONDS, RetryService
 from sensor_node.storage.repository import SensorDataSQLRepository
@@ -67,8 +67,10 @@ class Retrier(LockCounter):
         self.client = Client(self.config.sink.secret_files)
         self.rings = 0
         self.own = SensorDataSQLRepository(repository.path, self)
-        self.courier = Courier(self.config, self.own, lambda: self.client, self.clock, self.ring)
-        self.service = RetryService(self.config, OWNER, self.own, self.courier)
+        self.batch_sender = BatchSender(
+            self.config, self.own, lambda: self.client, self.clock, self.ring
+        )
+        self.service = RetryService(self.config, OWNER, self.own, self.batch_sender)
 
     def ring(self):
         self.rings += 1
@@ -196,7 +198,7 @@ class TestABatchThatFailed:
                     retrier.step()
         retrier.step()
         assert retrier.sent() == [[1]]
-        assert tiles(repository) == [(1, 1, "SENT")]
+        assert batch_ranges(repository) == [(1, 1, "SENT")]
 
 
 class TestASinkThatIsDown:
@@ -335,27 +337,27 @@ class TestADeadProcess:
         claim(repository, 3, DEAD_SENDER)
         retrier.clock.advance(LOOK_AROUND_SECONDS / 2)
         retrier.step()
-        assert tiles(repository) == [(1, 3, "SENDING")]
+        assert batch_ranges(repository) == [(1, 3, "SENDING")]
         retrier.clock.advance(LOOK_AROUND_SECONDS / 2)
         retrier.step()
-        assert tiles(repository) == [(1, 3, "SENT")]
+        assert batch_ranges(repository) == [(1, 3, "SENT")]
 
     def test_is_not_one_that_lives(self, make, repository) -> None:
         retrier = make()
         fill(repository, 3)
-        claim(repository, 3, owner.own_identity("sender"))
+        claim(repository, 3, owner.own_owner_id("sender"))
         for _ in range(10):
             retrier.clock.advance(LOOK_AROUND_SECONDS)
             retrier.step()
-        assert tiles(repository) == [(1, 3, "SENDING")]
+        assert batch_ranges(repository) == [(1, 3, "SENDING")]
 
     def test_is_one_whose_pid_is_another_processs_now(self, make, repository) -> None:
         retrier = make()
         fill(repository, 3)
-        role, boot, pid, ticks = owner.own_identity("sender").split(":")
+        role, boot, pid, ticks = owner.own_owner_id("sender").split(":")
         claim(repository, 3, f"{role}:{boot}:{pid}:{int(ticks) - 1}")
         retrier.step()
-        assert tiles(repository) == [(1, 3, "SENT")]
+        assert batch_ranges(repository) == [(1, 3, "SENT")]
 
     def test_leaves_its_batch_to_a_person_if_nothing_may_be_sent_twice(
         self, make, repository, caplog
@@ -367,7 +369,7 @@ class TestADeadProcess:
             retrier.clock.advance(60)
             retrier.step()
         assert retrier.client.requests == []
-        assert tiles(repository) == [(1, 3, "IN_DOUBT")]
+        assert batch_ranges(repository) == [(1, 3, "IN_DOUBT")]
         assert f"batch_reclaimed batch=1-3 owner={DEAD_SENDER}" in caplog.text
 
 
@@ -382,7 +384,7 @@ class TestAtMostOnce:
         execute(repository, "UPDATE batch SET fate_unknown = 1 WHERE first_id = 1")
         while retrier.step() == 0.0:
             pass
-        assert tiles(repository) == [(1, 1, "IN_DOUBT"), (2, 2, "SENT")]
+        assert batch_ranges(repository) == [(1, 1, "IN_DOUBT"), (2, 2, "SENT")]
         assert retrier.sent() == [[2]]
 
     def test_parks_however_many_there_are(self, make, repository) -> None:
@@ -403,7 +405,7 @@ class TestAtMostOnce:
         fail(repository, 1, due_at=WALL)
         execute(repository, "UPDATE batch SET fate_unknown = 1")
         retrier.step()
-        assert tiles(repository) == [(1, 1, "SENT")]
+        assert batch_ranges(repository) == [(1, 1, "SENT")]
 
 
 class TestASecretFileThatChanges:

@@ -15,7 +15,7 @@ from sensor_node.core.errors import SourceError
 from sensor_node.core.model import Dropped, Reading
 from sensor_node.processes.buffer import Buffer
 from sensor_node.processes.sampler import LEAST_WAIT_SECONDS, Sampler
-from sensor_node.processes.sensor import FULL_WAIT_SECONDS, TICKS_A_TURN, Sensor
+from sensor_node.processes.sensor import FULL_WAIT_SECONDS, TICKS_A_READ, Sensor
 from sensor_node.sensors.mock import MockSource
 
 DEFAULTS = {
@@ -64,8 +64,8 @@ class Node:
     def turned(self):
         self.turns += 1
 
-    def turn(self):
-        return self.sampler.turn(self.clock.now())
+    def take_due(self):
+        return self.sampler.take_due(self.clock.now())
 
     def watch(self):
         """What the writer's thread sees."""
@@ -76,7 +76,7 @@ class Node:
     def catch_up(self):
         """Turn until nothing is due; the buffer is emptied as a writer would. Returns readings."""
         readings = self.taken()
-        while self.turn() <= 0 and (more := self.taken()):
+        while self.take_due() <= 0 and (more := self.taken()):
             readings += more
         return readings + self.taken()
 
@@ -106,22 +106,22 @@ def real(rate=1.0, *values):
 class TestTheGrid:
     def test_the_first_tick_is_at_once_and_the_next_one_a_period_later(self) -> None:
         node = Node(rate=4)
-        assert node.turn() == pytest.approx(0.25)
+        assert node.take_due() == pytest.approx(0.25)
         node.clock.advance(0.25)
-        assert node.turn() == pytest.approx(0.25)
+        assert node.take_due() == pytest.approx(0.25)
         assert node.ticks() == [0, 250_000]
 
     def test_a_turn_too_early_takes_nothing_and_waits_for_the_rest(self) -> None:
         node = Node(rate=1)
-        node.turn()
+        node.take_due()
         node.clock.advance(0.25)
-        assert node.turn() == pytest.approx(0.75)
+        assert node.take_due() == pytest.approx(0.75)
         assert len(node.taken()) == 1
 
     def test_lateness_of_a_turn_does_not_move_the_grid(self) -> None:
         node = real(rate=1)
         for _ in range(100):
-            node.turn()
+            node.take_due()
             node.clock.advance(1.125)
         ticks = node.ticks()
         assert all(tick % 1_000_000 == 0 for tick in ticks)
@@ -138,23 +138,23 @@ class TestTheGrid:
     def test_a_million_a_second_are_taken_in_bounded_turns(self) -> None:
         node = Node(rate=1e6)
         node.clock.advance(1 / 64)
-        assert node.turn() == 0.0
-        assert len(node.taken()) == TICKS_A_TURN
-        assert len(node.catch_up()) == 15_626 - TICKS_A_TURN
+        assert node.take_due() == 0.0
+        assert len(node.taken()) == TICKS_A_READ
+        assert len(node.catch_up()) == 15_626 - TICKS_A_READ
 
     def test_a_reading_has_the_time_of_its_tick_by_the_wall_clock_as_it_is_now(self) -> None:
         node = Node(rate=1)
-        node.turn()
+        node.take_due()
         node.clock.advance(1)
         node.clock.wall += 3600
-        node.turn()
+        node.take_due()
         assert node.ticks() == [0, 3_601_000_000]
 
     def test_a_wall_clock_that_jumps_adds_and_loses_no_tick(self) -> None:
         node = real(rate=1)
         for step in (0, 86_400, -172_800, 0):
             node.clock.wall += step
-            node.turn()
+            node.take_due()
             node.clock.advance(1)
         assert len(node.taken()) == 4
         assert node.dropped() == []
@@ -163,7 +163,7 @@ class TestTheGrid:
 class TestLateTicks:
     def test_of_a_simulated_sensor_are_made_up_with_their_own_times(self) -> None:
         node = Node(rate=2)
-        node.turn()
+        node.take_due()
         node.clock.advance(30)
         readings = node.catch_up()
         assert [r.timestamp_us - WALL_US for r in readings] == [i * 500_000 for i in range(61)]
@@ -179,17 +179,17 @@ class TestLateTicks:
 
     def test_of_a_slow_simulated_sensor_the_last_one_is_always_taken(self) -> None:
         node = Node(rate=0.001)
-        node.turn()
+        node.take_due()
         node.taken()
         node.clock.advance(1001)
-        node.turn()
+        node.take_due()
         assert node.ticks() == [1_000_000_000]
 
     def test_of_a_real_sensor_are_dropped_but_for_the_present_one(self) -> None:
         node = real(rate=1)
-        node.turn()
+        node.take_due()
         node.clock.advance(5.5)
-        assert node.turn() == pytest.approx(0.5)
+        assert node.take_due() == pytest.approx(0.5)
         assert node.ticks() == [0, 5_000_000]
         assert node.dropped() == [("sensor room late", 4, 1_000_000, 4_000_000)]
         assert [tick for tick, _ in node.source.asked] == [0, 5]
@@ -198,19 +198,19 @@ class TestLateTicks:
         node = real(rate=1)
         node.buffer.trouble = "disk full"
         node.clock.advance(2)
-        node.turn()
+        node.take_due()
         assert node.dropped() == [("sensor room late", 2, 0, 1_000_000)]
 
     def test_that_wait_for_room_too_long_are_dropped_for_the_writers_trouble(self) -> None:
         node = Node(rate=100)
         node.buffer.trouble = "disk full"
         node.clock.advance(59)
-        while node.turn() == 0.0:
+        while node.take_due() == 0.0:
             pass
         node.clock.advance(600)
-        while node.turn() == 0.0:
+        while node.take_due() == 0.0:
             pass
-        assert node.turn() == FULL_WAIT_SECONDS
+        assert node.take_due() == FULL_WAIT_SECONDS
         [(reason, count, first, last)] = node.dropped()
         assert reason == "disk full"
         # What was taken before and what is a minute old at most are on either side of it.
@@ -233,14 +233,14 @@ class TestLateTicks:
 class TestASuspendedMachine:
     def test_counts_what_it_slept_through(self) -> None:
         node = real(rate=2)
-        node.turn()
+        node.take_due()
         node.clock.suspend(600)
-        node.turn()
+        node.take_due()
         assert node.dropped() == [("asleep", 1200, 0, 600_000_000)]
 
     def test_makes_nothing_up_afterwards(self) -> None:
         node = Node(rate=2)
-        node.turn()
+        node.take_due()
         node.clock.suspend(600)
         node.clock.advance(0.5)
         assert len(node.catch_up()) == 2
@@ -248,39 +248,39 @@ class TestASuspendedMachine:
 
     def test_is_one_that_slept_for_a_second_at_least(self) -> None:
         node = real(rate=2)
-        node.turn()
+        node.take_due()
         for _ in range(5):
             node.clock.boottime += 0.9
-            node.turn()
+            node.take_due()
         assert node.dropped() == []
 
     def test_before_the_first_turn_is_none_of_our_business(self) -> None:
         node = real(rate=2)
         node.clock.boottime += 10_000
-        node.turn()
+        node.take_due()
         assert node.dropped() == []
 
 
 class TestASensorThatFails:
     def test_is_counted_under_its_name_and_goes_on(self) -> None:
         node = real(1.0, SourceError("no such file"), 20.0)
-        node.turn()
+        node.take_due()
         node.clock.advance(1)
-        node.turn()
+        node.take_due()
         assert node.ticks() == [1_000_000]
         assert node.dropped() == [("sensor room failed", 1, 0, 0)]
 
     @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
     def test_by_giving_no_finite_number_is_refused_and_counted(self, value) -> None:
         node = real(1.0, [20.0, value, 21.0])
-        node.turn()
+        node.take_due()
         assert [reading.value for reading in node.taken()] == [20.0, 21.0]
         assert node.dropped() == [("sensor room gave nan or infinity", 1, 0, 0)]
 
     @pytest.mark.parametrize("value", [-0.0, 5e-324, 1.7976931348623157e308, 0.1])
     def test_is_not_one_that_gives_an_odd_finite_number(self, value) -> None:
         node = real(1.0, value)
-        node.turn()
+        node.take_due()
         [reading] = node.taken()
         assert math.copysign(1, reading.value) == math.copysign(1, value)
         assert reading.value == value
@@ -288,7 +288,7 @@ class TestASensorThatFails:
     def test_writes_one_log_line_a_minute(self, caplog) -> None:
         node = real(1.0, *[SourceError("no such file")] * 120)
         for _ in range(120):
-            node.turn()
+            node.take_due()
             node.clock.advance(1)
         lines = [record.getMessage() for record in caplog.records]
         assert len(lines) == 2
@@ -301,16 +301,16 @@ class TestAnUnforeseenException:
     @pytest.mark.parametrize("error", [KeyError("MemTotal:"), ValueError("NUL"), MemoryError()])
     def test_costs_its_tick_and_no_other(self, error) -> None:
         node = real(1.0, error, 20.0)
-        node.turn()
+        node.take_due()
         node.clock.advance(1)
-        node.turn()
+        node.take_due()
         assert node.ticks() == [1_000_000]
         assert node.dropped() == [("sensor room failed", 1, 0, 0)]
 
     def test_is_logged_with_its_stack_but_not_each_time(self, caplog) -> None:
         node = real(1.0, *[KeyError("MemTotal:")] * 60)
         for _ in range(60):
-            node.turn()
+            node.take_due()
             node.clock.advance(1)
         [record] = caplog.records
         assert "sensor_fault room: KeyError: 'MemTotal:'" in caplog.text
@@ -319,7 +319,7 @@ class TestAnUnforeseenException:
 
     def test_is_the_sensors_error_and_said_to_be_the_programs_fault(self) -> None:
         node = real(1.0, KeyError("MemTotal:"))
-        node.turn()
+        node.take_due()
         account = node.watch()
         assert account.failing
         assert account.error.startswith("KeyError: 'MemTotal:'; this is a fault of the program")
@@ -327,7 +327,7 @@ class TestAnUnforeseenException:
 
     def test_of_any_length_makes_a_short_error(self) -> None:
         node = real(1.0, ValueError("x" * 1_000_000))
-        node.turn()
+        node.take_due()
         assert len(node.watch().error) < 600
 
     def test_while_the_source_is_opened_is_the_same_and_it_is_opened_again(self) -> None:
@@ -341,10 +341,10 @@ class TestAnUnforeseenException:
 
         sensor = Sensor(node.sensor.config, open_source, node.buffer, node.clock.now())
         assert node.source.asked == []
-        sensor.turn(node.clock.now())
+        sensor.take_due(node.clock.now())
         assert node.dropped() == [("sensor room failed", 1, 0, 0)]
-        sensor.turn(node.clock.advance(1))
-        sensor.turn(node.clock.advance(1))
+        sensor.take_due(node.clock.advance(1))
+        sensor.take_due(node.clock.advance(1))
         assert node.ticks() == [1_000_000, 2_000_000]
         assert fails == []
 
@@ -367,11 +367,11 @@ class TestASourceThatHangs:
                 counted.append(node.dropped())
 
         node.source.meanwhile = meanwhile
-        node.turn()
+        node.take_due()
         # The last one that is due may still be taken.
         assert [drops[0][:2] for drops in counted] == [("sensor room late", n) for n in (9, 19, 29)]
         node.source.meanwhile = lambda: None
-        node.turn()
+        node.take_due()
         assert node.ticks() == [0, 30_000_000]
         assert node.dropped() == [("sensor room late", 29, 1_000_000, 29_000_000)]
 
@@ -381,17 +381,17 @@ class TestASourceThatHangs:
         unwatched.source.meanwhile = lambda: unwatched.clock.advance(7)
         for node in (watched, unwatched):
             for _ in range(5):
-                node.turn()
+                node.take_due()
                 node.clock.advance(0.1)
             node.source.meanwhile = lambda: None
-            node.turn()
+            node.take_due()
         assert watched.taken() == unwatched.taken()
         assert watched.dropped() == unwatched.dropped()
 
     def test_and_is_left_behind_at_the_end_has_its_tick_counted_once(self) -> None:
         node = real(rate=1)
         node.source.meanwhile = lambda: node.sensor.abandon(node.clock.now())
-        node.turn()
+        node.take_due()
         assert node.taken() == []
         assert node.dropped() == [("sensor room late", 1, 0, 0)]
 
@@ -400,13 +400,13 @@ class TestASourceThatHangs:
         node = real(rate=1)
         node.source.values = [SourceError("was killed by signal 9; try it by hand")]
         node.source.meanwhile = node.sensor.close
-        node.turn()
+        node.take_due()
         assert node.dropped() == [("sensor room late", 1, 0, 0)]
         assert not node.watch().failing
 
     def test_does_not_hide_that_the_machine_slept(self) -> None:
         node = real(rate=1)
-        node.turn()
+        node.take_due()
 
         def meanwhile():
             node.clock.suspend(600)
@@ -415,8 +415,8 @@ class TestASourceThatHangs:
 
         node.source.meanwhile = meanwhile
         node.clock.advance(1)
-        node.turn()
-        node.turn()
+        node.take_due()
+        node.take_due()
         assert [drop[:2] for drop in node.dropped()] == [("asleep", 600)]
 
     def test_is_closed_though_it_was_being_opened(self) -> None:
@@ -427,7 +427,7 @@ class TestASourceThatHangs:
             return node.source
 
         sensor = Sensor(node.sensor.config, open_source, node.buffer, node.clock.now())
-        sensor.turn(node.clock.now())
+        sensor.take_due(node.clock.now())
         assert node.source.closed
 
 
@@ -453,7 +453,7 @@ class TestTheSumOfTicks:
     @pytest.mark.parametrize(("simulated", "kept"), [(False, 11), (True, 71)])
     def test_lacks_the_ticks_that_nobody_comes_for(self, simulated, kept) -> None:
         node = Node(rate=1) if simulated else real(rate=1)
-        node.turn()
+        node.take_due()
         node.clock.advance(kept)
         assert node.watch().missing == 0
         node.clock.advance(9)
@@ -465,7 +465,7 @@ class TestTheSumOfTicks:
         node = real(rate=1)
         node.sensor._give = lambda readings, refused, now: node.sensor._put_down()
         for _ in range(3):
-            node.turn()
+            node.take_due()
             node.clock.advance(1)
         assert node.watch().missing == 3
 
@@ -473,10 +473,10 @@ class TestTheSumOfTicks:
         node = Node(rate=100)
         for _ in range(100):
             node.clock.advance(1)
-            while node.turn() == 0.0:
+            while node.take_due() == 0.0:
                 pass
         beats = node.watch().beats
-        assert node.turn() == FULL_WAIT_SECONDS
+        assert node.take_due() == FULL_WAIT_SECONDS
         account = node.watch()
         assert account.missing == 0
         assert account.beats > beats, "it lives, and waits for the writer"
@@ -527,7 +527,7 @@ class TestWithoutAThread:
 class TestTheThread:
     def test_that_ends_by_itself_says_why(self) -> None:
         node = real(rate=1)
-        node.sensor.turn = lambda now: 1 / 0
+        node.sensor.take_due = lambda now: 1 / 0
         node.sampler.start(node.clock.now())
         node.sampler.join(30)
         assert node.sampler.has_ended
@@ -536,8 +536,8 @@ class TestTheThread:
 
     def test_tells_whoever_waits_after_each_turn(self) -> None:
         node = Node()
-        node.turn()
-        node.turn()
+        node.take_due()
+        node.take_due()
         assert node.turns == 2
 
     def test_takes_the_first_reading_and_ends_when_asked(self) -> None:
@@ -574,13 +574,13 @@ class TestTheThread:
     def test_comes_back_for_whichever_sensor_is_due_first(self) -> None:
         slow, quick = Node(rate=0.1), Node(rate=10)
         sampler = Sampler([slow.sensor, quick.sensor], slow.clock, slow.turned)
-        assert sampler.turn(slow.clock.now()) == pytest.approx(0.1)
+        assert sampler.take_due(slow.clock.now()) == pytest.approx(0.1)
 
 
 def test_a_drop_says_when_in_microseconds() -> None:
     node = real(rate=1)
     node.clock.advance(1)
-    node.turn()
+    node.take_due()
     assert node.buffer.dropped() == [Dropped("sensor room late", 1, WALL_US, WALL_US)]
 
 
@@ -590,5 +590,5 @@ def test_what_is_still_due_at_the_end_and_cannot_be_taken_any_more_is_counted() 
     node.clock.advance(5)
     node.sensor.abandon(node.clock.now())
     assert [drop[:2] for drop in node.dropped()] == [("sensor room late", 501)]
-    node.turn()
+    node.take_due()
     assert node.taken() == []

@@ -27,7 +27,7 @@ from sensor_node.processes.sensor_service import (
 from sensor_node.storage.engine import quarantine
 from sensor_node.storage.engine.checkpoint import WAL_EMERGENCY_BYTES
 from sensor_node.storage.queue import room
-from sensor_node.storage.queue.room import LOG_HELD, READING_BYTES, Room
+from sensor_node.storage.queue.room import LOG_HELD, READING_BYTES, SizeLimits
 from sensor_node.storage.repository import SensorDataSQLRepository
 
 MOCK = "[sensor:room]\nrate = {}\n"
@@ -35,7 +35,7 @@ HOST = "[sensor:load]\nsource = host\nrate = {}\n"
 # Then there is no room for readings, whatever the disk.
 FULL = "[storage]\nmin_free = 1024GiB\nwhen_full = drop-newest\n"
 EVICTING = FULL.replace("newest", "oldest")
-LIMITLESS = Room(max_size=1 << 40, min_free=-(1 << 40))
+LIMITLESS = SizeLimits(max_size=1 << 40, min_free=-(1 << 40))
 DISK_FULL = StorageUnavailable("disk full", "telemetry.db: database or disk is full")
 
 
@@ -143,7 +143,7 @@ class Node:
     def sample(self):
         for sampler in self.service._samplers:
             before = None
-            while sampler.turn(self.clock.now()) == 0.0 and before != self.waiting_readings():
+            while sampler.take_due(self.clock.now()) == 0.0 and before != self.waiting_readings():
                 before = self.waiting_readings()
 
     def waiting_readings(self):
@@ -522,7 +522,9 @@ class TestNoRoomYetWithDropOldest:
         node = make(MOCK.format(500) + EVICTING)
         node.step()
         used = node.service._repository.space(LIMITLESS).used
-        node.service._room = Room(used + 7 * (READING_BYTES + len("room")), LIMITLESS.min_free)
+        node.service._room = SizeLimits(
+            used + 7 * (READING_BYTES + len("room")), LIMITLESS.min_free
+        )
         node.sample()
         node.clock.advance(1)
         node.sample()
@@ -685,7 +687,7 @@ class TestAGeneratorThatReplacesAKilledOne:
         clock.advance(8)
         before = make(MOCK.format(2), run_started=1000.0, clock=clock)
         before.service._evicts = False
-        before.service._room = Room(max_size=0, min_free=0)  # full: nothing is stored
+        before.service._room = SizeLimits(max_size=0, min_free=0)  # full: nothing is stored
         before.step()
         clock.advance(10)
         before.sample()
@@ -942,7 +944,7 @@ class TestAThreadThatEnds:
         node.sample()
         node.clock.advance(5)
         broken = node.service._samplers[1]
-        broken.sensors[0].turn = lambda now: 1 / 0
+        broken.sensors[0].take_due = lambda now: 1 / 0
         broken.start(node.clock.now())
         broken.join(30)
         with pytest.raises(RuntimeError, match="a sampling thread has ended") as raised:
@@ -956,7 +958,7 @@ class TestAThreadThatEnds:
         node.step()
         node.sample()
         [broken] = node.service._samplers
-        broken.sensors[0].turn = lambda now: 1 / 0
+        broken.sensors[0].take_due = lambda now: 1 / 0
         broken.start(node.clock.now())
         broken.join(30)
         node.failing["capture"] = DISK_FULL
@@ -979,7 +981,7 @@ class TestThreadsThatCannotBeStarted:
         refused.start(node.clock.now())
         monkeypatch.setattr(threading.Thread, "start", real)
         for _ in range(8):
-            node.service._samplers[0].turn(node.clock.advance(1))
+            node.service._samplers[0].take_due(node.clock.advance(1))
             node.step()
         assert len(node.stored()) == 9
         assert node.dropped() == {"sensor load failed": 8}

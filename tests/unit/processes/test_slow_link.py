@@ -7,7 +7,7 @@ from clocks import ManualClock
 from storage_fixtures import BUSY, DELIVERED, SILENT, UNREACHABLE, fill, rows
 
 from sensor_node.config.loader import load_config
-from sensor_node.delivery.batch_sender import Courier
+from sensor_node.delivery.batch_sender import BatchSender
 from sensor_node.processes.delivery_service import DeliveryService
 from sensor_node.processes.retry_service import RetryService
 from sensor_node.storage.repository import SensorDataSQLRepository
@@ -54,7 +54,7 @@ class Node:
         self.repository = repository
         own = [SensorDataSQLRepository(repository.path) for _ in range(2)]
         couriers = [
-            Courier(config, one, lambda: self.link, self.clock, lambda: None) for one in own
+            BatchSender(config, one, lambda: self.link, self.clock, lambda: None) for one in own
         ]
         self.services = [
             DeliveryService(config, "sender:b:1:1", own[0], couriers[0], lambda wanted: None),

@@ -29,13 +29,20 @@ from sensor_node.core.clock import Moment
 from sensor_node.core.model import Dropped, VitalSigns
 from sensor_node.storage import repository
 from sensor_node.storage.engine.connection import open_reader
-from sensor_node.storage.journal import clock_steps, events, key_value, log_hold, runs
+from sensor_node.storage.journal import (
+    clock_steps,
+    events,
+    key_value,
+    log_hold,
+    runs,
+)
 from sensor_node.storage.queue import (
     batch_ranges,
     capture,
     due,
     ledger,
     lookup,
+    message_ids,
     orphans,
     rate_limit,
     retention,
@@ -50,7 +57,17 @@ from sensor_node.storage.repository import SensorDataSQLRepository
 MODULES = (
     *(capture, clock_steps, due, events, ledger, log_hold, lookup, key_value, orphans, rate_limit),
     repository,
-    *(retention, runs, salvage, sink_row, streams, suspects, batch_ranges, vital_signs),
+    *(
+        retention,
+        runs,
+        salvage,
+        sink_row,
+        streams,
+        suspects,
+        batch_ranges,
+        message_ids,
+        vital_signs,
+    ),
 )
 STATEMENTS = {
     f"{module.__name__.rpartition('.')[2]}.{name}": text
@@ -67,10 +84,10 @@ SMALL = (
 )
 SMALL_INDEXES = ("batch_sending_again",)
 # They want the first row that there is. That they get no further is counted below.
-FIRST_ROW = {"batch_ranges.CLAIMED", "retention.FIRST_FAILED", "retention.FIRST_PARKED"}
+FIRST_ROW = {"message_ids.HIGHEST_CLAIMED_ID", "retention.FIRST_FAILED", "retention.FIRST_PARKED"}
 # The one long read, and people's own; what `status` asks is bounded by its LIMIT.
 LONG = {
-    *("ledger.AUDIT_TILES", "lookup.RECENT", "lookup.OF_TILES", "lookup.STUCK"),
+    *("ledger.AUDIT_RANGES", "lookup.RECENT", "lookup.OF_RANGES", "lookup.STUCK"),
     "lookup.REQUESTS",
 }
 # They sort as many rows as one stream has, or as came within some seconds.
@@ -362,7 +379,7 @@ REPEATED = {
     "requeue": [lambda node: node.requeue(SMALL_SIZE * 3, SMALL_SIZE * 3, NOW)],
 }
 # Bounded by seconds, by the WAL, or by what a person brings.
-OTHERS = {"check", "checkpoint", "salvage", "close"}
+OTHERS = {"check_for_damage", "checkpoint", "salvage", "close"}
 ACTS = [(name, act) for name, acts in REPEATED.items() for act in acts]
 
 
@@ -383,7 +400,7 @@ def aged(tmp_path_factory):
 @pytest.fixture
 def open_aged(aged, place, monkeypatch):
     """Opens a copy of the one of that size."""
-    monkeypatch.setattr(suspects, "LET_IN_BITE", SMALL_SIZE // 2)
+    monkeypatch.setattr(suspects, "LET_IN_CHUNK", SMALL_SIZE // 2)
     numbers = itertools.count()
     with contextlib.ExitStack() as opened:
 
@@ -398,7 +415,7 @@ def open_aged(aged, place, monkeypatch):
 def test_a_database_made_old_is_like_one_that_grew_old(open_aged):
     node = open_aged(SMALL_SIZE)
     assert audit(node) == []
-    check.check(node._database.connection, 60.0)
+    check.check_for_damage(node._database.connection, 60.0)
     found = dict(rows(node, "SELECT status, count(*) FROM batch GROUP BY 1"))
     assert found.keys() == {*ledger.STATUSES} - {"EVICTED"}
 

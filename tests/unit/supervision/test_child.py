@@ -15,8 +15,8 @@ from sensor_node.processes import owner
 from sensor_node.storage.repository import SensorDataSQLRepository
 from sensor_node.supervision import child as child_module
 from sensor_node.supervision import worker
-from sensor_node.supervision.child import MOST_NEWS, SOUND_LIFE_SECONDS, Child, Death
-from sensor_node.supervision.lock_keeper import Presence
+from sensor_node.supervision.child import MOST_PENDING_EVENTS, SOUND_LIFE_SECONDS, Child, ExitStatus
+from sensor_node.supervision.lock_keeper import LockKeeper
 from sensor_node.supervision.pidfile import ApplianceLock
 from sensor_node.supervision.slots import make_slots
 from sensor_node.supervision.states import ChildState
@@ -49,8 +49,8 @@ def does(monkeypatch, work):
     monkeypatch.setattr(child_module, "work", work)
 
 
-def live_on(birth):
-    birth.slot.ready()
+def live_on(spec):
+    spec.slot.ready()
     signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
     signal.pause()
 
@@ -84,27 +84,27 @@ class TestStarting:
         child.slot.say("of the old one")
         child.slot.make_final()
         start(child, config)
-        assert child.slot.signs().said == ""
+        assert child.slot.heartbeat().said == ""
         assert not child.slot.is_final()
 
     def test_tells_the_child_all_that_it_must_know(self, child, config, monkeypatch) -> None:
-        def tell(birth):
-            birth.slot.say(f"{birth.role} {birth.supervisor} {birth.inherited} {birth.news}")
+        def tell(spec):
+            spec.slot.say(f"{spec.role} {spec.supervisor} {spec.inherited} {spec.pending_events}")
 
         does(monkeypatch, tell)
         child.remember("process died", "sender-1 exited")
         child.start(config, time.monotonic(), [17])
-        news = "(('process died', 'sender-1 exited'),)"
-        assert end_of(child).said == f"sender {os.getpid()} (17,) {news}"
+        pending_events = "(('process died', 'sender-1 exited'),)"
+        assert end_of(child).said == f"sender {os.getpid()} (17,) {pending_events}"
         child.start(config, time.monotonic(), [])
         assert end_of(child).said == f"sender {os.getpid()} () ()"
 
     def test_holds_stop_signals_back_until_the_child_can_take_them(
         self, child, config, monkeypatch
     ) -> None:
-        def blocked(birth):
+        def blocked(spec):
             mask = signal.pthread_sigmask(signal.SIG_BLOCK, [])
-            birth.slot.say(str(set(STOP_SIGNALS) <= mask))
+            spec.slot.say(str(set(STOP_SIGNALS) <= mask))
 
         does(monkeypatch, blocked)
         before = signal.pthread_sigmask(signal.SIG_BLOCK, [])
@@ -130,7 +130,7 @@ class TestASystemWithoutRoomForOneMoreProcess:
             start(child, config)
         assert signal.pthread_sigmask(signal.SIG_BLOCK, []) == before
         assert (child.pid, child.sentinel, child.reap()) == (None, None, None)
-        assert len(child._news) == 1
+        assert len(child._pending_events) == 1
 
     def test_is_asked_again_later_and_later(self, child) -> None:
         waits = []
@@ -142,15 +142,15 @@ class TestASystemWithoutRoomForOneMoreProcess:
 
     def test_does_not_end_the_supervisor(self, config, no_room, tmp_path, caplog) -> None:
         config.state_directory.mkdir()
-        presence = Presence(config)
-        supervisor = Supervisor(config, presence, Notifier())
+        lock_keeper = LockKeeper(config)
+        supervisor = Supervisor(config, lock_keeper, Notifier())
         try:
             supervisor._start_due(100.0)
             supervisor._announce(100.0)
         finally:
             supervisor._wake_reader.close()
             supervisor._wake_writer.close()
-            presence.close()
+            lock_keeper.close()
         assert {child.restart_at for child in supervisor._children} == {101.0}
         assert caplog.text.count("process_not_started name=") == 5
 
@@ -175,20 +175,20 @@ class TestADeath:
         ],
     )
     def test_is_told_in_words(self, exit_code, how) -> None:
-        assert Death(exit_code, was_ready=True, said="").how == how
+        assert ExitStatus(exit_code, was_ready=True, said="").how == how
 
     def test_comes_with_last_words_and_whether_it_was_ready(
         self, child, config, monkeypatch
     ) -> None:
-        def confess(birth):
-            birth.slot.say("[sink] token_file: cannot be read")
+        def confess(spec):
+            spec.slot.say("[sink] token_file: cannot be read")
             os._exit(78)
 
         does(monkeypatch, confess)
         start(child, config)
-        death = end_of(child)
-        assert (death.exit_code, death.was_ready) == (78, False)
-        assert death.said == "[sink] token_file: cannot be read"
+        exit_status = end_of(child)
+        assert (exit_status.exit_code, exit_status.was_ready) == (78, False)
+        assert exit_status.said == "[sink] token_file: cannot be read"
 
     def test_after_which_no_signal_is_sent_to_whoever_has_the_pid_now(
         self, child, config, monkeypatch
@@ -201,7 +201,7 @@ class TestADeath:
 
 
 class TestStartingAgain:
-    DEATH = Death(1, was_ready=True, said="")
+    DEATH = ExitStatus(1, was_ready=True, said="")
 
     def test_is_at_once_after_a_sound_life(self, child, config) -> None:
         start(child, config)
@@ -239,8 +239,8 @@ class TestStartingAgain:
         assert child.state is ChildState.BACKOFF
 
     def test_hands_the_next_one_the_news_of_the_death(self, child, config, monkeypatch) -> None:
-        does(monkeypatch, lambda birth: birth.slot.say(repr(birth.news)))
-        child.plan_restart(Death(-signal.SIGKILL, True, ""), 0.0)
+        does(monkeypatch, lambda spec: spec.slot.say(repr(spec.pending_events)))
+        child.plan_restart(ExitStatus(-signal.SIGKILL, True, ""), 0.0)
         start(child, config)
         expected = (("process died", "sender-1 was killed by SIGKILL"),)
         assert end_of(child).said == repr(expected)
@@ -248,7 +248,7 @@ class TestStartingAgain:
     def test_hands_over_no_more_news_than_a_few(self, child) -> None:
         for _ in range(1000):
             child.plan_restart(self.DEATH, 0.0)
-        assert len(child._news) == MOST_NEWS
+        assert len(child._pending_events) == MOST_PENDING_EVENTS
 
 
 class TestStopping:
@@ -297,13 +297,13 @@ def test_news_is_written_down_once_however_often_the_database_fails(
 ) -> None:
     """And no try leaves a file open."""
     config.state_directory.mkdir()
-    birth = worker.Birth(
+    spec = worker.ChildSpec(
         role="sender",
         config=config,
         slot=child.slot,
         supervisor=os.getpid(),
         inherited=(),
-        news=(),
+        pending_events=(),
         run_started=0.0,
         unclean=True,
         after_death=True,
@@ -317,14 +317,14 @@ def test_news_is_written_down_once_however_often_the_database_fails(
         record(repository, now, kind, detail)
 
     monkeypatch.setattr(SensorDataSQLRepository, "record_event", record_if_there_is_room)
-    news = [("process died", "sender-1 exited"), ("process died", "sender-1 was killed")]
+    pending_events = [("process died", "sender-1 exited"), ("process died", "sender-1 was killed")]
     lock = ApplianceLock(config)
     before = len(os.listdir("/proc/self/fd"))
     for _ in range(3):
         with pytest.raises(StorageUnavailable):
-            worker._open_repository(birth, news, power_safe=False)
+            worker._open_repository(spec, pending_events, power_safe=False)
     assert len(os.listdir("/proc/self/fd")) == before
-    repository = worker._open_repository(birth, news, power_safe=False)
+    repository = worker._open_repository(spec, pending_events, power_safe=False)
     assert events(repository) == [
         ("process died", "sender-1 exited"),
         ("process died", "sender-1 was killed"),

@@ -6,11 +6,11 @@ from dataclasses import replace
 import pytest
 
 from sensor_node.storage.repository import SensorDataSQLRepository
-from sensor_node.supervision.hangs import HOLD_SECONDS, STEP_SECONDS, Verdict, judge, step_limit
-from sensor_node.supervision.slots import Signs, make_slots
+from sensor_node.supervision.hangs import HOLD_SECONDS, STEP_SECONDS, Liveness, judge, step_limit
+from sensor_node.supervision.slots import Heartbeat, make_slots
 
 NOW = 1000.0
-WELL = Signs(
+WELL = Heartbeat(
     beat=NOW,
     waiting_since=None,
     holding_since=None,
@@ -28,21 +28,21 @@ class Observed:
         self.waits_for_disk = lambda: slow_disk
 
 
-def verdict(signs, limit=STEP_SECONDS, **suspect):
-    return judge(signs, NOW, limit, Observed(**suspect))
+def verdict(heartbeat, limit=STEP_SECONDS, **suspect):
+    return judge(heartbeat, NOW, limit, Observed(**suspect))
 
 
 def test_a_child_that_moves_is_well() -> None:
-    assert verdict(WELL) is Verdict.WELL
+    assert verdict(WELL) is Liveness.WELL
 
 
 @pytest.mark.parametrize(
     ("held", "found"),
     [
-        (0.0, Verdict.WELL),
-        (HOLD_SECONDS, Verdict.WELL),
-        (HOLD_SECONDS + 0.01, Verdict.HOLDS_LOCK),
-        (10_000.0, Verdict.HOLDS_LOCK),
+        (0.0, Liveness.WELL),
+        (HOLD_SECONDS, Liveness.WELL),
+        (HOLD_SECONDS + 0.01, Liveness.HOLDS_LOCK),
+        (10_000.0, Liveness.HOLDS_LOCK),
     ],
 )
 def test_the_lock_may_be_held_for_five_seconds(held, found) -> None:
@@ -50,7 +50,7 @@ def test_the_lock_may_be_held_for_five_seconds(held, found) -> None:
 
 
 def test_a_beat_is_no_excuse_for_holding_the_lock() -> None:
-    assert verdict(replace(WELL, beat=NOW, holding_since=NOW - 6)) is Verdict.HOLDS_LOCK
+    assert verdict(replace(WELL, beat=NOW, holding_since=NOW - 6)) is Liveness.HOLDS_LOCK
 
 
 def test_capture_waits_for_another_process_at_most_five_seconds() -> None:
@@ -58,21 +58,21 @@ def test_capture_waits_for_another_process_at_most_five_seconds() -> None:
 
 
 def test_who_holds_it_for_the_disks_sake_is_not_killed() -> None:
-    signs = replace(WELL, holding_since=NOW - 100)
-    assert verdict(signs, slow_disk=True) is Verdict.WELL
-    assert verdict(signs, stopped=True) is Verdict.HOLDS_LOCK
+    heartbeat = replace(WELL, holding_since=NOW - 100)
+    assert verdict(heartbeat, slow_disk=True) is Liveness.WELL
+    assert verdict(heartbeat, stopped=True) is Liveness.HOLDS_LOCK
 
 
 def test_waiting_for_the_lock_is_no_fault_however_long() -> None:
-    assert verdict(replace(WELL, beat=0.0, waiting_since=0.5)) is Verdict.WELL
+    assert verdict(replace(WELL, beat=0.0, waiting_since=0.5)) is Liveness.WELL
 
 
 @pytest.mark.parametrize(
     ("waited", "stopped", "found"),
     [
-        (HOLD_SECONDS + 1, True, Verdict.BLOCKS_LOCK),
-        (HOLD_SECONDS, True, Verdict.WELL),
-        (HOLD_SECONDS + 1, False, Verdict.WELL),
+        (HOLD_SECONDS + 1, True, Liveness.BLOCKS_LOCK),
+        (HOLD_SECONDS, True, Liveness.WELL),
+        (HOLD_SECONDS + 1, False, Liveness.WELL),
     ],
 )
 def test_but_who_is_stopped_on_the_way_to_it_keeps_the_others_out(waited, stopped, found) -> None:
@@ -81,7 +81,11 @@ def test_but_who_is_stopped_on_the_way_to_it_keeps_the_others_out(waited, stoppe
 
 @pytest.mark.parametrize(
     ("silent", "found"),
-    [(STEP_SECONDS, Verdict.WELL), (STEP_SECONDS + 0.01, Verdict.HANGS), (10_000, Verdict.HANGS)],
+    [
+        (STEP_SECONDS, Liveness.WELL),
+        (STEP_SECONDS + 0.01, Liveness.HANGS),
+        (10_000, Liveness.HANGS),
+    ],
 )
 def test_a_step_may_take_as_long_as_the_longest_legal_one(silent, found) -> None:
     assert verdict(replace(WELL, beat=NOW - silent)) is found
@@ -90,8 +94,8 @@ def test_a_step_may_take_as_long_as_the_longest_legal_one(silent, found) -> None
 def test_nobody_looks_whether_a_child_is_stopped_while_all_is_well() -> None:
     well = [WELL, replace(WELL, beat=0.0)]
     well += [replace(WELL, waiting_since=NOW - 1), replace(WELL, holding_since=NOW - 1)]
-    for signs in well:
-        judge(signs, NOW, STEP_SECONDS, None)  # a look into /proc, each turn, would cost
+    for heartbeat in well:
+        judge(heartbeat, NOW, STEP_SECONDS, None)  # a look into /proc, each turn, would cost
 
 
 @pytest.mark.parametrize("role", ["sender", "retrier"])
@@ -111,7 +115,7 @@ def slot():
 
 def late(slot):
     """What is thought, a minute later, of a child that is still where it is."""
-    return judge(slot.signs(), time.monotonic() + 60, STEP_SECONDS, Observed())
+    return judge(slot.heartbeat(), time.monotonic() + 60, STEP_SECONDS, Observed())
 
 
 def test_a_migration_may_take_its_time(slot, tmp_path, monkeypatch) -> None:
@@ -122,7 +126,7 @@ def test_a_migration_may_take_its_time(slot, tmp_path, monkeypatch) -> None:
     )
     monkeypatch.setattr("sensor_node.storage.engine.connection.TRY_TO_WRITE", "SELECT 1")
     SensorDataSQLRepository(tmp_path / "telemetry.db", slot).close()
-    assert verdicts == [Verdict.WELL]
+    assert verdicts == [Liveness.WELL]
 
 
 @pytest.mark.parametrize("truncate", [True, False])
@@ -135,5 +139,5 @@ def test_so_may_a_checkpoint_on_a_slow_card_but_no_transaction(slot, tmp_path, t
     repository.checkpoint(truncate=truncate)
     repository.record_event(0.0, "started", "")
     repository.close()
-    assert verdicts["PRAGMA wal_checkpoint"] is Verdict.WELL
-    assert verdicts["COMMIT"] is Verdict.HOLDS_LOCK
+    assert verdicts["PRAGMA wal_checkpoint"] is Liveness.WELL
+    assert verdicts["COMMIT"] is Liveness.HOLDS_LOCK

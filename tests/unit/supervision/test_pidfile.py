@@ -84,7 +84,7 @@ class TestThePidFile:
 
     def test_leads_nowhere_once_the_process_is_gone_and_its_pid_anothers(self, config) -> None:
         write_pid_file(config)
-        identity = owner.own_identity("supervisor")
+        identity = owner.own_owner_id("supervisor")
         role, boot, pid, ticks = identity.split(":")
         for other in (
             f"{role}:{boot}:{pid}:{int(ticks) + 1}",
@@ -135,7 +135,7 @@ class TestASignal:
         with subprocess.Popen(["sleep", "60"]) as stranger, subprocess.Popen(["true"]) as last:
             last.wait()
             children = [
-                SimpleNamespace(pid=pid, owner=owner.identity_of("a", pid))
+                SimpleNamespace(pid=pid, owner=owner.owner_id_of("a", pid))
                 for pid in (stranger.pid, os.getpid())
             ]
             report = SimpleNamespace(processes=children)
@@ -152,7 +152,7 @@ class TestASignal:
 class TestALink:
     def test_in_the_place_of_the_pid_file_is_not_followed(self, config, tmp_path) -> None:
         elsewhere = tmp_path / "elsewhere"
-        elsewhere.write_text(f"{os.getpid()}\n{owner.own_identity('supervisor')}\n")
+        elsewhere.write_text(f"{os.getpid()}\n{owner.own_owner_id('supervisor')}\n")
         before = elsewhere.read_text()
         pid_file(config.runtime_directory).symlink_to(elsewhere)
         assert running_pid(config.runtime_directory) is None
@@ -197,6 +197,6 @@ def test_a_lock_is_not_written_to(config, tmp_path, lock) -> None:
 
 
 def test_the_number_of_one_process_with_the_identity_of_another_leads_nowhere(config) -> None:
-    text = f"{os.getppid()}\n{owner.own_identity('supervisor')}\n"
+    text = f"{os.getppid()}\n{owner.own_owner_id('supervisor')}\n"
     pid_file(config.runtime_directory).write_text(text)
     assert running_pid(config.runtime_directory) is None

@@ -1,4 +1,4 @@
-"""A slot carries a child's signs of life to the supervisor, through a map that a fork shares."""
+"""A slot carries a child's heartbeat to the supervisor, through a map that a fork shares."""
 
 import os
 import time
@@ -18,10 +18,10 @@ def slot():
 
 
 def test_a_new_one_says_nothing_but_that_it_has_just_begun(slot) -> None:
-    signs = slot.signs()
-    assert (signs.waiting_since, signs.holding_since) == (None, None)
-    assert (signs.ready, signs.trouble, signs.said) == (False, "", "")
-    assert 0 <= time.monotonic() - signs.beat < 10
+    heartbeat = slot.heartbeat()
+    assert (heartbeat.waiting_since, heartbeat.holding_since) == (None, None)
+    assert (heartbeat.ready, heartbeat.trouble, heartbeat.said) == (False, "", "")
+    assert 0 <= time.monotonic() - heartbeat.beat < 10
     assert not slot.is_final()
 
 
@@ -36,35 +36,35 @@ def test_a_time_outlives_the_end_of_its_word(slot, monkeypatch) -> None:
     end = (2**32 - 5) * 1_000_000
     monkeypatch.setattr(time, "monotonic_ns", lambda: end)
     slot.holding()
-    held = slot.signs().holding_since
+    held = slot.heartbeat().holding_since
     monkeypatch.setattr(time, "monotonic_ns", lambda: end + 8 * 1_000_000)
-    assert slot.signs().holding_since == held
+    assert slot.heartbeat().holding_since == held
     slot.beat()
-    assert slot.signs().beat == pytest.approx(held + 0.008)
+    assert slot.heartbeat().beat == pytest.approx(held + 0.008)
 
 
 def test_it_shows_where_a_process_stands_before_the_write_lock(slot) -> None:
     slot.waiting()
-    assert slot.signs().waiting_since is not None
-    assert slot.signs().holding_since is None
+    assert slot.heartbeat().waiting_since is not None
+    assert slot.heartbeat().holding_since is None
     slot.holding()
-    assert slot.signs().waiting_since is None
-    assert slot.signs().holding_since is not None
+    assert slot.heartbeat().waiting_since is None
+    assert slot.heartbeat().holding_since is not None
     slot.released()
-    assert slot.signs().waiting_since is None
-    assert slot.signs().holding_since is None
+    assert slot.heartbeat().waiting_since is None
+    assert slot.heartbeat().holding_since is None
 
 
 @pytest.mark.parametrize("reason", STORAGE_REASONS)
 def test_it_shows_each_trouble_with_the_database_until_it_is_over(slot, reason) -> None:
     slot.trouble(reason)
-    assert slot.signs().trouble == reason
-    since = slot.signs().trouble_since
+    assert slot.heartbeat().trouble == reason
+    since = slot.heartbeat().trouble_since
     assert 0 <= time.time() - since < 10
     slot.trouble(reason)
-    assert slot.signs().trouble_since == since, "it goes on"
+    assert slot.heartbeat().trouble_since == since, "it goes on"
     slot.trouble("")
-    assert (slot.signs().trouble, slot.signs().trouble_since) == ("", 0)
+    assert (slot.heartbeat().trouble, slot.heartbeat().trouble_since) == ("", 0)
 
 
 def test_whatever_keeps_the_database_from_being_used_has_a_place_in_it() -> None:
@@ -74,23 +74,23 @@ def test_whatever_keeps_the_database_from_being_used_has_a_place_in_it() -> None
 @pytest.mark.parametrize("words", ["", "x", "[sink] token_file: want text", "é" * 10])
 def test_it_keeps_last_words(slot, words) -> None:
     slot.say(words)
-    assert slot.signs().said == words
+    assert slot.heartbeat().said == words
 
 
 def test_last_words_that_are_too_long_are_cut_and_touch_no_other_slot() -> None:
     first, second = make_slots(2)
     second.reset()
-    before = second.signs()
+    before = second.heartbeat()
     first.say("é" * SLOT_BYTES)
-    assert len(first.signs().said.encode()) <= SLOT_BYTES - SAID + 2
-    assert first.signs().said.startswith("é" * 400)
-    assert second.signs() == before
+    assert len(first.heartbeat().said.encode()) <= SLOT_BYTES - SAID + 2
+    assert first.heartbeat().said.startswith("é" * 400)
+    assert second.heartbeat() == before
 
 
 def test_shorter_last_words_leave_nothing_of_longer_ones(slot) -> None:
     slot.say("a long story")
     slot.say("short")
-    assert slot.signs().said == "short"
+    assert slot.heartbeat().said == "short"
 
 
 def test_each_is_a_childs_own() -> None:
@@ -100,8 +100,8 @@ def test_each_is_a_childs_own() -> None:
         slot.say(str(number))
     slots[3].ready()
     slots[3].make_final()
-    assert [slot.signs().said for slot in slots] == [str(number) for number in range(67)]
-    assert [slot.signs().ready for slot in slots] == [number == 3 for number in range(67)]
+    assert [slot.heartbeat().said for slot in slots] == [str(number) for number in range(67)]
+    assert [slot.heartbeat().ready for slot in slots] == [number == 3 for number in range(67)]
     assert [slot.is_final() for slot in slots] == [number == 3 for number in range(67)]
 
 
@@ -113,20 +113,20 @@ def test_a_reset_forgets_what_the_last_process_said(slot) -> None:
     slot.say("bye")
     slot.make_final()
     slot.reset()
-    signs = slot.signs()
-    assert (signs.ready, signs.trouble, signs.said) == (False, "", "")
-    assert (signs.waiting_since, signs.holding_since) == (None, None)
+    heartbeat = slot.heartbeat()
+    assert (heartbeat.ready, heartbeat.trouble, heartbeat.said) == (False, "", "")
+    assert (heartbeat.waiting_since, heartbeat.holding_since) == (None, None)
     assert not slot.is_final()
 
 
 def test_forgiving_begins_all_measures_of_time_anew_and_keeps_the_rest(slot, monkeypatch) -> None:
     slot.holding()
     slot.ready()
-    before = slot.signs()
+    before = slot.heartbeat()
     later = time.monotonic_ns() + 10_000_000
     monkeypatch.setattr(time, "monotonic_ns", lambda: later)
     slot.forgive()
-    after = slot.signs()
+    after = slot.heartbeat()
     assert after.holding_since > before.holding_since
     assert after.beat >= before.beat
     assert (after.waiting_since, after.ready) == (None, True)
@@ -140,9 +140,9 @@ def test_what_a_forked_child_writes_its_parent_reads(slot) -> None:
         slot.say("from the child")
         os._exit(0)
     os.waitpid(pid, 0)
-    signs = slot.signs()
-    assert (signs.ready, signs.said) == (True, "from the child")
-    assert signs.holding_since is not None
+    heartbeat = slot.heartbeat()
+    assert (heartbeat.ready, heartbeat.said) == (True, "from the child")
+    assert heartbeat.holding_since is not None
 
 
 def test_a_reader_never_sees_half_a_beat(slot) -> None:
@@ -152,6 +152,6 @@ def test_a_reader_never_sees_half_a_beat(slot) -> None:
         for _ in range(200_000):
             slot.beat()
         os._exit(0)
-    first = slot.signs().beat
+    first = slot.heartbeat().beat
     while os.waitpid(pid, os.WNOHANG) == (0, 0):
-        assert slot.signs().beat >= first
+        assert slot.heartbeat().beat >= first

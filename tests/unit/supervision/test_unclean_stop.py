@@ -3,7 +3,7 @@
 import pytest
 
 from sensor_node.config.loader import load_config
-from sensor_node.supervision.lock_keeper import Presence
+from sensor_node.supervision.lock_keeper import LockKeeper
 from sensor_node.supervision.supervisor import Supervisor
 from sensor_node.supervision.systemd import Notifier
 
@@ -19,7 +19,7 @@ def supervise(tmp_path):
         for end, size in leftovers.items():
             file = config.storage.path.with_name(f"{config.storage.path.name}-{end}")
             file.write_bytes(bytes(size))
-        made.append(Supervisor(config, Presence(config), Notifier()))
+        made.append(Supervisor(config, LockKeeper(config), Notifier()))
         return made[-1]
 
     made: list[Supervisor] = []
@@ -27,7 +27,7 @@ def supervise(tmp_path):
     for supervisor in made:
         supervisor._wake_reader.close()
         supervisor._wake_writer.close()
-        supervisor._presence.close()
+        supervisor._lock_keeper.close()
 
 
 def waiting(supervisor):

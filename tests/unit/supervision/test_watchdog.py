@@ -6,7 +6,7 @@ import pytest
 
 from sensor_node.config.loader import load_config
 from sensor_node.supervision import hangs
-from sensor_node.supervision.lock_keeper import Presence
+from sensor_node.supervision.lock_keeper import LockKeeper
 from sensor_node.supervision.supervisor import Supervisor
 
 
@@ -44,15 +44,15 @@ def supervisor(tmp_path, watchdog, monkeypatch):
     file.write_text("[sensor:room]\n")
     config = load_config(file)
     config.runtime_directory.mkdir()
-    presence = Presence(config)
-    supervisor = Supervisor(config, presence, watchdog)
+    lock_keeper = LockKeeper(config)
+    supervisor = Supervisor(config, lock_keeper, watchdog)
     for child in supervisor._children:
         child._process = Fork()
         monkeypatch.setattr(child, "signal", lambda number: None)
     yield supervisor
     supervisor._wake_reader.close()
     supervisor._wake_writer.close()
-    presence.close()
+    lock_keeper.close()
 
 
 def turn(supervisor, verdicts, monkeypatch):
@@ -63,7 +63,7 @@ def turn(supervisor, verdicts, monkeypatch):
     supervisor._announce(1000.0)
 
 
-WELL = [hangs.Verdict.WELL] * 5
+WELL = [hangs.Liveness.WELL] * 5
 
 
 def test_it_is_fed_while_all_are_well(supervisor, watchdog, monkeypatch) -> None:
@@ -72,7 +72,7 @@ def test_it_is_fed_while_all_are_well(supervisor, watchdog, monkeypatch) -> None
     assert watchdog.fed == 2
 
 
-@pytest.mark.parametrize("verdict", [hangs.Verdict.HOLDS_LOCK, hangs.Verdict.BLOCKS_LOCK])
+@pytest.mark.parametrize("verdict", [hangs.Liveness.HOLDS_LOCK, hangs.Liveness.BLOCKS_LOCK])
 def test_who_is_killed_for_the_lock_is_killed_and_told_of_once(
     supervisor, monkeypatch, caplog, verdict
 ) -> None:
@@ -86,7 +86,9 @@ def test_who_is_killed_for_the_lock_is_killed_and_told_of_once(
     assert len(caplog.records) == 1
 
 
-@pytest.mark.parametrize("verdict", [one for one in hangs.Verdict if one is not hangs.Verdict.WELL])
+@pytest.mark.parametrize(
+    "verdict", [one for one in hangs.Liveness if one is not hangs.Liveness.WELL]
+)
 @pytest.mark.parametrize("place", range(5))
 def test_not_while_one_hangs_that_cannot_be_ended(
     supervisor, watchdog, monkeypatch, verdict, place

@@ -11,9 +11,9 @@ from sensor_node.core.errors import STORAGE_REASONS, DatabaseUnusable, StorageUn
 from sensor_node.storage.engine import connection as connections
 from sensor_node.storage.engine import refusal
 from sensor_node.storage.engine.connection import Database, open_reader, translated
-from sensor_node.storage.engine.schema import STEPS
+from sensor_node.storage.engine.schema import newest_version
 from sensor_node.storage.engine.write_lock import Unwatched
-from sensor_node.storage.queue import batch_ranges
+from sensor_node.storage.queue import message_ids
 from sensor_node.storage.repository import SensorDataSQLRepository
 
 
@@ -115,7 +115,7 @@ def test_a_read_that_sqlite_has_rolled_back_itself_reports_the_first_error(repos
         connection.execute("ROLLBACK")
         raise broken(sqlite3.SQLITE_IOERR_READ)
 
-    monkeypatch.setattr(batch_ranges, "claimed", fail)
+    monkeypatch.setattr(message_ids, "highest_claimed_id", fail)
     with pytest.raises(StorageUnavailable, match="I/O error"):
         repository.backlog(0.0)
 
@@ -209,15 +209,15 @@ def test_a_database_that_only_another_application_id_tells_apart_is_refused(path
 def test_a_newer_schema_is_refused_and_left_alone(path):
     with opened(path):
         pass
-    make(path, f"PRAGMA user_version = {len(STEPS) + 1}")
-    refused(path, f"has schema {len(STEPS) + 1}, this program knows {len(STEPS)}")
+    make(path, f"PRAGMA user_version = {newest_version() + 1}")
+    refused(path, f"has schema {newest_version() + 1}, this program knows {newest_version()}")
 
 
 def test_an_empty_file_becomes_a_database(path):
     path.touch()
     with opened(path) as database:
         assert pragma(database.connection, "page_size") == connections.PAGE_SIZE
-        assert pragma(database.connection, "user_version") == len(STEPS)
+        assert pragma(database.connection, "user_version") == newest_version()
 
 
 def test_a_place_that_is_not_there_cannot_be_opened(place):

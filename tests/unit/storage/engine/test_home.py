@@ -11,7 +11,7 @@ from storage_fixtures import new_stream
 from sensor_node.core.errors import DatabaseUnusable
 from sensor_node.storage.engine import home
 from sensor_node.storage.engine.connection import open_reader
-from sensor_node.storage.repair.damaged_file import Wreck
+from sensor_node.storage.repair.damaged_file import DamagedFile
 from sensor_node.storage.repository import SensorDataSQLRepository
 from sensor_node.system import locks
 
@@ -39,7 +39,7 @@ def use(path):
     SensorDataSQLRepository(path).close()
 
 
-USES = [use, lambda path: open_reader(path).close(), lambda path: Wreck(path, "node").close()]
+USES = [use, lambda path: open_reader(path).close(), lambda path: DamagedFile(path, "node").close()]
 WAYS = pytest.mark.parametrize("action", USES, ids=["writer", "reader", "salvage"])
 
 

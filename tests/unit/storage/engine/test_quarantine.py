@@ -329,14 +329,14 @@ def test_our_tables_under_another_header_are_damaged(path, pragma):
 
 
 TAMPERED = {
-    "a column that has another name": "ALTER TABLE batch RENAME COLUMN turn TO tern",
-    "a tile that is gone": "DELETE FROM batch WHERE first_id = 1",
+    "a column that has another name": "ALTER TABLE batch RENAME COLUMN failure_order TO tern",
+    "a batch range that is gone": "DELETE FROM batch WHERE first_id = 1",
     "a tally that is wrong": "UPDATE tally SET n = n + 1 WHERE status = 'SENT'",
     "a row that is gone": "DELETE FROM message WHERE id = 7",
-    "a number that is text": "UPDATE batch SET turn = 'x'",
+    "a number that is text": "UPDATE batch SET failure_order = 'x'",
     "an infinite value": "UPDATE message SET value = 9e999 WHERE id = 7",
     "a name that is no UTF-8": "UPDATE message SET name = CAST(x'ff' AS TEXT) WHERE id = 7",
-    "settings that are no JSON": "UPDATE memo SET value = '{' WHERE name = 'settings'",
+    "settings that are no JSON": "UPDATE key_value SET value = '{' WHERE name = 'settings'",
     "a sink that is gone": "DELETE FROM sink",
     "a stream of no name": "UPDATE stream SET name = 'x'",
 }
@@ -349,7 +349,7 @@ def in_use(tmp_path):
         repository.begin_run(WHO, NOW, "run")
         fill(repository, FOLDED)
         deliver(repository, 10)
-        repository.check(60.0)
+        repository.check_for_damage(60.0)
     return path
 
 
@@ -361,13 +361,13 @@ def test_a_check_finds(in_use, statement):
         processes(in_use, 1, replaces=False) as [repository],
         pytest.raises(StorageUnavailable, match=r"^damaged"),
     ):
-        repository.check(60.0)
+        repository.check_for_damage(60.0)
 
 
 def test_a_check_whose_time_is_up_has_found_nothing(in_use):
     with processes(in_use, 1, replaces=False) as [repository]:
         execute(repository, "DELETE FROM message WHERE id = 7")
-        repository.check(0.0)
+        repository.check_for_damage(0.0)
         assert repository.counts().captured == FOLDED
 
 

@@ -7,7 +7,14 @@ import pytest
 
 from sensor_node.core.errors import DatabaseUnusable
 from sensor_node.storage.engine import schema
-from sensor_node.storage.engine.schema import APPLICATION_ID, STEPS, migrate, schema_version
+from sensor_node.storage.engine.schema import (
+    APPLICATION_ID,
+    FIRST_VERSION,
+    STEPS,
+    migrate,
+    newest_version,
+    schema_version,
+)
 
 NEXT = ("CREATE TABLE later(x)", "ALTER TABLE sink ADD COLUMN mood TEXT")
 
@@ -26,7 +33,7 @@ def described(connection):
 def test_an_empty_file_gets_the_whole_schema_and_our_mark(connection):
     assert schema_version(connection) == 0
     migrate(connection)
-    assert schema_version(connection) == len(STEPS)
+    assert schema_version(connection) == newest_version()
     assert connection.execute("PRAGMA application_id").fetchone() == (APPLICATION_ID,)
 
 
@@ -42,7 +49,7 @@ def test_an_older_schema_is_brought_up_to_date_with_what_is_in_it(connection, mo
     connection.execute("INSERT INTO message(name, value, timestamp_us) VALUES ('a', 1, 1)")
     monkeypatch.setattr(schema, "STEPS", (*STEPS, NEXT))
     migrate(connection)
-    assert schema_version(connection) == len(STEPS) + 1
+    assert schema_version(connection) == FIRST_VERSION + len(STEPS)
     assert connection.execute("SELECT mood FROM sink").fetchall() == [(None,)]
     assert connection.execute("SELECT count(*) FROM message").fetchone() == (1,)
 
@@ -63,9 +70,18 @@ def test_a_step_that_fails_half_way_leaves_nothing_behind_and_can_be_repeated(
 
 def test_a_newer_schema_is_refused(connection):
     migrate(connection)
-    connection.execute(f"PRAGMA user_version = {len(STEPS) + 1}")
+    connection.execute(f"PRAGMA user_version = {newest_version() + 1}")
     before = connection.total_changes
     with pytest.raises(DatabaseUnusable, match="install the newer version"):
+        migrate(connection)
+    assert connection.total_changes == before
+
+
+def test_a_schema_from_before_the_first_release_is_refused(connection):
+    migrate(connection)
+    connection.execute(f"PRAGMA user_version = {FIRST_VERSION - 1}")
+    before = connection.total_changes
+    with pytest.raises(DatabaseUnusable, match="which no release had; move it away"):
         migrate(connection)
     assert connection.total_changes == before
 

@@ -9,7 +9,7 @@ from storage_fixtures import ROOM, WHO, fill, readings
 
 from sensor_node.core.errors import StorageUnavailable
 from sensor_node.storage.engine import holders, shm
-from sensor_node.storage.engine.connection import PAGE_SIZE, reading
+from sensor_node.storage.engine.connection import PAGE_SIZE, read_transaction
 from sensor_node.storage.repository import SensorDataSQLRepository
 
 REGION = 32 * 1024
@@ -105,7 +105,7 @@ def test_who_reads_what_is_open_needs_no_room(tmp_path, disk, monkeypatch, is_op
     with contextlib.ExitStack() as stack:
         if not is_open:
             stack.enter_context(pytest.raises(StorageUnavailable, match="its -shm file"))
-        with reading(path) as connection:
+        with read_transaction(path) as connection:
             assert connection.execute("SELECT count(*) FROM message").fetchone() == (3,)
 
 

@@ -16,7 +16,7 @@ from sensor_node.storage.engine.write_lock import Unwatched, WriteLock
 WORKER = """
 import sys
 from pathlib import Path
-from sensor_node.storage.write_lock import Unwatched, WriteLock
+from sensor_node.storage.engine.write_lock import Unwatched, WriteLock
 
 database, letter, turns = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
 room, log = database.with_name("room"), database.with_name("log")
@@ -159,7 +159,7 @@ def test_the_lock_files_carry_no_data_and_stay(database):
 
 def test_children_of_other_programs_do_not_inherit_the_lock(database):
     lock = WriteLock(database, Unwatched())
-    assert not any(os.get_inheritable(fd) for fd in (lock._turnstile, lock._room))
+    assert not any(os.get_inheritable(fd) for fd in (lock._turnstile, lock._writer))
     lock.close()
 
 

@@ -4,7 +4,7 @@ import pytest
 from clocks import WALL, ManualClock
 from storage_fixtures import POLICY, RULES, UNREACHABLE, batch, events, fail, fill, rows, set_sink
 
-from sensor_node.storage.engine.connection import reading
+from sensor_node.storage.engine.connection import read_transaction
 from sensor_node.storage.journal import clock_steps
 from sensor_node.storage.queue import lookup
 
@@ -128,7 +128,7 @@ class TestAges:
         fill(repository, 5, first_us=us(clock.wall))
         set_by(clock, repository, YEARS)
         clock.advance(42)
-        with reading(repository.path) as connection:
+        with read_transaction(repository.path) as connection:
             oldest = lookup.oldest_undelivered_us(connection)
         assert clock.wall - oldest / 1e6 == pytest.approx(42)
 
@@ -137,7 +137,7 @@ class TestAges:
         for turn in range(3 * clock_steps.MOST_STEPS):
             fill(repository, 1, first_us=us(clock.wall))
             set_by(clock, repository, HOUR if turn % 2 else -HOUR)
-        [(size,)] = rows(repository, "SELECT length(value) FROM memo WHERE name = 'clock'")
+        [(size,)] = rows(repository, "SELECT length(value) FROM key_value WHERE name = 'clock'")
         assert size < 50 * clock_steps.MOST_STEPS
         assert old(repository, clock, max_age=10) == 0
 
@@ -146,12 +146,12 @@ class TestAges:
         set_by(clock, repository, HOUR)
         claim = repository.claim_fresh("sender", POLICY, clock.wall, 5)
         set_by(clock, repository, HOUR)
-        with reading(repository.path) as connection:
+        with read_transaction(repository.path) as connection:
             assert clock_steps.since(connection, 1, 0) == (2 * HOUR, 5), "it may come back"
         repository.settle(claim, UNREACHABLE, RULES, clock.wall)
         old(repository, clock, max_age=0)
         repository.note_clock(clock.now(), BOOT)
-        with reading(repository.path) as connection:
+        with read_transaction(repository.path) as connection:
             assert clock_steps.since(connection, 1, 0) == (0, None)
 
 

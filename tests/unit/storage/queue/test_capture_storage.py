@@ -6,10 +6,10 @@ import pytest
 from storage_fixtures import ROOM, audit, dump, events, fill, readings, rows
 
 from sensor_node.core.model import Dropped, Reading
-from sensor_node.storage.queue.room import Room
+from sensor_node.storage.queue.room import SizeLimits
 
 LATE = Dropped("late", 3, 1_000_000, 5_000_000)
-NO_ROOM = Room(max_size=0, min_free=0)
+NO_ROOM = SizeLimits(max_size=0, min_free=0)
 
 
 def stored(repository):

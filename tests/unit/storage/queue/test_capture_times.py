@@ -3,7 +3,7 @@
 import contextlib
 
 import pytest
-from storage_fixtures import POLICY, ROOM, WHO, audit, events, fill, rows, tiles
+from storage_fixtures import POLICY, ROOM, WHO, audit, batch_ranges, events, fill, rows
 
 from sensor_node.core.model import DatedReading
 from sensor_node.storage.engine.connection import open_reader
@@ -33,7 +33,7 @@ def test_max_age_gives_up_what_was_captured_long_ago_and_nothing_else(repository
     capture(repository, *range(1000, 1010), own_us=own_us)
     assert repository.evict_older_than(1_000_000_000, 1010.0) == 0
     assert repository.evict_older_than(1_004_000_000, 1010.0) == 4
-    assert tiles(repository) == [(1, 4, "EVICTED")]
+    assert batch_ranges(repository) == [(1, 4, "EVICTED")]
 
 
 @OWN

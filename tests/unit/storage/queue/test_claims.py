@@ -12,6 +12,7 @@ from storage_fixtures import (
     RULES_ONCE,
     SILENT,
     UNREACHABLE,
+    batch_ranges,
     deliver,
     execute,
     fail,
@@ -20,7 +21,6 @@ from storage_fixtures import (
     rows,
     set_sink,
     statuses,
-    tiles,
 )
 
 NOW = 1000.0
@@ -53,7 +53,11 @@ def sink_down(repository, **columns):
 def test_fresh_batches_are_the_oldest_pending_messages_in_order(repository):
     fill(repository, 25)
     assert [span(fresh(repository, 10)) for _ in range(4)] == [(1, 10), (11, 20), (21, 25), None]
-    assert tiles(repository) == [(1, 10, "SENDING"), (11, 20, "SENDING"), (21, 25, "SENDING")]
+    assert batch_ranges(repository) == [
+        (1, 10, "SENDING"),
+        (11, 20, "SENDING"),
+        (21, 25, "SENDING"),
+    ]
     assert set(statuses(repository).values()) == {"PENDING"}
 
 
@@ -61,7 +65,7 @@ def test_a_claim_tells_all_that_its_owner_must_know(repository):
     fill(repository, 3)
     set_sink(repository, epoch=7)
     claim = fresh(repository)
-    assert (claim.owner, claim.attempt, claim.round) == ("sender", 1, 0)
+    assert (claim.owner, claim.attempt, claim.requeue_count) == ("sender", 1, 0)
     assert (claim.epoch, claim.probe, claim.size) == (7, False, 3)
     assert claim.stream.wire_id(2).endswith("-2")
 
@@ -177,7 +181,7 @@ def test_a_probe_is_one_message_and_a_fresh_one_counts_as_never_tried(repository
     sink_down(repository)
     probed = [span(probe(repository)) for _ in range(6)]
     assert probed == [(11, 11), (12, 12), (13, 13), (14, 14), (1, 1), (2, 2)]
-    assert tiles(repository)[2:3] == [(3, 10, "FAILED")], "what waits stays whole"
+    assert batch_ranges(repository)[2:3] == [(3, 10, "FAILED")], "what waits stays whole"
 
 
 def test_without_fresh_messages_the_least_recently_tried_batch_probes(repository):

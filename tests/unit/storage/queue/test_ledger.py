@@ -13,7 +13,7 @@ from storage_fixtures import (
 )
 
 from sensor_node.core.model import Counts, Dropped
-from sensor_node.storage.queue.room import Room
+from sensor_node.storage.queue.room import SizeLimits
 
 NOW = 1000.0
 
@@ -36,7 +36,7 @@ def mixed(unaudited):
         connection.execute("UPDATE batch SET status = 'FAILED' WHERE status = 'SENDING'")
     fill(unaudited, 20)
     unaudited.claim_fresh("sender", POLICY, NOW, 10)
-    unaudited.capture([], [Dropped("late", 7, 0, 1)], NOW, Room(0, 0))
+    unaudited.capture([], [Dropped("late", 7, 0, 1)], NOW, SizeLimits(0, 0))
     return unaudited
 
 
@@ -72,24 +72,36 @@ def test_the_view_and_the_counts_agree(mixed):
 @pytest.mark.parametrize(
     ("damage", "said"),
     [
-        ("DELETE FROM message WHERE id = 15", "tile 11-20"),
-        ("DELETE FROM message WHERE id = 25", "tile 21-30"),
-        ("DELETE FROM message WHERE id = 65", "tile 61-70"),
+        ("DELETE FROM message WHERE id = 15", "batch range 11-20"),
+        ("DELETE FROM message WHERE id = 25", "batch range 21-30"),
+        ("DELETE FROM message WHERE id = 65", "batch range 61-70"),
         ("DELETE FROM message WHERE id = 75", "ids 71-80"),
         ("DELETE FROM message WHERE id = 80", "ids 71-80"),
-        ("INSERT INTO message(id, name, value, timestamp_us) VALUES (5, 'x', 1, 1)", "tile 1-10"),
-        ("INSERT INTO message(id, name, value, timestamp_us) VALUES (55, 'x', 1, 1)", "tile 51-60"),
-        ("UPDATE message SET status = 'PENDING' WHERE id = 15", "tile 11-20"),
-        ("UPDATE message SET status = 'SENT' WHERE id = 25", "tile 21-30"),
-        ("UPDATE message SET status = 'SENT' WHERE id = 65", "tile 61-70"),
+        (
+            "INSERT INTO message(id, name, value, timestamp_us) VALUES (5, 'x', 1, 1)",
+            "batch range 1-10",
+        ),
+        (
+            "INSERT INTO message(id, name, value, timestamp_us) VALUES (55, 'x', 1, 1)",
+            "batch range 51-60",
+        ),
+        ("UPDATE message SET status = 'PENDING' WHERE id = 15", "batch range 11-20"),
+        ("UPDATE message SET status = 'SENT' WHERE id = 25", "batch range 21-30"),
+        ("UPDATE message SET status = 'SENT' WHERE id = 65", "batch range 61-70"),
         ("UPDATE message SET status = 'SENT' WHERE id = 75", "ids 71-80"),
         ("UPDATE tally SET n = n + 1 WHERE status = 'SENT'", "tally SENT"),
         ("UPDATE tally SET n = n - 1 WHERE status = 'PURGED'", "tally PURGED"),
-        ("UPDATE batch SET status = 'DEAD' WHERE first_id = 11", "tile 11-20"),
-        ("DELETE FROM batch WHERE first_id = 31", "tile 41-50: should begin at 31"),
-        ("UPDATE batch SET last_id = 29 WHERE first_id = 21", "tile 31-40: should begin at 30"),
-        ("UPDATE batch SET last_id = 31 WHERE first_id = 21", "tile 31-40: should begin at 32"),
-        ("UPDATE batch SET first_id = 2 WHERE first_id = 1", "tile 2-10: should begin at 1"),
+        ("UPDATE batch SET status = 'DEAD' WHERE first_id = 11", "batch range 11-20"),
+        ("DELETE FROM batch WHERE first_id = 31", "batch range 41-50: should begin at 31"),
+        (
+            "UPDATE batch SET last_id = 29 WHERE first_id = 21",
+            "batch range 31-40: should begin at 30",
+        ),
+        (
+            "UPDATE batch SET last_id = 31 WHERE first_id = 21",
+            "batch range 31-40: should begin at 32",
+        ),
+        ("UPDATE batch SET first_id = 2 WHERE first_id = 1", "batch range 2-10: should begin at 1"),
         ("UPDATE sqlite_sequence SET seq = 90 WHERE name = 'message'", "ids 71-90"),
         ("UPDATE sqlite_sequence SET seq = 75 WHERE name = 'message'", "ids 71-75"),
     ],

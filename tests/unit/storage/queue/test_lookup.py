@@ -106,7 +106,7 @@ def test_what_became_of_a_message_that_is_gone_is_known(repository):
     assert [look(repository, lookup.discarded_as, i) for i in (0, 21, 99)] == [None] * 3
 
 
-def test_parked_tiles_are_found_one_after_another(mixed):
+def test_parked_batch_ranges_are_found_one_after_another(mixed):
     assert look(mixed, lookup.next_parked, "DEAD", 0) == (11, 15)
     assert look(mixed, lookup.next_parked, "DEAD", 11) is None
     assert look(mixed, lookup.next_parked, "IN_DOUBT", 0) == (16, 20)

@@ -9,6 +9,7 @@ from storage_fixtures import (
     REFUSED,
     RULES,
     batch,
+    batch_ranges,
     dump,
     events,
     execute,
@@ -16,7 +17,6 @@ from storage_fixtures import (
     fill,
     park,
     statuses,
-    tiles,
 )
 
 NOW = 1000.0
@@ -33,12 +33,14 @@ NOW = 1000.0
         (4, 99, [(1, 3, None), (4, 10, "FAILED")]),
     ],
 )
-def test_requeue_cuts_the_tile_around_what_was_asked_for(repository, status, first, last, expected):
+def test_requeue_cuts_the_batch_range_around_what_was_asked_for(
+    repository, status, first, last, expected
+):
     fill(repository, 10)
     park(repository, 10, status)
     n = min(last, 10) - first + 1
     assert repository.requeue(first, last, NOW) == n
-    assert tiles(repository) == [(a, b, each or status) for a, b, each in expected]
+    assert batch_ranges(repository) == [(a, b, each or status) for a, b, each in expected]
     assert events(repository, "requeued") == [""]
 
 
@@ -55,24 +57,24 @@ def test_what_was_requeued_is_due_now_in_a_new_round_and_starts_afresh(repositor
     park(repository, 3)
     execute(
         repository,
-        "UPDATE batch SET attempts = 9, answers = 5, failed_epoch = 1, failed_successes = 1,"
-        " refused_successes = 1, fate_unknown = 1, next_attempt_at = NULL",
+        "UPDATE batch SET attempts = 9, answers = 5, failed_epoch = 1, accepted_at_failure = 1,"
+        " accepted_at_refusal = 1, fate_unknown = 1, next_attempt_at = NULL",
     )
     repository.requeue(1, 3, NOW)
-    columns = "answers, failed_epoch, failed_successes, refused_successes, fate_unknown"
+    columns = "answers, failed_epoch, accepted_at_failure, accepted_at_refusal, fate_unknown"
     assert batch(repository, 1, columns) == (0, None, None, None, 0)
     claim = repository.claim_due("retrier", replace(POLICY, at_most_once=True), NOW, 100)
-    assert (claim.attempt, claim.round) == (10, 1)
+    assert (claim.attempt, claim.requeue_count) == (10, 1)
 
 
 def test_a_requeued_message_is_again_dead_only_after_new_evidence(repository):
     fill(repository, 1)
     park(repository, 1)
-    execute(repository, "UPDATE batch SET refused_successes = -1")
+    execute(repository, "UPDATE batch SET accepted_at_refusal = -1")
     repository.requeue(1, 1, NOW)
     claim = repository.claim_due("retrier", POLICY, NOW, 100)
     assert repository.settle(claim, REFUSED, RULES, NOW)
-    assert tiles(repository) == [(1, 1, "FAILED")]
+    assert batch_ranges(repository) == [(1, 1, "FAILED")]
 
 
 def test_what_is_pending_sending_failed_or_gone_is_not_requeued(repository):

@@ -8,6 +8,7 @@ from storage_fixtures import (
     POLICY,
     RULES,
     LockCounter,
+    batch_ranges,
     deliver,
     events,
     execute,
@@ -16,7 +17,6 @@ from storage_fixtures import (
     park,
     rows,
     statuses,
-    tiles,
 )
 
 from sensor_node.storage.repository import SensorDataSQLRepository
@@ -46,7 +46,7 @@ def test_what_was_delivered_before_then_is_deleted_and_still_counted_as_sent(rep
     delivered(repository, 1, 10, now=100.0)
     delivered(repository, 1, 10, now=200.0)
     assert repository.purge(0, 150.0, NOW).messages == 10
-    assert tiles(repository) == [(1, 10, "PURGED"), (11, 20, "SENT")]
+    assert batch_ranges(repository) == [(1, 10, "PURGED"), (11, 20, "SENT")]
     assert list(statuses(repository)) == list(range(11, 31))
     counts = repository.counts()
     assert (counts.sent, counts.purged) == (20, 10)
@@ -58,22 +58,24 @@ def test_only_delivered_messages_are_purged(repository):
     park(repository, 10, "DEAD")
     park(repository, 10, "IN_DOUBT")
     repository.claim_fresh("sender", POLICY, 0.0, 10)
-    before = tiles(repository)
+    before = batch_ranges(repository)
     assert repository.purge(0, EVERY, NOW) == ([], 31, True)
-    assert tiles(repository) == before
+    assert batch_ranges(repository) == before
 
 
-def test_purged_neighbours_melt_into_one_tile(repository):
+def test_purged_neighbours_melt_into_one_batch_range(repository):
     fill(repository, 50)
     for deliver_so in (deliver, deliver_again, deliver, deliver_again, deliver):
         deliver_so(repository, 10, now=1.0)
     repository.purge(0, 5.0, NOW)
-    assert [status for *_, status in tiles(repository)] == ["PURGED", "SENT"] * 2 + ["PURGED"]
+    assert [status for *_, status in batch_ranges(repository)] == ["PURGED", "SENT"] * 2 + [
+        "PURGED"
+    ]
     repository.purge(0, EVERY, NOW)
-    assert tiles(repository) == [(1, 50, "PURGED")]
+    assert batch_ranges(repository) == [(1, 50, "PURGED")]
 
 
-def test_purged_and_evicted_tiles_do_not_melt_into_each_other(repository):
+def test_purged_and_evicted_batch_ranges_do_not_melt_into_each_other(repository):
     fill(repository, 30)
     fail(repository, 10)
     deliver(repository, 10)
@@ -81,19 +83,19 @@ def test_purged_and_evicted_tiles_do_not_melt_into_each_other(repository):
     repository.purge(0, EVERY, NOW)
     while repository.evict_oldest("max_size", NOW):
         pass
-    assert tiles(repository) == [(1, 10, "EVICTED"), (11, 20, "PURGED"), (21, 30, "EVICTED")]
+    assert batch_ranges(repository) == [(1, 10, "EVICTED"), (11, 20, "PURGED"), (21, 30, "EVICTED")]
 
 
 def test_a_purge_is_a_bounded_bite_and_goes_on_where_it_ended(repository):
     fill(repository, 450)
     delivered(repository, 450)
-    after, ended, bites = 0, False, []
+    after, ended, chunks = 0, False, []
     while not ended:
-        bite = repository.purge(after, EVERY, NOW)
-        after, ended = bite.after, bite.ended
-        bites.append(bite.messages)
-    assert bites == [200, 200, 50]
-    assert tiles(repository) == [(1, 450, "PURGED")]
+        chunk = repository.purge(after, EVERY, NOW)
+        after, ended = chunk.after, chunk.ended
+        chunks.append(chunk.messages)
+    assert chunks == [200, 200, 50]
+    assert batch_ranges(repository) == [(1, 450, "PURGED")]
 
 
 def test_a_purge_of_large_batches_is_bounded_in_messages(repository):
@@ -135,8 +137,8 @@ def test_what_a_clock_that_was_ahead_has_claimed_holds_nothing_up(repository):
     fill(repository, 2)
     deliver(repository, 1, now=NOW + 1e6)
     deliver(repository, 1, now=1.0)
-    assert repository.purge(0, 5.0, NOW).tiles == [(2, 2)]
-    assert repository.purge(0, NOW + 1e6, NOW + 1e6).tiles == [(1, 1)]
+    assert repository.purge(0, 5.0, NOW).batch_ranges == [(2, 2)]
+    assert repository.purge(0, NOW + 1e6, NOW + 1e6).batch_ranges == [(1, 1)]
 
 
 def test_looking_for_what_is_due_takes_no_lock_where_there_is_nothing(place, repository):
@@ -160,7 +162,7 @@ def test_the_oldest_failed_batch_goes_first_then_the_oldest_pending(repository):
     fail(repository, 100, due_at=50.0)
     fail(repository, 100, due_at=10.0)
     assert [repository.evict_oldest("max_size", NOW) for _ in range(5)] == [100, 100, 2000, 200, 0]
-    assert tiles(repository) == [(1, 100, "SENT"), (101, 2500, "EVICTED")]
+    assert batch_ranges(repository) == [(1, 100, "SENT"), (101, 2500, "EVICTED")]
     assert list(statuses(repository)) == list(range(1, 101))
     assert repository.counts().evicted == 2400
 
@@ -173,14 +175,14 @@ def test_what_is_being_sent_is_never_evicted_nor_purged(repository):
     assert repository.evict_parked("parked", NOW) == 0
     assert repository.evict_older_than(10**15, NOW) == 0
     assert repository.purge(0, EVERY, NOW).messages == 0
-    assert tiles(repository) == [(1, 10, "SENDING"), (11, 20, "SENDING")]
+    assert batch_ranges(repository) == [(1, 10, "SENDING"), (11, 20, "SENDING")]
 
 
 def test_pending_messages_can_be_evicted_above_what_is_being_sent(repository):
     fill(repository, 20)
     claim = repository.claim_fresh("sender", POLICY, 0.0, 10)
     assert repository.evict_oldest("max_size", NOW) == 10
-    assert tiles(repository) == [(1, 10, "SENDING"), (11, 20, "EVICTED")]
+    assert batch_ranges(repository) == [(1, 10, "SENDING"), (11, 20, "EVICTED")]
     assert len(repository.read_claim(claim)) == 10
 
 
@@ -199,7 +201,7 @@ def test_the_oldest_parked_batch_is_evicted_whichever_it_is(repository):
     for status in ("IN_DOUBT", "DEAD"):
         park(repository, 10, status)
     assert [repository.evict_parked("parked", NOW) for _ in range(3)] == [10, 10, 0]
-    assert tiles(repository) == [(1, 10, "FAILED"), (11, 30, "EVICTED")]
+    assert batch_ranges(repository) == [(1, 10, "FAILED"), (11, 30, "EVICTED")]
 
 
 def test_new_ids_follow_what_was_evicted(repository):
@@ -216,7 +218,7 @@ def test_pending_messages_older_than_max_age_are_evicted_and_younger_ones_stay(r
     fill(repository, 10)  # one a second
     assert repository.evict_older_than(4 * SECOND_US, NOW) == 4
     assert repository.evict_older_than(4 * SECOND_US, NOW) == 0
-    assert tiles(repository) == [(1, 4, "EVICTED")]
+    assert batch_ranges(repository) == [(1, 4, "EVICTED")]
     assert events(repository, "evicted") == ["older than max_age"]
 
 
@@ -225,7 +227,7 @@ def test_a_failed_batch_loses_only_the_messages_that_are_too_old(repository):
     fail(repository, 10)
     assert repository.evict_older_than(4 * SECOND_US, NOW) == 4
     assert repository.evict_older_than(4 * SECOND_US, NOW) == 0
-    assert tiles(repository) == [(1, 4, "EVICTED"), (5, 10, "FAILED")]
+    assert batch_ranges(repository) == [(1, 4, "EVICTED"), (5, 10, "FAILED")]
 
 
 def test_a_failed_batch_that_is_all_too_old_goes_whole(repository):
@@ -233,17 +235,17 @@ def test_a_failed_batch_that_is_all_too_old_goes_whole(repository):
     fail(repository, 10)
     assert repository.evict_older_than(15 * SECOND_US, NOW) == 10
     assert repository.evict_older_than(15 * SECOND_US, NOW) == 5
-    assert tiles(repository) == [(1, 15, "EVICTED")]
+    assert batch_ranges(repository) == [(1, 15, "EVICTED")]
 
 
 @pytest.mark.parametrize("prepare", [fail, lambda repository, count: None], ids=["failed", "fresh"])
 def test_eviction_by_age_is_a_bounded_bite(repository, prepare):
     fill(repository, 5000)
     prepare(repository, 5000)
-    bites = []
-    while bites[-1:] != [0]:
-        bites.append(repository.evict_older_than(4500 * SECOND_US, NOW))
-    assert bites == [2000, 2000, 500, 0]
+    chunks = []
+    while chunks[-1:] != [0]:
+        chunks.append(repository.evict_older_than(4500 * SECOND_US, NOW))
+    assert chunks == [2000, 2000, 500, 0]
 
 
 def test_nothing_young_is_evicted_for_its_age(repository):

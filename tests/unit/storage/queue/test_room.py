@@ -13,7 +13,7 @@ from sensor_node.core.model import Reading
 from sensor_node.storage.engine import checkpoint
 from sensor_node.storage.engine.checkpoint import wal_bytes
 from sensor_node.storage.queue import room
-from sensor_node.storage.queue.room import READING_BYTES, RESERVE_BYTES, Room
+from sensor_node.storage.queue.room import READING_BYTES, RESERVE_BYTES, SizeLimits
 
 MIB = 1 << 20
 READING = READING_BYTES + len("temperature")
@@ -33,7 +33,7 @@ def free(monkeypatch):
 
 def test_on_a_large_disk_max_size_is_the_limit(repository, free):
     fill(repository, 1000)
-    space = repository.space(Room(8 * MIB, 64 * MIB))
+    space = repository.space(SizeLimits(8 * MIB, 64 * MIB))
     assert space.limit == 8 * MIB
     assert 0 < space.used <= space.file_bytes < MIB
     assert space.left == space.limit - space.used
@@ -44,10 +44,10 @@ def test_on_a_full_disk_the_file_may_not_grow(repository, free):
     fill(repository, 1000)
     repository.checkpoint(truncate=False)
     free(64 * MIB)
-    space = repository.space(Room(256 * MIB, 64 * MIB))
+    space = repository.space(SizeLimits(256 * MIB, 64 * MIB))
     assert space.limit == space.file_bytes
     free(65 * MIB)
-    assert repository.space(Room(256 * MIB, 64 * MIB)).limit == space.file_bytes + MIB
+    assert repository.space(SizeLimits(256 * MIB, 64 * MIB)).limit == space.file_bytes + MIB
 
 
 @pytest.mark.parametrize("min_free", [0, 1, RESERVE_BYTES])
@@ -55,34 +55,34 @@ def test_a_reserve_is_kept_however_little_is_to_be_left_to_others(repository, fr
     """Where nothing more can be written, nothing can be deleted either."""
     repository.checkpoint(truncate=False)
     free(RESERVE_BYTES)
-    space = repository.space(Room(8 * MIB, min_free))
+    space = repository.space(SizeLimits(8 * MIB, min_free))
     assert space.limit == space.file_bytes
     free(RESERVE_BYTES + MIB)
-    assert repository.space(Room(8 * MIB, min_free)).limit == space.file_bytes + MIB
+    assert repository.space(SizeLimits(8 * MIB, min_free)).limit == space.file_bytes + MIB
 
 
 def test_what_the_wal_holds_has_its_place_in_the_file_kept_for_it(repository, free):
     """A WAL that cannot be moved can never be emptied: not even by deleting."""
     fill(repository, 5000)
     free(RESERVE_BYTES + MIB)
-    space = repository.space(Room(8 * MIB, 0))
+    space = repository.space(SizeLimits(8 * MIB, 0))
     on_disk = repository.path.stat().st_size
     assert space.unmoved == space.file_bytes - on_disk > 200_000
     assert space.limit == space.file_bytes + MIB - space.unmoved
     repository.checkpoint(truncate=False)
-    moved = repository.space(Room(8 * MIB, 0))
+    moved = repository.space(SizeLimits(8 * MIB, 0))
     assert (moved.unmoved, moved.limit) == (0, space.file_bytes + MIB)
 
 
 @pytest.mark.parametrize("taken", [0, 1])
 def test_a_disk_is_cramped_when_others_have_taken_half_of_the_reserve(repository, free, taken):
     free(RESERVE_BYTES // 2 - 512 * taken)
-    assert repository.space(Room(8 * MIB, 0)).cramped == bool(taken)
+    assert repository.space(SizeLimits(8 * MIB, 0)).cramped == bool(taken)
 
 
 def test_pages_that_eviction_freed_are_room_even_on_a_full_disk(repository, free):
     free(0)
-    fill_free = Room(1 << 40, 0)
+    fill_free = SizeLimits(1 << 40, 0)
     free(1 << 40)
     fill(repository, 5000)
     free(0)
@@ -96,9 +96,9 @@ def test_pages_that_eviction_freed_are_room_even_on_a_full_disk(repository, free
 
 def test_capture_stores_from_the_first_on_what_there_is_room_for(repository, free):
     fill(repository, 100)
-    used = repository.space(Room(1 << 40, 0)).used
-    assert repository.capture(readings(3), [], 0.0, Room(used, 0)) == 0
-    room = Room(used + 2 * READING, 0)
+    used = repository.space(SizeLimits(1 << 40, 0)).used
+    assert repository.capture(readings(3), [], 0.0, SizeLimits(used, 0)) == 0
+    room = SizeLimits(used + 2 * READING, 0)
     assert repository.capture(readings(3, 7), [], 0.0, room) == 2
     last = rows(repository, "SELECT timestamp_us FROM message WHERE id > 100")
     assert last == [(7,), (1_000_007,)]
@@ -106,10 +106,12 @@ def test_capture_stores_from_the_first_on_what_there_is_room_for(repository, fre
 
 @pytest.mark.parametrize("name_bytes", [1, 11, 60, MAX_NAME_BYTES])
 def test_no_reading_takes_more_than_is_reckoned(repository, free, name_bytes):
-    before = repository.space(Room(1 << 40, 0)).used
+    before = repository.space(SizeLimits(1 << 40, 0)).used
     longest = [Reading("n" * name_bytes, 0.1, 1 << 60)] * 10_000
-    assert repository.capture(longest, [], 0.0, Room(1 << 40, 0)) == 10_000
-    assert repository.space(Room(1 << 40, 0)).used - before <= 10_000 * (READING_BYTES + name_bytes)
+    assert repository.capture(longest, [], 0.0, SizeLimits(1 << 40, 0)) == 10_000
+    assert repository.space(SizeLimits(1 << 40, 0)).used - before <= 10_000 * (
+        READING_BYTES + name_bytes
+    )
 
 
 @pytest.fixture
@@ -131,17 +133,17 @@ def reading(repository):
 
 
 def test_a_log_of_any_length_stops_no_capture_while_the_disk_has_room(long_log, free):
-    free(RESERVE_BYTES + long_log.space(Room(1 << 40, 0)).unmoved + MIB)
+    free(RESERVE_BYTES + long_log.space(SizeLimits(1 << 40, 0)).unmoved + MIB)
     with reading(long_log):
         fill(long_log, 100)
         assert not long_log.log_is_held(0)
-        assert long_log.capture(readings(100), [], 0.0, Room(1 << 40, 0)) == 100
+        assert long_log.capture(readings(100), [], 0.0, SizeLimits(1 << 40, 0)) == 100
 
 
 def test_a_log_is_held_where_the_disk_has_no_more_and_somebody_reads(long_log, free):
     with reading(long_log):
         fill(long_log, 100)
-        free(RESERVE_BYTES + long_log.space(Room(1 << 40, 0)).unmoved)
+        free(RESERVE_BYTES + long_log.space(SizeLimits(1 << 40, 0)).unmoved)
         assert long_log.log_is_held(0)
     assert not long_log.log_is_held(0), "it was emptied for that"
 
@@ -159,14 +161,14 @@ def test_a_log_within_its_limit_is_tight_only_when_it_eats_from_the_reserve(
 ):
     fill(repository, 5000)
     monkeypatch.setattr(room, "WAL_CHECKPOINT_BYTES", repository.wal_bytes() - 1)
-    unmoved = repository.space(Room(1 << 40, 0)).unmoved
+    unmoved = repository.space(SizeLimits(1 << 40, 0)).unmoved
     free(unmoved + 2 * MIB)
-    assert not repository.space(Room(1 << 40, 0)).tight
+    assert not repository.space(SizeLimits(1 << 40, 0)).tight
     free(unmoved + 2 * MIB - 1024)
-    space = repository.space(Room(1 << 40, 0))
+    space = repository.space(SizeLimits(1 << 40, 0))
     assert (space.tight, space.exhausted) == (True, False)
     free(unmoved + MIB // 2 - 1024)
-    assert repository.space(Room(1 << 40, 0)).exhausted
+    assert repository.space(SizeLimits(1 << 40, 0)).exhausted
 
 
 def test_nothing_more_is_claimed_with_a_settlement_while_the_log_is_tight(long_log, free):
@@ -183,10 +185,10 @@ def test_nothing_more_is_claimed_with_a_settlement_while_the_log_is_tight(long_l
 
 def test_a_log_that_somebody_reads_is_no_reason_to_evict(long_log, free):
     """Someone leaves a shell open over night: evicting everything would not make it shorter."""
-    before = long_log.space(Room(8 * MIB, 0))
+    before = long_log.space(SizeLimits(8 * MIB, 0))
     with reading(long_log):
         fill(long_log, 1)
-        after = long_log.space(Room(8 * MIB, 0))
+        after = long_log.space(SizeLimits(8 * MIB, 0))
     assert after.limit == before.limit == 8 * MIB
 
 

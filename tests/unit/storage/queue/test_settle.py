@@ -14,6 +14,7 @@ from storage_fixtures import (
     UNAUTHORIZED,
     UNREACHABLE,
     batch,
+    batch_ranges,
     dump,
     events,
     execute,
@@ -21,7 +22,6 @@ from storage_fixtures import (
     rows,
     set_sink,
     statuses,
-    tiles,
 )
 
 NOW = 1000.0
@@ -51,7 +51,7 @@ def test_a_settled_batch_and_its_messages_have_the_same_status(
     repository, claim, outcome, rules, status
 ):
     assert repository.settle(claim, outcome, rules, NOW)
-    assert tiles(repository) == [(1, 10, "SENDING"), (11, 20, status)]
+    assert batch_ranges(repository) == [(1, 10, "SENDING"), (11, 20, status)]
     marked = {number for number, each in statuses(repository).items() if each == status}
     assert marked == set(range(11, 21))
 
@@ -64,7 +64,7 @@ def test_a_lone_message_that_stays_refused_ends_dead(repository):
     assert repository.settle(other, DELIVERED, RULES, NOW)
     again = repository.claim_due("sender", POLICY, LATER, 100)
     assert repository.settle(again, REFUSED, RULES, LATER)
-    assert tiles(repository) == [(1, 1, "DEAD"), (2, 2, "SENT")]
+    assert batch_ranges(repository) == [(1, 1, "DEAD"), (2, 2, "SENT")]
     assert statuses(repository) == {1: "DEAD", 2: "SENT"}
 
 
@@ -78,14 +78,14 @@ def test_what_settlement_decided_is_there_at_the_next_claim(repository, claim):
     rules = replace(RULES, max_attempts=3)
     execute(
         repository,
-        "UPDATE batch SET answers = 2, failed_epoch = -1, failed_successes = 0,"
-        " refused_successes = 7, fate_unknown = 0 WHERE first_id = 11",
+        "UPDATE batch SET answers = 2, failed_epoch = -1, accepted_at_failure = 0,"
+        " accepted_at_refusal = 7, fate_unknown = 0 WHERE first_id = 11",
     )
     assert repository.settle(claim, SILENT, rules, NOW)
     record = batch(
         repository,
         11,
-        *("answers", "failed_epoch", "failed_successes", "refused_successes", "fate_unknown"),
+        *("answers", "failed_epoch", "accepted_at_failure", "accepted_at_refusal", "fate_unknown"),
     )
     assert record == (2, -1, 0, 7, 1)
 
@@ -140,7 +140,7 @@ def test_messages_purged_after_delivery_still_count_as_accepted(repository):
     claim = repository.claim_fresh("sender", POLICY, NOW, 5)
     assert repository.settle(claim, DELIVERED, RULES, NOW)
     repository.purge(0, None, NOW)
-    assert repository.backlog(0.0).sink.successes == 5
+    assert repository.backlog(0.0).sink.accepted_total == 5
 
 
 # Halving
@@ -150,9 +150,9 @@ def test_messages_purged_after_delivery_still_count_as_accepted(repository):
 def test_a_refused_batch_becomes_two_failed_halves_alike_in_all_else(repository, size, left):
     fill(repository, size)
     claim = repository.claim_fresh("sender", POLICY, NOW, size)
-    execute(repository, "UPDATE batch SET attempts = 5, round = 3, fate_unknown = 1")
+    execute(repository, "UPDATE batch SET attempts = 5, requeue_count = 3, fate_unknown = 1")
     assert repository.settle(replace(claim, attempt=5), REFUSED, RULES, NOW)
-    assert tiles(repository) == [(1, left, "FAILED"), (left + 1, size, "FAILED")]
+    assert batch_ranges(repository) == [(1, left, "FAILED"), (left + 1, size, "FAILED")]
     columns = [name for _, name, *_ in rows(repository, "PRAGMA table_info(batch)")][2:]
     assert batch(repository, 1, *columns) == batch(repository, left + 1, *columns)
     assert set(statuses(repository).values()) == {"FAILED"}
@@ -160,7 +160,7 @@ def test_a_refused_batch_becomes_two_failed_halves_alike_in_all_else(repository,
 
 def test_a_batch_that_cannot_be_sent_is_halved_and_due_when_told(repository, claim):
     assert repository.halve(claim, "3 rows are missing", NOW + 5, NOW)
-    assert tiles(repository)[1:] == [(11, 15, "FAILED"), (16, 20, "FAILED")]
+    assert batch_ranges(repository)[1:] == [(11, 15, "FAILED"), (16, 20, "FAILED")]
     for first_id in (11, 16):
         record = batch(repository, first_id, "last_error", "next_attempt_at", "attempts", "owner")
         assert record == ("3 rows are missing", NOW + 5, 1, None)
@@ -170,7 +170,7 @@ def test_a_lone_message_that_cannot_be_sent_is_given_back_whole(repository):
     fill(repository, 1)
     claim = repository.claim_fresh("sender", POLICY, NOW, 1)
     assert repository.halve(claim, "", NOW, NOW)
-    assert tiles(repository) == [(1, 1, "FAILED")]
+    assert batch_ranges(repository) == [(1, 1, "FAILED")]
     assert batch(repository, 1, "last_error") == (None,)
 
 
@@ -265,7 +265,7 @@ def test_a_process_that_lost_its_claim_cannot_settle_it(repository, claim, lose,
 @pytest.mark.parametrize(("at_most_once", "status"), [(False, "FAILED"), (True, "IN_DOUBT")])
 def test_the_claim_of_a_dead_process_is_taken_back(repository, claim, at_most_once, status):
     assert repository.reclaim(11, "sender", NOW, at_most_once=at_most_once) == 10
-    assert tiles(repository) == [(1, 10, "SENDING"), (11, 20, status)]
+    assert batch_ranges(repository) == [(1, 10, "SENDING"), (11, 20, status)]
     record = batch(repository, 11, "fate_unknown", "owner", "next_attempt_at", "attempts")
     assert record == (1, None, NOW, 1)
     assert statuses(repository)[15] == status

@@ -11,11 +11,11 @@ from sensor_node.core.errors import StorageUnavailable
 from sensor_node.core.model import Dropped
 from sensor_node.storage.engine.connection import open_reader
 from sensor_node.storage.queue import room
-from sensor_node.storage.queue.room import Room
+from sensor_node.storage.queue.room import SizeLimits
 from sensor_node.storage.repository import SensorDataSQLRepository
 
 NO_LIMIT = -(1 << 40)
-ANYTHING_GOES = Room(max_size=1 << 40, min_free=NO_LIMIT)
+ANYTHING_GOES = SizeLimits(max_size=1 << 40, min_free=NO_LIMIT)
 
 
 class Disk:
@@ -128,7 +128,7 @@ def test_a_full_disk_is_called_so_also_where_there_is_a_database_already(disk):
 
 def test_on_a_full_disk_what_the_limits_allow_is_nothing_more(disk):
     """With min_free in force capture stops before the disk is full, and other programs go on."""
-    limits = Room(max_size=1 << 40, min_free=512 * 1024)
+    limits = SizeLimits(max_size=1 << 40, min_free=512 * 1024)
     with opened(disk) as repository:
         repository.begin_run(WHO, 0.0, "a run")
         while repository.capture(readings(100), [], 0.0, limits):

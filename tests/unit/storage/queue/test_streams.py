@@ -11,12 +11,12 @@ from storage_fixtures import (
     POLICY,
     ROOM,
     RULES,
+    batch_ranges,
     deliver,
     fill,
     new_stream,
     readings,
     rows,
-    tiles,
 )
 
 from sensor_node.core.errors import StorageUnavailable
@@ -126,7 +126,7 @@ def test_nothing_is_captured_by_who_has_not_begun_a_stream(repository):
 
 def test_who_has_opened_the_file_anew_begins_a_stream_before_it_captures(repository):
     """As after an I/O error: what bears the name by then may be a restored backup."""
-    repository._database._part()
+    repository._database._disconnect()
     with pytest.raises(StorageUnavailable, match="replaced"):
         fill(repository, 1)
     new_stream(repository)
@@ -162,7 +162,7 @@ def test_giving_up_readings_of_many_streams_forgets_them_all(repository):
     last = stored(repository)[-1]
     assert repository.evict_oldest("max_size", NOW) == 8
     assert stored(repository) == [last]
-    assert tiles(repository) == [(1, 8, "EVICTED")]
+    assert batch_ranges(repository) == [(1, 8, "EVICTED")]
 
 
 def test_an_id_from_the_wire_finds_its_message_again(repository):

@@ -290,12 +290,12 @@ def test_each_time_it_takes_more_of_them_in_a_row(repository):
 
 def test_very_much_that_waits_is_let_in_bite_by_bite(repository, monkeypatch):
     isolate(repository)
-    monkeypatch.setattr(suspects, "LET_IN_BITE", 2)
+    monkeypatch.setattr(suspects, "LET_IN_CHUNK", 2)
     execute(repository, "DELETE FROM suspect")
-    bites = 0
+    chunks = 0
     while repository.let_in(NOW):
-        bites += 1
-    assert (bites, apart(repository)) == (3, [])
+        chunks += 1
+    assert (chunks, apart(repository)) == (3, [])
 
 
 def test_a_sensor_that_is_gone_is_forgotten(repository):

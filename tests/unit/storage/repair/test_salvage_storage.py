@@ -16,6 +16,7 @@ from storage_fixtures import (
     WHO,
     audit,
     batch,
+    batch_ranges,
     deliver,
     dump,
     events,
@@ -26,13 +27,12 @@ from storage_fixtures import (
     park,
     rows,
     statuses,
-    tiles,
 )
 
 from sensor_node.core.errors import SensorNodeError
 from sensor_node.core.model import Reading
 from sensor_node.storage.repair import replace_header
-from sensor_node.storage.repair.damaged_file import Wreck
+from sensor_node.storage.repair.damaged_file import DamagedFile
 from sensor_node.storage.repair.salvage import Salvaged
 from sensor_node.storage.repository import SensorDataSQLRepository
 
@@ -65,15 +65,15 @@ def big(place, count=3000):
 
 
 def salvage(repository, path, policy=POLICY):
-    """The wreck, closed, and how many readings came back."""
+    """The damaged_file, closed, and how many readings came back."""
     added = 0
-    with contextlib.closing(Wreck(path, "nobody")) as wreck:
-        for bite in wreck.undelivered(at_most_once=policy.at_most_once):
-            while (new := repository.salvage(bite, path.name, policy, NOW)) is None:
+    with contextlib.closing(DamagedFile(path, "nobody")) as damaged_file:
+        for chunk in damaged_file.undelivered(at_most_once=policy.at_most_once):
+            while (new := repository.salvage(chunk, path.name, policy, NOW)) is None:
                 continue
             added += new
-        wreck.missed = wreck.unreadable
-    return wreck, added
+        damaged_file.missed = damaged_file.unreadable
+    return damaged_file, added
 
 
 def wire(repository):
@@ -91,8 +91,13 @@ def wire(repository):
 class TestWhatComesBack:
     def test_is_undelivered_and_keeps_its_id_its_node_and_its_value(self, repository, old):
         fill(repository, 3)
-        wreck, added = salvage(repository, old.path)
-        assert (wreck.found, wreck.delivered, wreck.missed, added) == (30, 5, 0, 25)
+        damaged_file, added = salvage(repository, old.path)
+        assert (damaged_file.found, damaged_file.delivered, damaged_file.missed, added) == (
+            30,
+            5,
+            0,
+            25,
+        )
         before, after = wire(old), wire(repository)
         for key, (status, *reading) in before.items():
             if status == "SENT":
@@ -162,37 +167,37 @@ class TestWhatComesBack:
         assert salvage(repository, old.path)[1] == 0
 
     def test_comes_once_also_when_only_some_of_it_came_before(self, repository, old):
-        with contextlib.closing(Wreck(old.path, "")) as wreck:
-            [bite] = wreck.undelivered(at_most_once=False)
-        assert repository.salvage(bite[3:9], "old.db", POLICY, NOW) == 6
+        with contextlib.closing(DamagedFile(old.path, "")) as damaged_file:
+            [chunk] = damaged_file.undelivered(at_most_once=False)
+        assert repository.salvage(chunk[3:9], "old.db", POLICY, NOW) == 6
         fill(repository, 2)
-        while repository.salvage(bite, "old.db", POLICY, NOW) is None:
+        while repository.salvage(chunk, "old.db", POLICY, NOW) is None:
             continue
         assert len(wire(repository)) == 25 + 2
 
     def test_is_not_taken_for_what_a_forgotten_stream_had(self, repository, old):
         """The next row of the table is then another's: each stream knows where it ended."""
-        with contextlib.closing(Wreck(old.path, "")) as wreck:
-            [bite] = wreck.undelivered(at_most_once=False)
-        assert repository.salvage(bite[:10], "old.db", POLICY, NOW) == 10
+        with contextlib.closing(DamagedFile(old.path, "")) as damaged_file:
+            [chunk] = damaged_file.undelivered(at_most_once=False)
+        assert repository.salvage(chunk[:10], "old.db", POLICY, NOW) == 10
         fill(repository, 15)
         new_stream(repository)
         deliver(repository, 15)
         repository.purge(0, None, NOW)
-        assert repository.salvage(bite, "old.db", POLICY, NOW) == 15
-        assert {f"{one.stream}-{one.number} edge-00" for one in bite} <= wire(repository).keys()
+        assert repository.salvage(chunk, "old.db", POLICY, NOW) == 15
+        assert {f"{one.stream}-{one.number} edge-00" for one in chunk} <= wire(repository).keys()
 
     def test_makes_way_in_transactions_that_are_not_long(self, repository, old, monkeypatch):
-        monkeypatch.setattr("sensor_node.storage.repository.MAKE_WAY_BITE", 4)
+        monkeypatch.setattr("sensor_node.storage.repository.MAKE_WAY_CHUNK", 4)
         fill(repository, 10)
         new_stream(repository, NOW)
         fill(repository, 10)
-        with contextlib.closing(Wreck(old.path, "")) as wreck:
-            [bite] = wreck.undelivered(at_most_once=False)
-        tries = [repository.salvage(bite, "", POLICY, NOW) for _ in range(5)]
+        with contextlib.closing(DamagedFile(old.path, "")) as damaged_file:
+            [chunk] = damaged_file.undelivered(at_most_once=False)
+        tries = [repository.salvage(chunk, "", POLICY, NOW) for _ in range(5)]
         assert tries == [None, None, None, None, 25]
         assert all(
-            (first - 1) // 10 == (last - 1) // 10 for first, last, _ in tiles(repository)[:5]
+            (first - 1) // 10 == (last - 1) // 10 for first, last, _ in batch_ranges(repository)[:5]
         )
 
     def test_does_not_look_like_the_end_of_capture(self, repository, old):
@@ -238,8 +243,8 @@ class TestTheSameStream:
                 deliver(before, 3)
             before.purge(0, None, NOW)
             ids = set(wire(before))
-        wreck, added = salvage(repository, old)
-        assert (wreck.keeps_ids, added) == (True, 8)
+        damaged_file, added = salvage(repository, old)
+        assert (damaged_file.keeps_ids, added) == (True, 8)
         assert set(wire(repository)) == ids
 
 
@@ -259,12 +264,12 @@ class TestADamagedFile:
         if seed % 4 == 0:
             del damaged[random.randrange(len(damaged) // 2, len(damaged)) :]
         path.write_bytes(damaged)
-        wreck, added = salvage(repository, path)
+        damaged_file, added = salvage(repository, path)
         after = wire(repository)
         assert set(after) <= set(before)
         assert all(after[key][1:] == before[key][1:] for key in after)
-        assert added == wreck.found == len(after)
-        assert wreck.found + wreck.missed == 3000
+        assert added == damaged_file.found == len(after)
+        assert damaged_file.found + damaged_file.missed == 3000
         assert path.read_bytes() == damaged
         assert salvage(repository, path)[1] == 0
 
@@ -278,16 +283,16 @@ class TestADamagedFile:
         )
         content[leaf * PAGE : (leaf + 1) * PAGE] = b"\xff" * PAGE
         path.write_bytes(content)
-        wreck, added = salvage(repository, path)
-        assert 5 < wreck.missed < 60
-        assert added == 3000 - wreck.missed
+        damaged_file, added = salvage(repository, path)
+        assert 5 < damaged_file.missed < 60
+        assert added == 3000 - damaged_file.missed
 
     def test_whose_stream_cannot_be_read_gives_readings_with_new_ids_the_same_each_time(
         self, repository, old
     ):
         execute(old, "UPDATE stream SET name = 'g'")
-        wreck, added = salvage(repository, old.path)
-        assert (wreck.keeps_ids, added) == (False, 25)
+        damaged_file, added = salvage(repository, old.path)
+        assert (damaged_file.keeps_ids, added) == (False, 25)
         assert len({key.partition("-")[0] for key in wire(repository)}) == 1
         assert all(key.endswith(" nobody") for key in wire(repository))
         assert salvage(repository, old.path)[1] == 0
@@ -304,8 +309,8 @@ class TestADamagedFile:
     )
     def test_does_not_give_what_no_sensor_can_have_captured(self, repository, old, change):
         execute(old, f"UPDATE message SET {change} WHERE id = 27")
-        wreck, added = salvage(repository, old.path)
-        assert (wreck.missed, added) == (1, 24)
+        damaged_file, added = salvage(repository, old.path)
+        assert (damaged_file.missed, added) == (1, 24)
 
     def test_gives_a_reading_whose_status_makes_no_sense(self, repository, old):
         execute(old, "UPDATE message SET status = 'SEMT' WHERE id = 1")
@@ -321,11 +326,13 @@ class TestADamagedFile:
         content = page + path.read_bytes()[PAGE:]
         path.write_bytes(content)
         with pytest.raises(SensorNodeError, match=r"cannot be read|is not a Sensor") as told:
-            Wreck(path, "")
+            DamagedFile(path, "")
         assert "\n" not in str(told.value)
         assert replace_header.is_ours(path)
-        wreck, added = salvage(repository, replace_header.mended_copy(path, tmp_path))
-        assert (added, wreck.missed) == (3000, 0)
+        damaged_file, added = salvage(
+            repository, replace_header.copy_with_new_header(path, tmp_path)
+        )
+        assert (added, damaged_file.missed) == (3000, 0)
         assert path.read_bytes() == content
 
     def test_whose_header_says_another_program_is_ours_if_it_has_our_tables(
@@ -356,8 +363,13 @@ def test_purged_and_evicted_readings_are_not_called_unreadable(repository, place
         deliver(old, 6000)
         old.purge(0, None, NOW)
         old.evict_oldest("test", NOW)
-        wreck, added = salvage(repository, old.path)
-    assert (wreck.found, wreck.delivered, wreck.missed, added) == (2000, 0, 0, 2000)
+        damaged_file, added = salvage(repository, old.path)
+    assert (damaged_file.found, damaged_file.delivered, damaged_file.missed, added) == (
+        2000,
+        0,
+        0,
+        2000,
+    )
 
 
 def test_values_come_back_bit_for_bit(repository, place):
@@ -396,7 +408,7 @@ def test_what_is_no_database_of_ours_is_refused(place, made, told):
     with contextlib.closing(sqlite3.connect(path)) as connection:
         connection.executescript(made)
     with pytest.raises(SensorNodeError, match=told):
-        Wreck(path, "")
+        DamagedFile(path, "")
 
 
 def test_nothing_but_salvaged_rows_is_what_absent_lets_through(repository):
