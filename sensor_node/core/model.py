@@ -135,6 +135,9 @@ class Verdict(enum.StrEnum):
     REFUSED = "refused"  # the sink objects to what is in the request
     TRY_LATER = "try later"  # the sink, or the way to it, is not well
     MISCONFIGURED = "misconfigured"  # a person must mend the sink or this node's configuration
+    UNSENT = (
+        "unsent"  # it cannot be sent as it is: too large, a row is missing, or no way to write it
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -33,7 +33,8 @@ class BatchRecord:
 
     `failures`: how often it has failed for its own sake, as large as it is now. `answers`: those
     of its failures that a sink that was UP answered. `failed_epoch`: the sink's epoch at the first
-    failure. `alone`: has failed as a single message. `isolated`: of a sensor that is set apart.
+    failure. `alone`: has failed as a single message. `unsent`: could not be sent as it was.
+    `isolated`: of a sensor that is set apart.
     `due_at`: its `next_attempt_at` when it was claimed, None for a fresh one.
 
     `accepted_at_failure`, `accepted_at_refusal`, `accepted_at_isolated_failure`: how many messages
@@ -49,6 +50,7 @@ class BatchRecord:
     accepted_at_refusal: int | None
     fate_unknown: bool
     alone: bool = False
+    unsent: bool = False
     isolated: bool = False
     due_at: float | None = None
     accepted_at_isolated_failure: int | None = None
@@ -147,6 +149,8 @@ def settlement(
     epoch = claim.epoch
     if outcome.verdict is Verdict.DELIVERED:
         return Settlement("SENT", batch, _accepted(batch, sink, epoch, now))  # SENDING -> SENT
+    if outcome.verdict is Verdict.UNSENT:
+        return _unsent(batch, sink, claim, rules, now)
     # An answer says something about the sink only as it is now.
     current = epoch == sink.epoch
     # That a probe failed says nothing about the batch.
@@ -172,6 +176,21 @@ def settlement(
     if rules.at_most_once and not outcome.fate_known:
         return Settlement("IN_DOUBT", decided.batch, decided.sink)  # SENDING -> IN_DOUBT
     return decided
+
+
+def _unsent(
+    batch: BatchRecord, sink: SinkRecord, claim: Claim, rules: Rules, now: float
+) -> Settlement:
+    """Nothing was asked of the sink: halve the batch, so that its sound messages need not wait.
+
+    A message that cannot be sent alone backs off. A sink that it was to probe waits as long.
+    """
+    lone = batch.size == 1
+    due_at = now + (rules.backoff.delay(claim.attempt) if lone else 0.0)
+    after = replace(batch, failures=batch.failures + lone, unsent=True)
+    if claim.probe and not sink.up:
+        sink = replace(sink, next_probe_at=max(sink.next_probe_at, due_at))
+    return Settlement("FAILED", after, sink, halve=not lone, next_attempt_at=due_at)
 
 
 def _has_met(outcome: Outcome) -> bool:

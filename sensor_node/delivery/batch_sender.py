@@ -23,8 +23,6 @@ MAX_BODY_BYTES = 1024 * 1024
 SLOW = 0.25
 # Who is asked to stop still sends what is claimed: from a slower sink that would take its time.
 QUICK_SECONDS = 0.1
-# Settles a claim at a wall time; False if the claim was lost.
-Settle = Callable[[float], bool]
 
 
 def rules_of(config: Config) -> Rules:
@@ -68,9 +66,9 @@ class BatchSender:
         self._message_bytes = 1
         self._carried = config.sink.batch_size
         self._claim: Claim | None = None
-        self._settle: Settle | None = None
+        self._outcome: Outcome | None = None
+        self._goes_on = False
         self._then: ClaimPolicy | None = None
-        self._next: Claim | None = None
         self._unforeseen = Unforeseen()
 
     @property
@@ -108,11 +106,12 @@ class BatchSender:
         """
         claim = self._claim
         assert claim is not None
-        if self._settle is None:
-            self._settle = self._send(claim)
-        if not self._settle(self._clock.now().wall):
+        if self._outcome is None:
+            self._outcome = self._send(claim)
+        held, next_claim = self._settle(claim, self._outcome, self._clock.now().wall)
+        if not held:
             LOGGER.warning("claim_lost batch=%d-%d", claim.first_id, claim.last_id)
-        self._claim, self._next, self._settle = self._next, None, None
+        self._claim, self._outcome = next_claim, None
 
     def close(self) -> None:
         """Finish what is still in hand, claim nothing more, then hang up."""
@@ -122,23 +121,23 @@ class BatchSender:
         if self._client:
             self._client.close()
 
-    def _send(self, claim: Claim) -> Settle:
-        """One request at most; returns how the claim is to be settled."""
+    def _send(self, claim: Claim) -> Outcome:
+        """One request at most."""
+        self._goes_on = False
         messages = self._repository.read_claim(claim)
         if len(messages) != claim.size:
-            # Nothing is sent; halving leaves the sound messages and the missing one apart.
+            # Halving leaves the sound messages and the missing one apart.
             error = f"{claim.size - len(messages)} rows are missing: run sensor-node-ctl audit"
             LOGGER.error("batch_unsent batch=%d-%d %s", claim.first_id, claim.last_id, error)
-            return self._halve_unsent(claim, error)
+            return _unsent(error)
         try:
             body = formats.encode(messages, claim.stream, self._sink)
         except Exception as error:
             # The same: what cannot be told to the sink stops none of the others.
-            reason = self._unforeseen.outcome(error, fate_known=True).detail
-            return self._halve_unsent(claim, reason)
+            return _unsent(self._unforeseen.outcome(error, fate_known=True).detail)
         if len(body) > MAX_BODY_BYTES and claim.size > 1:
             self._message_bytes = max(self._message_bytes, len(body) // claim.size + 1)
-            return self._halve(claim, "", 0.0)
+            return _unsent("")
         limit = self.limit
         began = self._clock.now().monotonic
         outcome = self._post(body, formats.idempotency_key(claim, body))
@@ -149,20 +148,20 @@ class BatchSender:
         said = (claim.attempt, outcome.verdict, outcome.detail)
         LOGGER.debug(line, claim.first_id, claim.last_id, *said)
         whole = self._then is not None and claim.size >= self._then.limit(limit)
-        goes_on = whole and seconds < QUICK_SECONDS
-        return lambda now: self._settle_posted(claim, outcome, now, goes_on=goes_on)
+        self._goes_on = whole and seconds < QUICK_SECONDS
+        return outcome
 
-    def _settle_posted(self, claim: Claim, outcome: Outcome, now: float, *, goes_on: bool) -> bool:
+    def _settle(self, claim: Claim, outcome: Outcome, now: float) -> tuple[bool, Claim | None]:
+        """Whether the claim was still ours, and the next one if it goes on with that."""
         delivered = outcome.verdict is Verdict.DELIVERED
-        if goes_on and delivered and self._then:
-            held, self._next = self._repository.settle_and_claim(
+        if self._goes_on and delivered and self._then:
+            return self._repository.settle_and_claim(
                 claim, outcome, self._rules, self._then, now, self.limit
             )
-            return held
         held = self._repository.settle(claim, outcome, self._rules, now)
         if claim.probe or not delivered:
             self._tell_outcome()
-        return held
+        return held, None
 
     def _post(self, body: bytes, key: str) -> Outcome:
         """Who has never sent anything has no HTTP library in memory."""
@@ -194,15 +193,7 @@ class BatchSender:
         elif not slow and outcome.verdict is Verdict.DELIVERED and size >= self._carried:
             self._carried = min(2 * self._carried, self._sink.batch_size)
 
-    def _halve_unsent(self, claim: Claim, error: str) -> Settle:
-        """Its sound neighbours need not wait: nothing of it can be sent as it is."""
-        wait = self._rules.backoff.delay(claim.attempt) if claim.size == 1 else 0.0
-        return self._halve(claim, error, wait)
 
-    def _halve(self, claim: Claim, error: str, wait: float) -> Settle:
-        def halve(now: float) -> bool:
-            held = self._repository.halve(claim, error, now + wait, now)
-            self._tell_outcome()
-            return held
-
-        return halve
+def _unsent(error: str) -> Outcome:
+    """Nothing has left: of this batch as it is, nothing can be sent."""
+    return Outcome(Verdict.UNSENT, error, fate_known=True)

@@ -24,6 +24,7 @@ from sensor_node.storage.queue import (
     lookup,
     orphans,
     retention,
+    settling,
     sink_row,
     suspects,
     vital_signs,
@@ -187,7 +188,7 @@ class SensorDataSQLRepository:
         False, and nothing changed, if the claim was lost.
         """
         with self._transaction() as connection:
-            return claiming.settle(connection, claim, outcome, rules, now)
+            return settling.settle(connection, claim, outcome, rules, now)
 
     def settle_and_claim(
         self,
@@ -201,13 +202,8 @@ class SensorDataSQLRepository:
         """settle(), and claim_fresh() if `limit` messages wait and nothing is left over."""
         with self._transaction() as connection:
             if is_tight(connection, self.path, policy.min_free):
-                return claiming.settle(connection, claim, outcome, rules, now), None
-            return claiming.settle_and_claim(connection, claim, outcome, rules, policy, now, limit)
-
-    def halve(self, claim: Claim, error: str, due_at: float, now: float) -> bool:
-        """SENDING -> two FAILED halves, for a batch that cannot be sent as it is."""
-        with self._transaction() as connection:
-            return claiming.halve(connection, claim, error, due_at, now)
+                return settling.settle(connection, claim, outcome, rules, now), None
+            return settling.settle_and_claim(connection, claim, outcome, rules, policy, now, limit)
 
     # Retry
 

@@ -15,11 +15,15 @@ from sensor_node.core.settlement import DUE_FIRST, Probe
 # Its readings, alone or among others, are never answered.
 BAD_SENSOR = "name 3"
 SILENT = Outcome(Verdict.TRY_LATER, "no answer")
+UNSENT = Outcome(Verdict.UNSENT, "too large", fate_known=True)
 OWNERS = ("sender-1", "sender-2", "retrier")
 
 indexes = st.integers(0, 1000)
 limits = st.sampled_from([5, 1, 2, 3, 9, 40])
-verdicts = st.sampled_from([*[Verdict.DELIVERED] * 4, *[Verdict.REFUSED] * 3, *Verdict])
+# What is not sent has a rule of its own.
+verdicts = st.sampled_from(
+    [*[Verdict.DELIVERED] * 5, *[Verdict.REFUSED] * 4, Verdict.TRY_LATER, Verdict.MISCONFIGURED]
+)
 outcomes = st.builds(
     Outcome,
     verdicts,
@@ -379,11 +383,10 @@ class Sending(QueueModel):
         return ["FAILED"]
 
     @precondition(lambda self: self.live)
-    @rule(index=indexes, wait=st.floats(0, 60))
-    def give_back(self, index, wait):
+    @rule(index=indexes)
+    def send_nothing(self, index):
         claim = self.live[index % len(self.live)]
-        due_at = self.now + wait
-        if self.do(self.repository.halve, claim, "too large", due_at, self.now) is None:
+        if self.do(self.repository.settle, claim, UNSENT, self.verdicts, self.now) is None:
             return
         self.lost(claim)
         ids = range(claim.first_id, claim.last_id + 1)
@@ -418,6 +421,5 @@ class Sending(QueueModel):
     def settles_nothing(self, claim, outcome):
         before = self.dump()
         assert not self.repository.settle(claim, outcome, self.verdicts, self.now)
-        assert not self.repository.halve(claim, "", self.now, self.now)
         assert self.repository.read_claim(claim) == []
         assert self.dump() == before

@@ -32,6 +32,8 @@ SILENT = Outcome(Verdict.TRY_LATER, "no answer within 30 s")
 UNAUTHORIZED = Outcome(
     Verdict.MISCONFIGURED, "401 Unauthorized", "check [sink] token_file", True, True
 )
+# Too large, say, or a row of it is missing.
+UNSENT = Outcome(Verdict.UNSENT, "cannot be sent", fate_known=True)
 FAILURES = (BUSY, ERROR, UNREACHABLE, SILENT, UNAUTHORIZED)
 
 

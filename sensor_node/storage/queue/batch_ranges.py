@@ -39,7 +39,7 @@ ORDER BY message.id
 # The fence of every settle: still SENDING, still ours, still the same attempt.
 READ_BATCH = """
 SELECT last_id - first_id + 1, failures, answers, failed_epoch, accepted_at_failure,
-       accepted_at_refusal, fate_unknown, alone, isolated IS NOT NULL, next_attempt_at,
+       accepted_at_refusal, fate_unknown, alone, unsent, isolated IS NOT NULL, next_attempt_at,
        (SELECT accepted_at_failure FROM suspect WHERE name = batch.isolated AND suspect.isolated)
 FROM batch
 WHERE first_id = :first_id AND last_id = :last_id
@@ -49,21 +49,13 @@ SETTLE = """
 UPDATE batch
 SET status = :status, owner = NULL, settled_at = :now, next_attempt_at = :next_attempt_at,
     failure_order = :failure_order, failures = :failures, answers = :answers,
-    failed_epoch = :failed_epoch,
-    accepted_at_failure = :accepted_at_failure, accepted_at_refusal = :accepted_at_refusal,
-    fate_unknown = :fate_unknown, alone = :alone,
+    failed_epoch = :failed_epoch, accepted_at_failure = :accepted_at_failure,
+    accepted_at_refusal = :accepted_at_refusal,
+    fate_unknown = :fate_unknown, alone = :alone, unsent = :unsent,
     isolated = CASE :status WHEN 'FAILED' THEN isolated END, last_error = :last_error
 WHERE first_id = :first_id AND last_id = :last_id
   AND status = 'SENDING' AND owner = :owner AND attempts = :attempt
 RETURNING 1
-"""
-GIVE_BACK = """
-UPDATE batch
-SET status = 'FAILED', owner = NULL, settled_at = :now, next_attempt_at = :due_at,
-    failure_order = :failure_order,
-    failures = failures + (first_id = last_id), unsent = 1, last_error = :last_error
-WHERE first_id = :first_id AND last_id = :last_id
-  AND status = 'SENDING' AND owner = :owner AND attempts = :attempt
 """
 NEXT_FAILURE_ORDER = """
 SELECT 1 + max(
@@ -90,8 +82,8 @@ SHORTEN = (
 COPY_RIGHT = """
 INSERT INTO batch(first_id, last_id, status, attempts, requeue_count, owner, claimed_at, settled_at,
                   next_attempt_at, failure_order, failures, answers, failed_epoch,
-                  accepted_at_failure,
-                  accepted_at_refusal, fate_unknown, alone, unsent, isolated, last_error)
+                  accepted_at_failure, accepted_at_refusal, fate_unknown, alone, unsent,
+                  isolated, last_error)
 SELECT :cut + 1, :last_id, status, attempts, requeue_count, owner, claimed_at, settled_at,
        next_attempt_at, failure_order, failures, answers, failed_epoch, accepted_at_failure,
        accepted_at_refusal, fate_unknown, alone, unsent, isolated, last_error
@@ -185,31 +177,21 @@ def read_batch(connection: sqlite3.Connection, claim: Claim) -> BatchRecord | No
     row = connection.execute(READ_BATCH, _fence(claim)).fetchone()
     if row is None:
         return None
-    (
-        size,
-        failures,
-        answers,
-        epoch,
-        accepted_total,
-        refused,
-        unknown,
-        alone,
-        isolated,
-        due_at,
-        then,
-    ) = row
+    size, failures, answers, epoch, at_failure, at_refusal, *flags, due_at, at_isolated = row
+    fate_unknown, alone, unsent, isolated = map(bool, flags)
     return BatchRecord(
         size=size,
         failures=failures,
         answers=answers,
         failed_epoch=epoch,
-        accepted_at_failure=accepted_total,
-        accepted_at_refusal=refused,
-        fate_unknown=bool(unknown),
-        alone=bool(alone),
-        isolated=bool(isolated),
+        accepted_at_failure=at_failure,
+        accepted_at_refusal=at_refusal,
+        fate_unknown=fate_unknown,
+        alone=alone,
+        unsent=unsent,
+        isolated=isolated,
         due_at=due_at,
-        accepted_at_isolated_failure=then,
+        accepted_at_isolated_failure=at_isolated,
     )
 
 
@@ -233,6 +215,7 @@ def settle(
         "accepted_at_refusal": batch.accepted_at_refusal,
         "fate_unknown": int(batch.fate_unknown),
         "alone": int(batch.alone),
+        "unsent": int(batch.unsent),
         "last_error": error or None,
     }
     if connection.execute(SETTLE, _fence(claim) | values).fetchone() is None:
@@ -302,27 +285,6 @@ def requeue(connection: sqlite3.Connection, message_id: int, last_id: int, now: 
     connection.execute(REQUEUE, {"first_id": first, "now": now, "failure_order": failure_order})
     mark(connection, first, last, "FAILED")
     return int(last - first + 1)
-
-
-def halve(
-    connection: sqlite3.Connection, claim: Claim, error: str, due_at: float, now: float
-) -> bool:
-    """SENDING -> two FAILED halves, or one FAILED message, of a batch that was not sent."""
-    batch = read_batch(connection, claim)
-    if batch is None:
-        return False
-    failure_order = next_failure_order(connection, claim.first_id, batch)
-    values = {
-        "now": now,
-        "due_at": due_at,
-        "failure_order": failure_order,
-        "last_error": error or None,
-    }
-    connection.execute(GIVE_BACK, _fence(claim) | values)
-    mark(connection, claim.first_id, claim.last_id, "FAILED")
-    if claim.size > 1:
-        cut(connection, claim.first_id, claim.last_id, claim.first_id + claim.size // 2 - 1)
-    return True
 
 
 def _fence(claim: Claim) -> dict[str, object]:

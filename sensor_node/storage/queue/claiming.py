@@ -1,12 +1,11 @@
-"""A sender's turn at the queue: settle the batch in hand, claim the next."""
+"""Claims: which messages a sender or the retrier may send next, and nobody else meanwhile."""
 
 import sqlite3
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from sensor_node.core.model import Claim, Outcome
-from sensor_node.core.settlement import Probe, Rules, SinkRecord, settlement
-from sensor_node.storage.journal import events
+from sensor_node.core.model import Claim
+from sensor_node.core.settlement import Probe, SinkRecord
 from sensor_node.storage.queue import (
     batch_ranges,
     due,
@@ -23,7 +22,6 @@ MOST_RUNS = 1000
 MOST_MESSAGES = 5000
 # So many times as many are looked through for a probe of its kind.
 MOST_WINDOWS = 10
-SURPLUS = "the sink sends more than it is asked for: from now on a connection a request"
 
 
 @dataclass(frozen=True, slots=True)
@@ -225,57 +223,3 @@ def _again(
             return batch_ranges.claim_again(connection, sink, owner, batch_range, most, now)
         suspects.set_apart(connection, batch_range, run)
     return None
-
-
-def settle(
-    connection: sqlite3.Connection, claim: Claim, outcome: Outcome, rules: Rules, now: float
-) -> bool:
-    """SENDING -> what settlement() decides, and the sink's state with it; False: a lost claim."""
-    batch = batch_ranges.read_batch(connection, claim)
-    if batch is None:
-        return False
-    sink = sink_row.read(connection)
-    decided = settlement(batch, sink, claim, outcome, rules, now)
-    batch_ranges.settle(connection, claim, decided, outcome.detail, now)
-    suspects.heed(connection, claim, batch, decided.batch, sink, outcome, rules, now)
-    if outcome.surplus:
-        events.record(connection, now, "surplus answer", SURPLUS)
-    if decided.sink.throttled and not sink.throttled:
-        suspects.clear(connection)
-    if decided.sink != sink:
-        sink_row.write(connection, decided.sink)
-        sink_row.note(connection, sink, decided.sink, now)
-    return True
-
-
-def halve(
-    connection: sqlite3.Connection, claim: Claim, error: str, due_at: float, now: float
-) -> bool:
-    """SENDING -> FAILED for what was not sent; the sink or sensor it was to probe waits as long."""
-    held = batch_ranges.halve(connection, claim, error, due_at, now)
-    if held:
-        suspects.put_off(connection, claim, due_at)
-        if claim.probe:
-            sink_row.put_off(connection, due_at)
-    return held
-
-
-def settle_and_claim(
-    connection: sqlite3.Connection,
-    claim: Claim,
-    outcome: Outcome,
-    rules: Rules,
-    policy: ClaimPolicy,
-    now: float,
-    limit: int,
-) -> tuple[bool, Claim | None]:
-    """Both, but claim only what is whole, and nothing while something is left over."""
-    if not settle(connection, claim, outcome, rules, now):
-        return False, None
-    pending = message_ids.highest_id(connection) - message_ids.highest_claimed_id(connection)
-    if pending < policy.limit(limit):
-        return True, None
-    if due.find_left_over(connection, now, skip_unknown=policy.at_most_once):
-        return True, None
-    sink = sink_row.read(connection)  # what was settled has changed it
-    return True, claim_fresh(connection, sink, claim.owner, policy, now, limit)

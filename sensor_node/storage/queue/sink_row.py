@@ -24,7 +24,6 @@ SET state = :state, epoch = :epoch, since = :since, reason = :reason, hint = :hi
     accepted_at_up = :accepted_at_up, taken_after = :taken_after, futile = :futile,
     throttled = :throttled, faults = :faults, accepted_at_fault = :accepted_at_fault
 """
-PUT_OFF = "UPDATE sink SET next_probe_at = max(next_probe_at, :until) WHERE state = 'DOWN'"
 PROBE_NOW = "UPDATE sink SET next_probe_at = :now WHERE state = 'DOWN'"
 SINCE_BY_THE_NEW_CLOCK = "UPDATE sink SET since = since + :step WHERE since + :step <= :now"
 WAIT_NO_LONGER = """
@@ -70,11 +69,6 @@ def note(connection: sqlite3.Connection, before: SinkRecord, after: SinkRecord, 
         backlog = ledger.counts(connection).undelivered
         detail = f"after {max(0.0, now - before.since):.0f} s, backlog {backlog}: {before.reason}"
         events.record(connection, now, "sink up", detail)
-
-
-def put_off(connection: sqlite3.Connection, until: float) -> None:
-    """What was claimed as a probe could not be sent."""
-    connection.execute(PUT_OFF, {"until": until})
 
 
 def probe_now(connection: sqlite3.Connection, now: float) -> None:

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from sensor_node.core.isolation import WELL_SECONDS, Suspect, suspect_after, suspect_taken
 from sensor_node.core.model import Claim, Outcome, Verdict
-from sensor_node.core.settlement import BatchRecord, Probe, Rules, SinkRecord
+from sensor_node.core.settlement import BatchRecord, Probe, Rules, Settlement, SinkRecord
 from sensor_node.storage.journal import events
 from sensor_node.storage.queue import batch_ranges, due
 
@@ -103,20 +103,23 @@ def isolated(connection: sqlite3.Connection) -> list[Suspect]:
     return [_suspect(row) for row in connection.execute(ISOLATED)]
 
 
-def heed(
+def note_outcome(
     connection: sqlite3.Connection,
     claim: Claim,
     before: BatchRecord,
-    after: BatchRecord,
+    decided: Settlement,
     sink: SinkRecord,
     outcome: Outcome,
     rules: Rules,
     now: float,
 ) -> None:
-    """What an outcome says about sensors: `before` and `after` are the batch's, `sink` was so."""
+    """What an outcome says about sensors. `before` and `sink`: as they were until now."""
+    after = decided.batch
     if outcome.verdict is Verdict.DELIVERED:
         if sink.suspects:
             _taken(connection, claim, now)
+    elif outcome.verdict is Verdict.UNSENT:
+        connection.execute(PUT_OFF, {"first_id": claim.first_id, "until": decided.next_attempt_at})
     elif after.failures > before.failures if before.isolated else after.alone > before.alone:
         (name,) = connection.execute(NAME_OF, {"id": claim.first_id}).fetchone()
         known = connection.execute(OF, {"name": name}).fetchone()
@@ -224,11 +227,6 @@ def waiting(connection: sqlite3.Connection, name: str) -> int:
 def clear(connection: sqlite3.Connection) -> None:
     """How often the sink was asked is why it failed, whatever it was asked."""
     connection.execute(CLEAR)
-
-
-def put_off(connection: sqlite3.Connection, claim: Claim, until: float) -> None:
-    """What was claimed of an isolated sensor, if it was, could not be sent."""
-    connection.execute(PUT_OFF, {"first_id": claim.first_id, "until": until})
 
 
 def probe_now(connection: sqlite3.Connection, now: float) -> None:

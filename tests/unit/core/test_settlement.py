@@ -392,10 +392,35 @@ def test_max_attempts_has_no_say_about_refusals():
     )
 
 
+# What cannot be sent
+
+UNSENT = Outcome(Verdict.UNSENT, "too large", fate_known=True)
+
+
+@every_sink
+def test_a_batch_that_cannot_be_sent_is_halved_due_at_once_and_the_sink_stays_as_it_was(sink):
+    decided = settle(MANY, sink, UNSENT)
+    assert (decided.status, decided.halve, decided.next_attempt_at) == ("FAILED", True, NOW)
+    assert (decided.batch, decided.sink) == (replace(MANY, unsent=True), sink)
+
+
+def test_a_lone_message_that_cannot_be_sent_backs_off_and_says_nothing_about_its_sensor():
+    decided = settle(LONE, UP, UNSENT)
+    assert not decided.halve
+    assert decided.next_attempt_at >= NOW + BACKOFF.initial_delay / 2
+    assert decided.batch == replace(LONE, failures=LONE.failures + 1, unsent=True)
+
+
+def test_a_sink_that_it_was_to_probe_waits_as_long():
+    probe = replace(claim(LONE, DOWN.epoch, DOWN.accepted_total), probe=True)
+    decided = settlement(LONE, DOWN, probe, UNSENT, RULES, NOW)
+    assert decided.sink == replace(DOWN, next_probe_at=decided.next_attempt_at)
+
+
 # At most once
 
 
-@pytest.mark.parametrize("verdict", [each for each in Verdict if each != Verdict.DELIVERED])
+@pytest.mark.parametrize("verdict", [Verdict.REFUSED, Verdict.TRY_LATER, Verdict.MISCONFIGURED])
 @every_sink
 def test_at_most_once_parks_whatever_is_not_certainly_undelivered(sink, verdict):
     outcome = Outcome(verdict, "who knows", answered=True, fate_known=False)
@@ -453,7 +478,7 @@ numbers = st.integers(0, 5)
 maybe = st.none() | numbers
 batches = st.builds(
     BatchRecord, st.integers(1, 4), st.integers(0, 200), numbers, maybe, maybe, maybe,
-    st.booleans(), st.booleans(), st.booleans(),
+    st.booleans(), st.booleans(), st.booleans(), st.booleans(),
 )  # fmt: skip
 sinks = st.builds(
     SinkRecord, st.sampled_from(SinkStatus), numbers, numbers.map(float), st.just("why"),
@@ -469,6 +494,8 @@ rules = st.builds(replace, st.sampled_from([RULES, RULES_ONCE]), max_attempts=nu
 
 @given(batches, sinks, numbers, outcomes, rules)
 def test_no_settlement_ever_breaks_the_rules_that_hold_for_all(batch, sink, epoch, outcome, rules):
+    if outcome.verdict is Verdict.UNSENT:
+        outcome = replace(outcome, fate_known=True)
     decided = settle(batch, sink, outcome, rules, epoch)
     delivered = outcome.verdict is Verdict.DELIVERED
     assert (decided.status == "SENT") == delivered

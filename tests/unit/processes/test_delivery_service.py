@@ -93,10 +93,6 @@ class Repository(SensorDataSQLRepository):
         self.fail_if_told("read_claim")
         return super().read_claim(claim)
 
-    def halve(self, claim, error, due_at, now):
-        self.fail_if_told("halve")
-        return super().halve(claim, error, due_at, now)
-
     def fail_if_told(self, what):
         if what in self.failing:
             raise DISK_FULL

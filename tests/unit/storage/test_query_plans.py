@@ -17,6 +17,7 @@ from storage_fixtures import (
     ROOM,
     RULES,
     SILENT,
+    UNSENT,
     WHO,
     audit,
     execute,
@@ -248,10 +249,6 @@ def become_throttled(repository):
     assert rows(repository, "SELECT throttled FROM sink") == [(1,)]
 
 
-def halve_a_probe(repository):
-    return repository.halve(claim_probe(repository, POLICY), "too large", LATER, NOW)
-
-
 def claim_lone(repository):
     set_sink(repository, epoch=9)
     return repository.claim_fresh("sender-1", POLICY, NOW, 1)
@@ -342,6 +339,8 @@ REPEATED = {
         lambda node: node.settle(claim(node), DELIVERED, RULES, NOW),
         lambda node: node.settle(claim(node), REFUSED, RULES, NOW),
         lambda node: node.settle(claim(node), SILENT, RULES, NOW),
+        lambda node: node.settle(claim(node), UNSENT, RULES, NOW),
+        lambda node: node.settle(claim_isolated(node), UNSENT, RULES, NOW),
         lambda node: node.settle(claim_probe(node, POLICY), BUSY, RULES, NOW),
         lambda node: node.settle(claim_probe(node, POLICY), DELIVERED, RULES, NOW),
         lambda node: node.settle(claim_isolated(node), BUSY, RULES, NOW),
@@ -350,7 +349,6 @@ REPEATED = {
         become_throttled,
     ],
     "settle_and_claim": [settle_and_claim, lambda node: settle_and_claim(node, REFUSED)],
-    "halve": [lambda node: node.halve(claim(node), "too large", NOW, NOW), halve_a_probe],
     "due_in": [
         lambda node: node.due_in(POLICY_ONCE, NOW),
         lambda node: node.due_in(POLICY_ONCE, 1.0),

@@ -13,6 +13,7 @@ from storage_fixtures import (
     SILENT,
     UNAUTHORIZED,
     UNREACHABLE,
+    UNSENT,
     batch,
     batch_ranges,
     dump,
@@ -158,25 +159,26 @@ def test_a_refused_batch_becomes_two_failed_halves_alike_in_all_else(repository,
     assert set(statuses(repository).values()) == {"FAILED"}
 
 
-def test_a_batch_that_cannot_be_sent_is_halved_and_due_when_told(repository, claim):
-    assert repository.halve(claim, "3 rows are missing", NOW + 5, NOW)
+def test_a_batch_that_cannot_be_sent_is_halved_and_due_at_once(repository, claim):
+    assert repository.settle(claim, UNSENT, RULES, NOW)
     assert batch_ranges(repository)[1:] == [(11, 15, "FAILED"), (16, 20, "FAILED")]
     for first_id in (11, 16):
         record = batch(repository, first_id, "last_error", "next_attempt_at", "attempts", "owner")
-        assert record == ("3 rows are missing", NOW + 5, 1, None)
+        assert record == (UNSENT.detail, NOW, 1, None)
 
 
-def test_a_lone_message_that_cannot_be_sent_is_given_back_whole(repository):
+def test_a_lone_message_that_cannot_be_sent_waits(repository):
     fill(repository, 1)
     claim = repository.claim_fresh("sender", POLICY, NOW, 1)
-    assert repository.halve(claim, "", NOW, NOW)
+    assert repository.settle(claim, UNSENT, RULES, NOW)
     assert batch_ranges(repository) == [(1, 1, "FAILED")]
-    assert batch(repository, 1, "last_error") == (None,)
+    due_at, failures = batch(repository, 1, "next_attempt_at", "failures")
+    assert (due_at > NOW, failures) == (True, 1)
 
 
-def test_giving_back_says_nothing_about_the_sink_or_about_past_failures(repository, claim):
+def test_what_was_not_sent_says_nothing_about_the_sink_or_about_past_failures(repository, claim):
     before = repository.backlog(0.0).sink
-    repository.halve(claim, "too large", NOW, NOW)
+    repository.settle(claim, UNSENT, RULES, NOW)
     assert repository.backlog(0.0).sink == replace(before, in_flight=before.in_flight - claim.size)
     assert batch(repository, 11, "failed_epoch", "answers") == (None, 0)
 
@@ -197,12 +199,11 @@ STALE = [
 
 
 @pytest.mark.parametrize("change", STALE, ids=str)
-@pytest.mark.parametrize("outcome", [DELIVERED, REFUSED, SILENT], ids=lambda o: o.detail)
+@pytest.mark.parametrize("outcome", [DELIVERED, REFUSED, SILENT, UNSENT], ids=lambda o: o.detail)
 def test_a_claim_that_is_not_exactly_ours_settles_nothing(repository, claim, change, outcome):
     before = dump(repository)
     stale = replace(claim, **change)
     assert not repository.settle(stale, outcome, RULES, NOW)
-    assert not repository.halve(stale, "", NOW, NOW)
     assert dump(repository) == before
 
 
@@ -218,8 +219,8 @@ def lose_by_halving(repository, claim):
     assert repository.settle(claim, REFUSED, RULES, NOW)
 
 
-def lose_by_giving_back(repository, claim):
-    assert repository.halve(claim, "", NOW, NOW)
+def lose_by_not_sending(repository, claim):
+    assert repository.settle(claim, UNSENT, RULES, NOW)
 
 
 def lose_to_the_retrier(repository, claim):
@@ -233,7 +234,7 @@ def lose_and_be_claimed_again(repository, claim):
 
 
 def lose_by_halving_and_be_claimed_again(repository, claim):
-    lose_by_giving_back(repository, claim)
+    lose_by_not_sending(repository, claim)
     assert repository.claim_due(claim.owner, POLICY, NOW, 100).first_id == claim.first_id
 
 
@@ -243,18 +244,17 @@ def lose_by_halving_and_be_claimed_again(repository, claim):
         lose_by_settling,
         lose_by_delivering,
         lose_by_halving,
-        lose_by_giving_back,
+        lose_by_not_sending,
         lose_to_the_retrier,
         lose_and_be_claimed_again,
         lose_by_halving_and_be_claimed_again,
     ],
 )
-@pytest.mark.parametrize("outcome", [DELIVERED, REFUSED, SILENT], ids=lambda o: o.detail)
+@pytest.mark.parametrize("outcome", [DELIVERED, REFUSED, SILENT, UNSENT], ids=lambda o: o.detail)
 def test_a_process_that_lost_its_claim_cannot_settle_it(repository, claim, lose, outcome):
     lose(repository, claim)
     before = dump(repository)
     assert not repository.settle(claim, outcome, RULES, NOW)
-    assert not repository.halve(claim, "", NOW, NOW)
     assert repository.read_claim(claim) == []
     assert dump(repository) == before
 
