@@ -21,7 +21,7 @@ from sensor_node.storage.engine import holders, quarantine
 from sensor_node.storage.engine.checkpoint import wal_bytes
 from sensor_node.storage.engine.connection import Connection, read_transaction, sqlite_facts
 from sensor_node.storage.engine.filesystem import complaint, is_read_only
-from sensor_node.storage.journal import events, log_hold, runs
+from sensor_node.storage.journal import events, log_hold, runs, samples
 from sensor_node.storage.queue import ledger, lookup, sink_row, suspects
 from sensor_node.storage.queue.room import SizeLimits, Space, measure
 from sensor_node.supervision.pidfile import is_elsewhere, pid_file, running_pid
@@ -263,7 +263,7 @@ def _rates(
     `delivered` is over `seconds`: shorter if the sink has come UP since, so that an outage does not
     count as slow delivery.
     """
-    found = runs.samples(connection, now.boottime)
+    found = samples.up_to(connection, now.boottime)
     if not found or now.boottime - found[0][0] < LEAST_RATE_SECONDS:
         return NO_RATES
     begun, captured, _ = found[0]

@@ -5,7 +5,6 @@ from sensor_node.storage.engine import holders
 from sensor_node.storage.engine.checkpoint import WAL_LIMIT_BYTES, Log
 from sensor_node.storage.journal.log_hold import FREE, HELD
 from sensor_node.storage.repository import SensorDataSQLRepository
-from sensor_node.system.log import LOGGER
 
 # A backup that is over sooner is nobody's concern.
 NOTE_SECONDS = 10.0
@@ -70,11 +69,9 @@ class LogWatch:
         seen = ", ".join(map(str, holders.find(self._repository.path, self._supervisor)))
         if seen or beyond:
             self._repository.record_event(since.wall, HELD, seen or UNSEEN)
-            LOGGER.warning("log_held by=%s", seen or UNSEEN)
             self._noted = True
 
     def _note_end(self, now: Moment) -> None:
         if self._noted:
             self._repository.record_event(now.wall, FREE, "it can be emptied again")
-            LOGGER.info("log_free")
             self._noted = False

@@ -30,8 +30,8 @@ class RetryService:
         self._repository = repository
         self._batch_sender = batch_sender
         self._look_around_at = 0.0
+        self._has_looked = False
         self._files = signatures(batch_sender.files)
-        self._before: SinkRecord | None = None
 
     def step(self, now: Moment) -> float:
         """Retry or probe with one batch, if one is due."""
@@ -42,7 +42,7 @@ class RetryService:
             self._look_around(now)
         backlog = self._repository.backlog(now.wall)
         sink = backlog.sink
-        self._log_change(sink)
+        self._tell_of_outage(sink)
         wait = self._time_to_send(backlog, now)
         if wait > 0:
             return min(wait, LOOK_AROUND_SECONDS)
@@ -75,10 +75,9 @@ class RetryService:
     def _look_around(self, now: Moment) -> None:
         """Dead owners, doubtful batches after a change of mode, sensors let in, changed secrets."""
         at_most_once = self._sink.at_most_once
-        for first_id, last_id, owner in self._repository.claims():
+        for first_id, _, owner in self._repository.claims():
             if not owners.is_alive(owner):
                 self._repository.reclaim(first_id, owner, now.wall, at_most_once=at_most_once)
-                LOGGER.warning("batch_reclaimed batch=%d-%d owner=%s", first_id, last_id, owner)
         if at_most_once:
             self._repository.park_doubtful(now.wall)
         while self._repository.let_in(now.wall):
@@ -88,13 +87,8 @@ class RetryService:
         if any(before.get(file, seen) != seen for file, seen in self._files.items()):
             self._repository.probe_now(now.wall)
 
-    def _log_change(self, sink: SinkRecord) -> None:
-        """An outage is two lines, whatever its length, and one for each change of its reason."""
-        before, self._before = self._before, sink
-        if sink.up:
-            if before and not before.up:
-                LOGGER.warning("sink_up")
-        elif before is None or before.up:
-            LOGGER.warning("sink_down reason=%r", sink.reason)
-        elif sink.reason != before.reason:
-            LOGGER.warning("sink_still_down reason=%r", sink.reason)
+    def _tell_of_outage(self, sink: SinkRecord) -> None:
+        """At the first look: one that began before this process has no line in its run's log."""
+        if not self._has_looked and not sink.up:
+            LOGGER.warning("sink_is_down %s", sink.reason)
+        self._has_looked = True

@@ -14,7 +14,7 @@ from sensor_node.core.settlement import Rules
 from sensor_node.storage.engine import checkpoint, filesystem, quarantine
 from sensor_node.storage.engine.connection import Database
 from sensor_node.storage.engine.write_lock import LockWatch, Unwatched
-from sensor_node.storage.journal import events, log_hold, runs
+from sensor_node.storage.journal import events, log_hold, runs, samples
 from sensor_node.storage.queue import (
     batch_ranges,
     capture,
@@ -28,6 +28,7 @@ from sensor_node.storage.queue import (
     sink_row,
     suspects,
     vital_signs,
+    waiting,
 )
 from sensor_node.storage.queue.rate_limit import ClaimPolicy
 from sensor_node.storage.queue.room import SizeLimits, Space, is_tight, measure
@@ -100,7 +101,7 @@ class SensorDataSQLRepository:
             return len(fitting)
 
     def begin_run(
-        self, who: runs.NodeIdentity, now: float, run: str, *, follows: bool = False
+        self, identity: runs.NodeIdentity, now: float, run: str, *, follows: bool = False
     ) -> int | None:
         """Note the start, the gap before it and what has changed; begin a stream of ids.
 
@@ -108,8 +109,8 @@ class SensorDataSQLRepository:
         Returns up to which microsecond all is accounted for, if another has begun the `run` before.
         """
         with self._transaction() as connection:
-            before = quarantine.files(self.path)[-1:]
-            last_us = runs.begin(connection, who, now, run, before, follows=follows)
+            damaged = quarantine.files(self.path)[-1:]
+            last_us = capture.begin(connection, identity, now, run, damaged, follows=follows)
         self._begun_on = self._database.connects
         return last_us
 
@@ -246,8 +247,7 @@ class SensorDataSQLRepository:
     def probe_now(self, now: float) -> None:
         """Something that may repair the sink has changed."""
         with self._transaction() as connection:
-            sink_row.probe_now(connection, now)
-            suspects.probe_now(connection, now)
+            waiting.probe_now(connection, now)
 
     def requeue(self, first_id: int, last_id: int, now: float) -> int:
         """DEAD, IN_DOUBT or SENT -> FAILED, due now, for ids of one range. Returns how many."""
@@ -328,12 +328,12 @@ class SensorDataSQLRepository:
         """Where the clock stands; nothing waits or ages because it was set. `boot`: the boot id."""
         with self._transaction() as connection:
             self._database.lock.allow_long()  # many batches may wait
-            runs.note_clock(connection, now, boot)
+            waiting.note_clock(connection, now, boot)
 
     def sample(self, boottime: float) -> None:
         """Note the counts for the rates that `status` shows, if they have changed."""
         with self._transaction() as connection:
-            runs.sample(connection, boottime, ledger.sound_counts(connection))
+            samples.add(connection, boottime, ledger.sound_counts(connection))
 
     def counts(self) -> Counts:
         with self._read_transaction() as connection:

@@ -12,7 +12,7 @@ from sensor_node.core.model import Outcome, Reading, Verdict
 from sensor_node.delivery.batch_sender import BatchSender
 from sensor_node.processes.delivery_service import DeliveryService
 from sensor_node.processes.retry_service import RetryService
-from sensor_node.storage.journal.runs import Identity
+from sensor_node.storage.journal.runs import NodeIdentity
 from sensor_node.storage.queue.room import SizeLimits
 from sensor_node.storage.repository import SensorDataSQLRepository
 
@@ -57,7 +57,7 @@ def simulate(directory: Path, seed: int) -> list[float]:
         BatchSender(config, repository, lambda: client, clock, lambda: None)
         for repository in others
     ]
-    capture.begin_run(Identity("edge-01", {}), clock.wall, "run")
+    capture.begin_run(NodeIdentity("edge-01", {}), clock.wall, "run")
     services = [
         DeliveryService(config, "sender:b:1:1", others[0], batch_senders[0], lambda wanted: None),
         DeliveryService(config, "sender:b:2:1", others[1], batch_senders[1], lambda wanted: None),

@@ -59,6 +59,11 @@ class Fuse:
     def __getattr__(self, name):
         return getattr(self._connection, name)
 
+    def __setattr__(self, name, value):
+        """The lines for the log are the connection's."""
+        own = name in ("_connection", "left")
+        object.__setattr__(self if own else self._connection, name, value)
+
     def _burn(self):
         if self.left is not None:
             self.left -= 1

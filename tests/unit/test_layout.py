@@ -23,6 +23,8 @@ RANKS = {
     "core": 0,
     "version": 0,
 }
+# The same within storage: repository → repair → queue → journal → engine
+WINGS = {"repository": 4, "repair": 3, "queue": 2, "journal": 1, "engine": 0}
 MOST_LINES_OF_A_FILE = 350
 MOST_LINES_OF_A_FUNCTION = 45
 HTTP_LIBRARIES = {"requests", "urllib3", "http.client"}
@@ -43,6 +45,12 @@ def package_of(module):
     if parts[0] != PACKAGE:
         return None
     return parts[1] if len(parts) > 1 else "version"
+
+
+def wing_of(module):
+    """engine, queue, … of a module of storage; None for others, and for storage itself."""
+    parts = module.split(".")
+    return parts[2] if parts[:2] == [PACKAGE, "storage"] and len(parts) > 2 else None
 
 
 def is_type_checking(node):
@@ -114,6 +122,13 @@ class TestTheArrows:
                 continue
             assert other in RANKS, f"{module} imports {name}"
             assert RANKS[other] < RANKS[package], f"{module} imports {name}"
+
+    @pytest.mark.parametrize("module", [name for name in FILES if wing_of(name)])
+    def test_point_only_down_between_the_wings_of_storage(self, module) -> None:
+        for name in imports_of(module, lazy=True):
+            wing = wing_of(name)
+            if wing not in (None, wing_of(module)):
+                assert WINGS[wing] < WINGS[wing_of(module)], f"{module} imports {name}"
 
     def test_leave_out_the_development_sink(self) -> None:
         """It shares values with the rest, and nothing but a command shares anything with it."""

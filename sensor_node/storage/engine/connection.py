@@ -10,6 +10,7 @@ from pathlib import Path
 
 from sensor_node.core.errors import DatabaseDamaged, DatabaseUnusable, StorageUnavailable
 from sensor_node.storage.engine import (
+    after_commit,
     filesystem,
     header,
     home,
@@ -19,6 +20,7 @@ from sensor_node.storage.engine import (
     shm,
     write_lock,
 )
+from sensor_node.storage.engine.after_commit import Line, SayingConnection
 from sensor_node.storage.engine.checkpoint import WAL_CHECKPOINT_BYTES, wal_bytes
 from sensor_node.storage.engine.schema import migrate, schema_version
 from sensor_node.storage.engine.write_lock import LockWatch, WriteLock
@@ -80,7 +82,7 @@ class Database:
         self.path = path
         self._synchronous = "FULL" if full else "NORMAL"
         self._replaces = replaces
-        self._connection: sqlite3.Connection | None = None
+        self._connection: SayingConnection | None = None
         self.connects = 0  # how many connections there have been, each perhaps to another file
         self._file: tuple[int, int] | None = None
         try:
@@ -90,7 +92,7 @@ class Database:
             raise
 
     @property
-    def connection(self) -> sqlite3.Connection:
+    def connection(self) -> SayingConnection:
         """Connected to the file that bears the name, which may be another one than before.
 
         Raises StorageUnavailable("replaced") once when it is: whoever is at work must think anew.
@@ -122,8 +124,10 @@ class Database:
         """
         if self._connection is None:
             self._connect()
+        lines: list[Line] = []
         with self.guarded(), self.lock:
             connection = self.connection
+            connection.lines = lines
             connection.execute("BEGIN IMMEDIATE")
             try:
                 yield connection
@@ -132,6 +136,7 @@ class Database:
                 if connection.in_transaction:
                     connection.execute("ROLLBACK")
                 raise
+        after_commit.say(lines)  # not while others wait for the lock
 
     @contextlib.contextmanager
     def read_transaction(self) -> Iterator[sqlite3.Connection]:
@@ -170,7 +175,10 @@ class Database:
                 self._clear_place()
                 shm.insist_on_room(self.path, PAGE_SIZE)
                 self._connection = sqlite3.connect(
-                    self.path, isolation_level=None, cached_statements=256
+                    self.path,
+                    isolation_level=None,
+                    cached_statements=256,
+                    factory=SayingConnection,
                 )
                 self.connects += 1
                 self._file = self._present()

@@ -11,7 +11,6 @@ from typing import NamedTuple
 
 from sensor_node.core.clock import Moment
 from sensor_node.storage.journal import key_value
-from sensor_node.storage.queue import message_ids
 
 MEMO = "clock"
 # A smaller one is nothing that a wait or an age would notice.
@@ -62,7 +61,7 @@ class Noted(NamedTuple):
 
 
 def note(
-    connection: sqlite3.Connection, now: Moment, boot: str, first_undelivered: int
+    connection: sqlite3.Connection, now: Moment, boot: str, first_undelivered: int, highest_id: int
 ) -> float | None:
     """Remember where the clock stands. Returns the seconds by which it was set since, 0: not.
 
@@ -76,7 +75,7 @@ def note(
     if abs(seconds) < LEAST_STEP_SECONDS:
         seconds, offset = 0.0, before.offset if same_boot else offset
     else:
-        oldest_after = message_ids.highest_id(connection) - MOST_AFTER
+        oldest_after = highest_id - MOST_AFTER
         above = max(first_undelivered - 1, oldest_after, steps[-1].last_id if steps else 0)
         step_us = int(seconds * 1e6)
         row = {"above": above, "now_us": now.wall_us, "step_us": step_us, "late_us": LATE_US}

@@ -4,23 +4,12 @@ Each kind has a share of its own, so that none pushes out another: a sink that c
 day must not cost the line about what was lost.
 """
 
+import logging
 import sqlite3
 from dataclasses import dataclass
 from typing import Any
 
-# These come in floods; the same one again within a while is one event that goes on.
-SAME_GOES_ON = ("dropped", "evicted", "process died", "reclaimed", "requeued", "salvaged")
-# Each has its own row: their order and ranges say when the appliance ran, and the log was held.
-IN_ORDER = ("started", "stopped", "unclean stop", "not running", "log held", "log free")
-# Each has its own row, until there are too many: then the newest goes on until it has been calm.
-OTHERS = (
-    *("sink down", "sink up", "clock step", "configuration changed"),
-    *("database damaged", "database gone", "lock gone", "sensor isolated", "sensor let in"),
-    "surplus answer",
-)
-# One row for each outage, which goes on for as long as that lasts.
-OF_AN_OUTAGE = ("still down",)
-KINDS = (*SAME_GOES_ON, *IN_ORDER, *OTHERS, *OF_AN_OUTAGE)
+from sensor_node.storage.engine import after_commit
 
 MOST_EVENTS = 10_000
 MOST_OF_A_KIND = 430
@@ -52,12 +41,48 @@ WHERE id = (SELECT max(id) FROM event WHERE kind = :kind)
   AND id > (SELECT max(id) FROM event WHERE kind = 'sink down')
 RETURNING 1
 """
-# How each kind goes on; none that is in order.
-AGAIN = {
-    **dict.fromkeys(SAME_GOES_ON, SAME_AGAIN),
-    **dict.fromkeys(OTHERS, NEWEST_AGAIN),
-    **dict.fromkeys(OF_AN_OUTAGE, OUTAGE_AGAIN),
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """`again`: how an event that happens again goes on in its row; None: each has a row.
+
+    `level` of its line in the log.
+    """
+
+    again: str | None
+    level: int
+
+
+# The order and the ranges of those without `again` say when the appliance ran, and when the log was
+# held. Those that come in floods are one event while the same happens again within a while.
+KINDS = {
+    "dropped": Kind(SAME_AGAIN, logging.WARNING),
+    "evicted": Kind(SAME_AGAIN, logging.WARNING),
+    "process died": Kind(SAME_AGAIN, logging.WARNING),
+    "reclaimed": Kind(SAME_AGAIN, logging.WARNING),
+    "requeued": Kind(SAME_AGAIN, logging.INFO),
+    "salvaged": Kind(SAME_AGAIN, logging.INFO),
+    "started": Kind(None, logging.INFO),
+    "stopped": Kind(None, logging.INFO),
+    "unclean stop": Kind(None, logging.WARNING),
+    "not running": Kind(None, logging.WARNING),
+    "log held": Kind(None, logging.WARNING),
+    "log free": Kind(None, logging.INFO),
+    "sink down": Kind(NEWEST_AGAIN, logging.WARNING),
+    "still down": Kind(OUTAGE_AGAIN, logging.WARNING),
+    "sink up": Kind(NEWEST_AGAIN, logging.WARNING),
+    "clock step": Kind(NEWEST_AGAIN, logging.WARNING),
+    "configuration changed": Kind(NEWEST_AGAIN, logging.INFO),
+    "database damaged": Kind(NEWEST_AGAIN, logging.ERROR),
+    "database gone": Kind(NEWEST_AGAIN, logging.ERROR),
+    "lock gone": Kind(NEWEST_AGAIN, logging.WARNING),
+    "sensor isolated": Kind(NEWEST_AGAIN, logging.WARNING),
+    "sensor let in": Kind(NEWEST_AGAIN, logging.WARNING),
+    "surplus answer": Kind(NEWEST_AGAIN, logging.WARNING),
 }
+SAME_GOES_ON = tuple(name for name, kind in KINDS.items() if kind.again is SAME_AGAIN)
+
 INSERT = """
 INSERT INTO event(at, until, kind, detail, n, first, last)
 VALUES (:now, :now, :kind, :detail, :n, :first, :last)
@@ -98,11 +123,18 @@ def record(
     first: int | None = None,
     last: int | None = None,
 ) -> None:
-    """Add an event of one of the KINDS, or let one of a moment ago go on."""
+    """Add an event of one of the KINDS, or let one of a moment ago go on.
+
+    Its line comes into the log when the transaction is committed; of a flood, the first one.
+    """
     row = {"now": now, "kind": kind, "detail": detail, "n": n, "first": first, "last": last}
-    if not _goes_on(connection, row):
+    again = KINDS[kind].again
+    goes_on = again is not None and _goes_on(connection, again, row)
+    if not goes_on:
         connection.execute(INSERT, row)
         connection.execute(TRIM, {"kind": kind, "most": MOST_OF_A_KIND})
+    if not goes_on or again is not SAME_AGAIN:
+        after_commit.keep(connection, KINDS[kind].level, f"{kind.replace(' ', '_')} {detail}")
 
 
 def since(connection: sqlite3.Connection, moment: float) -> list[EventRow]:
@@ -110,9 +142,6 @@ def since(connection: sqlite3.Connection, moment: float) -> list[EventRow]:
     return [EventRow(*row) for row in connection.execute(SINCE, {"since": moment})]
 
 
-def _goes_on(connection: sqlite3.Connection, row: dict[str, Any]) -> bool:
-    again = AGAIN.get(row["kind"])
-    if again is None:
-        return False
+def _goes_on(connection: sqlite3.Connection, again: str, row: dict[str, Any]) -> bool:
     known = {**row, "since": row["now"] - CALM_SECONDS, "flood": FLOOD}
     return connection.execute(again, known).fetchone() is not None

@@ -1,27 +1,19 @@
-"""What the appliance notes in the database when it starts and stops."""
+"""When the appliance captured and when it did not: its starts and stops, and the gaps between."""
 
 import json
 import sqlite3
 from dataclasses import dataclass
-from pathlib import Path
 
-from sensor_node.core.clock import Moment
-from sensor_node.core.model import Counts
-from sensor_node.storage.journal import clock_steps, events, key_value
-from sensor_node.storage.queue import (
-    due,
-    lookup,
-    message_ids,
-    retention,
-    sink_row,
-    streams,
-    suspects,
-)
+from sensor_node.storage.journal import events, key_value, samples
 
 LAST_RUN_EVENT = """
 SELECT kind FROM event WHERE id = max(
   coalesce((SELECT max(id) FROM event WHERE kind = 'started'), 0),
   coalesce((SELECT max(id) FROM event WHERE kind = 'stopped'), 0))
+"""
+LAST_STORED = """
+SELECT coalesce(captured_us, timestamp_us) FROM message
+WHERE id = (SELECT seq FROM sqlite_sequence WHERE name = 'message')
 """
 LAST_GAP = """
 SELECT max(last) FROM event WHERE kind IN ('dropped', 'not running') AND last <= :now_us
@@ -30,41 +22,33 @@ LAST_KEPT = """
 SELECT max(CAST(value AS INTEGER)) FROM key_value
 WHERE name = 'accounted_us' AND CAST(value AS INTEGER) <= :now_us
 """
-FORGET_SAMPLES = "DELETE FROM sample"
-ADD_SAMPLE = "INSERT OR REPLACE INTO sample(at, captured, sent) VALUES (:at, :captured, :sent)"
-LAST_SAMPLE = "SELECT captured, sent FROM sample ORDER BY at DESC LIMIT 1"
-OLD_SAMPLES = "DELETE FROM sample WHERE at < :before"
-SAMPLES = "SELECT at, captured, sent FROM sample WHERE at <= :now ORDER BY at"
-# Shorter silences are the ordinary time between two readings or of a reload.
+# A shorter silence is the ordinary time between two readings, or a reload.
 GAP_SECONDS = 1.0
-SAMPLE_SECONDS = 60.0
 
 
 @dataclass(frozen=True, slots=True)
 class NodeIdentity:
-    """Who captures; `settings` is the effective configuration."""
+    """Who captures: the node's id, and its effective configuration by "[section] option"."""
 
     node: str
     settings: dict[str, str]
 
 
+@dataclass(frozen=True, slots=True)
+class Loss:
+    """Another database was here before this one: the event's kind, and what became of it."""
+
+    kind: str
+    detail: str
+
+
 def begin(
-    connection: sqlite3.Connection,
-    who: NodeIdentity,
-    now: float,
-    run: str,
-    before: list[Path],
-    *,
-    follows: bool = False,
+    connection: sqlite3.Connection, identity: NodeIdentity, now: float, run: str, loss: Loss | None
 ) -> int | None:
-    """Called by each generator before its first commit, whose ids are of a stream of its own.
+    """Called by each generator before its first commit. `run` is the same for all of one run.
 
-    `run` is the same for all of one run.
-
-    Returns, to one that replaces another, up to when readings are accounted for, stored or dropped,
-    in microseconds; None to the first that came so far, and where nobody knows any more.
-    `before`: the damaged database, if any, in whose place this one may be. `follows`: there was one
-    in its place a moment ago.
+    Returns, to a generator that replaces another, up to when readings are accounted for, stored or
+    dropped, in microseconds. None to the first one of a run, and where nobody knows any more.
     """
     last_us = _accounted_us(connection, now)
     resumed = key_value.get(connection, "run") == run
@@ -72,20 +56,13 @@ def begin(
         _note_gap(connection, last_us, now)
     if not resumed and not ended_in_order(connection):
         events.record(connection, now, "unclean stop", "the last run did not stop by itself")
-    is_fresh = streams.last(connection) is None
-    if is_fresh and before:
-        events.record(connection, now, "database damaged", f"it was moved to {before[0]}")
-    elif is_fresh and follows:
-        gone = "it was deleted or moved while the node ran, with what it had to send"
-        events.record(connection, now, "database gone", gone)
+    if loss:
+        events.record(connection, now, loss.kind, loss.detail)
     if not resumed:
         key_value.put(connection, "run", run)
-        connection.execute(FORGET_SAMPLES)
-        events.record(connection, now, "started", f"node {who.node}")
-    _note_changes(connection, who, now)
-    streams.begin(connection, who.node)
-    sink_row.probe_now(connection, now)
-    suspects.probe_now(connection, now)
+        samples.forget(connection)
+        events.record(connection, now, "started", f"node {identity.node}")
+    _note_changes(connection, identity, now)
     return last_us if resumed else None
 
 
@@ -101,53 +78,23 @@ def ended_in_order(connection: sqlite3.Connection) -> bool:
 
 
 def keep_account(connection: sqlite3.Connection, now: float) -> None:
-    """Called before other nodes' readings, or of other days, become the last ones."""
+    """Called before readings of other nodes, or of other days, become the last ones stored."""
     last_us = _accounted_us(connection, now)
     if last_us is not None:
         key_value.put(connection, "accounted_us", str(last_us))
 
 
-def note_clock(connection: sqlite3.Connection, now: Moment, boot: str) -> None:
-    """Called now and then, and when the wall clock was set; `boot` is the boot id.
-
-    A clock set forward makes due what waits. One set back would make it wait as long again, so
-    that it is made due: tried once too early, and not too late.
-    """
-    step = clock_steps.note(connection, now, boot, lookup.first_undelivered(connection))
-    if step:
-        events.record(connection, now.wall, "clock step", f"{step:+.1f} s")
-        sink_row.clock_set(connection, step, now.wall)
-        suspects.clock_set(connection, step, now.wall)
-    if step is None or step < 0:
-        due.wait_no_longer(connection, now.wall)
-        sink_row.wait_no_longer(connection, now.wall)
-        suspects.probe_now(connection, now.wall)
-
-
-def sample(connection: sqlite3.Connection, at: float, counts: Counts) -> None:
-    """Keep a minute of samples; none is added while nothing changes."""
-    last = connection.execute(LAST_SAMPLE).fetchone()
-    if last != (counts.captured, counts.sent):
-        row = {"at": at, "captured": counts.captured, "sent": counts.sent}
-        connection.execute(ADD_SAMPLE, row)
-        connection.execute(OLD_SAMPLES, {"before": at - SAMPLE_SECONDS})
-
-
-def samples(connection: sqlite3.Connection, now: float) -> list[tuple[float, int, int]]:
-    """Moment (CLOCK_BOOTTIME), captured and sent, oldest first."""
-    return connection.execute(SAMPLES, {"now": now}).fetchall()
-
-
 def _accounted_us(connection: sqlite3.Connection, now: float) -> int | None:
-    """The time of the last reading, or of the end of the last gap that is told of.
+    """The time of the last reading, or the end of the last gap that the history tells of.
 
-    What is in the future was noted by a clock that has been set back since.
+    A time in the future was noted by a clock that has been set back since.
     """
     now_us = {"now_us": int(now * 1e6)}
-    stored_us = retention.captured_at_us(connection, message_ids.highest_id(connection))
-    (gap_us,) = connection.execute(LAST_GAP, now_us).fetchone()
-    (kept_us,) = connection.execute(LAST_KEPT, now_us).fetchone()
-    return max((us for us in (stored_us, gap_us, kept_us) if us is not None), default=None)
+    stored = connection.execute(LAST_STORED).fetchone()
+    gap = connection.execute(LAST_GAP, now_us).fetchone()
+    kept = connection.execute(LAST_KEPT, now_us).fetchone()
+    times_us = (int(row[0]) for row in (stored, gap, kept) if row and row[0] is not None)
+    return max(times_us, default=None)
 
 
 def _note_gap(connection: sqlite3.Connection, last_us: int, now: float) -> None:
@@ -157,11 +104,11 @@ def _note_gap(connection: sqlite3.Connection, last_us: int, now: float) -> None:
         events.record(connection, now, "not running", f"no capture for {gap:.1f} s", **span)
 
 
-def _note_changes(connection: sqlite3.Connection, who: NodeIdentity, now: float) -> None:
-    before = key_value.get(connection, "settings")
-    old = json.loads(before) if before else None
-    if old is not None and old != who.settings:
-        names = [key for key in old.keys() | who.settings if old.get(key) != who.settings.get(key)]
+def _note_changes(connection: sqlite3.Connection, identity: NodeIdentity, now: float) -> None:
+    text = key_value.get(connection, "settings")
+    old, new = json.loads(text) if text else None, identity.settings
+    if old is not None and old != new:
+        names = [name for name in old.keys() | new if old.get(name) != new.get(name)]
         events.record(connection, now, "configuration changed", ", ".join(sorted(names)))
-    if old != who.settings:
-        key_value.put(connection, "settings", json.dumps(who.settings))
+    if old != new:
+        key_value.put(connection, "settings", json.dumps(new))

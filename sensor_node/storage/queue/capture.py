@@ -1,15 +1,44 @@
-"""Readings become rows: PENDING, each with the next id."""
+"""Readings become rows: PENDING, each with the next id of the stream that a generator has begun."""
 
 import itertools
 import sqlite3
+from pathlib import Path
 
 from sensor_node.core.model import DatedReading, Reading, Readings
+from sensor_node.storage.journal import runs
+from sensor_node.storage.journal.runs import Loss, NodeIdentity
+from sensor_node.storage.queue import streams, waiting
 
 INSERT_READING = "INSERT INTO message(name, value, timestamp_us) VALUES (?, ?, ?)"
 INSERT_DATED = """
 INSERT INTO message(name, value, timestamp_us, captured_us) VALUES (?, ?, ?, ?)
 """
 INSERT = {Reading: INSERT_READING, DatedReading: INSERT_DATED}
+GONE = Loss("database gone", "it was deleted or moved while the node ran, with what it had to send")
+
+
+def begin(
+    connection: sqlite3.Connection,
+    identity: NodeIdentity,
+    now: float,
+    run: str,
+    damaged: list[Path],
+    *,
+    follows: bool,
+) -> int | None:
+    """A generator is about to capture: note that, and begin a stream of ids. Returns as runs.begin.
+
+    `damaged`: the last file that was put in quarantine in whose place this one may be. `follows`:
+    this process has captured into another file in its place a moment ago.
+    """
+    loss = None
+    if streams.last(connection) is None:  # nothing was ever captured into this file
+        loss = GONE if follows else None
+        loss = Loss("database damaged", f"it was moved to {damaged[0]}") if damaged else loss
+    last_us = runs.begin(connection, identity, now, run, loss)
+    streams.begin(connection, identity.node)
+    waiting.probe_now(connection, now)
+    return last_us
 
 
 def store(connection: sqlite3.Connection, readings: Readings) -> None:

@@ -36,6 +36,7 @@ from sensor_node.storage.journal import (
     key_value,
     log_hold,
     runs,
+    samples,
 )
 from sensor_node.storage.queue import (
     batch_ranges,
@@ -47,6 +48,7 @@ from sensor_node.storage.queue import (
     orphans,
     rate_limit,
     retention,
+    settling,
     sink_row,
     streams,
     suspects,
@@ -61,6 +63,8 @@ MODULES = (
     *(
         retention,
         runs,
+        samples,
+        settling,
         salvage,
         sink_row,
         streams,
@@ -96,7 +100,7 @@ SORTS = {"streams.OF_NAME", "vital_signs.FRESH"}
 # What no process repeats: people's, and what is done once to a database or an event of the clock.
 NOT_REPEATED = {
     *LONG,
-    *("ledger.AUDIT_PENDING", "lookup.PENDING", "lookup.ONE", "events.SINCE", "runs.SAMPLES"),
+    *("ledger.AUDIT_PENDING", "lookup.PENDING", "lookup.ONE", "events.SINCE", "samples.UP_TO"),
     *("streams.OF_NAME", "salvage.NUMBERS", "vital_signs.READ", "vital_signs.SET_NOTED_ID"),
     *("clock_steps.LAST_BEFORE_BACK", "clock_steps.LAST_BEFORE_FORWARD", "due.WAIT_NO_LONGER"),
     *("clock_steps.FIRST_AFTER_BACK",),

@@ -16,7 +16,7 @@ TREES = [
     ast.parse(file.read_text()) for file in sorted(Path(sensor_node.__path__[0]).rglob("*.py"))
 ]
 # Where the kind stands in the calls that tell of an event.
-PLACES = {"record": 2, "record_event": 1, "remember": 0}
+PLACES = {"record": 2, "record_event": 1, "remember": 0, "Loss": 0}
 # Told by these names and not by a text.
 NAMED = {log_hold.HELD, log_hold.FREE}
 
@@ -34,7 +34,7 @@ def since(repository, moment=0.0):
 def kinds_in_the_code():
     """The kind in each call that records an event, or has one recorded later."""
     for call in (node for tree in TREES for node in ast.walk(tree) if isinstance(node, ast.Call)):
-        place = PLACES.get(getattr(call.func, "attr", ""))
+        place = PLACES.get(getattr(call.func, "attr", "") or getattr(call.func, "id", ""))
         if place is not None and isinstance(call.args[place], ast.Constant):
             yield call.args[place].value
 
@@ -190,3 +190,31 @@ def test_history_begins_with_what_was_still_going_on_then(repository):
     record(repository, NOW + 700, "evicted")
     assert [event.kind for event in since(repository, NOW + 400)] == ["dropped", "evicted"]
     assert [event.kind for event in since(repository, NOW + 600)] == ["evicted"]
+
+
+# A line in the log
+
+
+def test_an_event_is_said_once_it_is_committed_and_not_while_it_goes_on(repository, caplog):
+    caplog.set_level("INFO")
+    with repository._transaction() as connection:
+        events.record(connection, NOW, "dropped", "late")
+        assert not caplog.messages
+    record(repository, NOW + 1)
+    assert caplog.messages == ["dropped late"]
+    assert [line.levelname for line in caplog.records] == ["WARNING"]
+
+
+def test_of_what_is_rolled_back_nothing_is_said_then_or_later(repository, caplog):
+    with contextlib.suppress(RuntimeError), repository._transaction() as connection:
+        events.record(connection, NOW, "dropped", "late")
+        raise RuntimeError
+    record(repository, NOW, "evicted", "max_size")
+    assert caplog.messages == ["evicted max_size"]
+
+
+def test_each_change_of_what_is_wrong_with_the_sink_is_said(repository, caplog):
+    record(repository, NOW, "sink down", "503")
+    for detail in ("404", "timed out"):
+        record(repository, NOW, "still down", detail)
+    assert caplog.messages == ["sink_down 503", "still_down 404", "still_down timed out"]

@@ -7,7 +7,7 @@ from dataclasses import replace
 from storage_fixtures import DELIVERED, POLICY, RULES, WHO, events, fill, rows, set_sink
 
 from sensor_node.storage.engine.connection import open_reader
-from sensor_node.storage.journal import runs
+from sensor_node.storage.journal import samples
 
 NOW = 1000.0
 RUNS = itertools.count()
@@ -23,9 +23,9 @@ def kinds(repository):
     return [kind for kind, _ in events(repository)]
 
 
-def samples(repository, now=1e9):
+def kept_samples(repository, now=1e9):
     with contextlib.closing(open_reader(repository.path)) as connection:
-        return runs.samples(connection, now)
+        return samples.up_to(connection, now)
 
 
 def test_the_first_start_is_an_event_and_nothing_came_before_it(repository):
@@ -95,8 +95,8 @@ def test_a_sample_is_kept_only_when_the_counts_have_changed(repository):
     claim = repository.claim_fresh("sender", POLICY, NOW, 2)
     repository.settle(claim, DELIVERED, RULES, NOW)
     repository.sample(30.0)
-    assert samples(repository) == [(10.0, 3, 0), (30.0, 3, 2)]
-    assert samples(repository, 20.0) == [(10.0, 3, 0)]
+    assert kept_samples(repository) == [(10.0, 3, 0), (30.0, 3, 2)]
+    assert kept_samples(repository, 20.0) == [(10.0, 3, 0)]
 
 
 def test_a_gap_that_an_event_tells_of_is_not_counted_once_more_by_a_replacement(repository):
@@ -110,15 +110,15 @@ def test_samples_are_kept_for_a_minute(repository):
     for at in range(0, 200, 10):
         fill(repository, 1)
         repository.sample(float(at))
-    assert [at for at, *_ in samples(repository)] == [float(at) for at in range(130, 200, 10)]
+    assert [at for at, *_ in kept_samples(repository)] == [float(at) for at in range(130, 200, 10)]
 
 
 def test_samples_of_another_boot_are_forgotten_at_the_start_but_not_by_a_replacement(repository):
     repository.sample(10.0)
     begin(repository, run=FIRST_RUN)
-    assert samples(repository)
+    assert kept_samples(repository)
     begin(repository)
-    assert samples(repository) == []
+    assert kept_samples(repository) == []
 
 
 def test_an_unclean_stop_is_noticed_however_soon_after_an_orderly_one(repository):
