@@ -190,7 +190,7 @@ def test_no_option_is_in_the_table_twice() -> None:
     assert len(OPTIONS) == len(SCHEMA)
 
 
-def test_the_sections_are_those_of_the_design_in_its_order() -> None:
+def test_the_sections_go_from_the_sensors_to_the_sink_and_the_rest() -> None:
     assert SECTIONS == ("node", "sensor", "storage", "sink", "retry", "process", "log")
 
 

@@ -31,7 +31,7 @@ from sensor_node.core.model import DatedReading, Dropped
 from sensor_node.storage.queue.room import SizeLimits
 from sensor_node.storage.repository import SensorDataSQLRepository
 
-# The table of the design, section 7.
+# People's scripts give them: one may be added, none renamed.
 COMMANDS = (
     *("start", "stop", "restart", "reload", "status", "check", "run"),
     *("messages", "show", "history", "requeue", "audit", "sink"),

@@ -36,7 +36,7 @@ from sensor_node.supervision.pidfile import pid_file, write_pid_file
 from sensor_node.supervision.states import ChildReport, Report, read_report, write_report
 
 NOW_US = int(WALL * 1e6)
-# An interface: keys are added, never renamed or taken away. From the design, section 7.
+# An interface: keys are added, never renamed or taken away.
 KEYS = {
     "": {
         "node",
