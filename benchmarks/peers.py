@@ -1,17 +1,15 @@
-"""Other ways to do the same, on this machine in the same run: syslog-ng, and the naive design."""
+"""Other programs that do the same, on this machine in the same run: syslog-ng."""
 
 import shutil
 import tempfile
 from pathlib import Path
 
 from benchmarks import syslog_ng, throughput
-from benchmarks.node import run_with_our_code
 from benchmarks.report import Row
 from benchmarks.sink import Sink
 from benchmarks.throughput import LOADS
 from benchmarks.trial import PREFIX, Trial
 
-NAIVE = str(Path(__file__).with_name("naive.py"))
 OURS = tuple(load for load in LOADS if load.batch >= 1000 and load.senders == 2)
 BESIDE = tuple(f"throughput {load.name}" for load in OURS)
 RSYSLOG_MODULE = "lib*/**/rsyslog/omhttp.so"
@@ -29,12 +27,6 @@ ROWS = (
         2,
         beside=tuple(f"whole {load.name}" for load in OURS),
     ),
-    Row(
-        "naive",
-        "naive: an index on status, each message claimed, sent and settled alone",
-        "/s",
-        beside=("throughput 1/2 held", *BESIDE),
-    ),
 )
 
 
@@ -43,7 +35,6 @@ def run(trial: Trial) -> None:
         for load in OURS:
             throughput.measure(trial, load)
     run_syslog_ng(trial)
-    run_naive(trial)
     if not shutil.which("rsyslogd"):
         trial.note("rsyslog: left out, not installed")
     elif not any(Path("/usr").glob(RSYSLOG_MODULE)):
@@ -64,10 +55,3 @@ def run_syslog_ng(trial: Trial) -> None:
         records, microseconds = syslog_ng.rate(program, sink, Path(name), count)
     trial.add("syslog-ng", records)
     trial.add("syslog-ng cpu", microseconds)
-
-
-def run_naive(trial: Trial) -> None:
-    count, seconds = trial.size(100_000, 10_000), trial.size(5.0, 1.0)
-    with tempfile.TemporaryDirectory(prefix=PREFIX) as name, Sink(trial.sink_port) as sink:
-        arguments = (NAIVE, str(sink.port), str(count), str(seconds), name)
-        trial.add("naive", run_with_our_code(trial.python, *arguments))

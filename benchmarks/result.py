@@ -1,18 +1,13 @@
-"""The result as a file, and the plots beside it."""
+"""The result as a file."""
 
 import json
 import os
-import subprocess
 import time
 from pathlib import Path
 from typing import Any
 
 from benchmarks.report import KEPT, commit
 from benchmarks.trial import ROOT, Trial, Unusable
-
-PLOTS = str(Path(__file__).with_name("plots.py"))
-ENVIRONMENT = str(ROOT / "scripts" / "environment")
-DRAWN = ("throughput", "drain")
 
 
 def place(keep: bool) -> Path:
@@ -59,28 +54,3 @@ def write(file: Path, result: dict[str, Any]) -> None:
         begun.rename(file)
     except OSError as error:
         raise Unusable(f"{file}: {error.strerror}; the result is lost") from error
-
-
-def draw(python: str, file: Path, keep: bool) -> str:
-    """Draw what there is to draw beside the result; a line about what came of it.
-
-    `python` makes .venv, whose Python has matplotlib.
-    """
-    prefix = file.with_suffix("").as_posix() + "-" if keep else f"{file.parent}/"
-    environment = subprocess.run([python, ENVIRONMENT, "bench"], capture_output=True, text=True)
-    if environment.returncode:
-        said = (environment.stderr.strip().splitlines() or ["no reason given"])[0]
-        return f"no plots: {said}"
-    drawn = subprocess.run(
-        [str(ROOT / ".venv" / "bin" / "python"), PLOTS, str(file), prefix],
-        capture_output=True,
-        text=True,
-    )
-    if drawn.returncode:
-        return f"no plots: {(drawn.stderr.strip().splitlines() or ['no reason given'])[-1]}"
-    return "plots: " + ", ".join(drawn.stdout.split("\n")).rstrip(", ")
-
-
-def has_plots(trial: Trial) -> bool:
-    """Whether anything was measured that is drawn."""
-    return any(name.split()[0] in DRAWN for name in trial.samples)

@@ -22,7 +22,6 @@ from benchmarks import (  # noqa: E402
     link,
     machine,
     node,
-    pages,
     processes,
     report,
     syncs,
@@ -201,11 +200,6 @@ def test_a_benchmarks_options_are_added_to_the_usual_ones():
     text = node.config_of(5, {"rate": 1}, sink={"batch_size": 7})
     assert "[sink]\nurl = http://127.0.0.1:5/telemetry\nbatch_size = 7\n" in text
     assert "[sensor:bench]\nrate = 1\n" in text
-
-
-def test_the_page_size_is_still_where_its_benchmark_replaces_it():
-    with pages.code_with(4096) as code:
-        assert "\nPAGE_SIZE = 4096\n" in (code / pages.CONSTANT).read_text()
 
 
 def test_delivered_readings_are_made_as_a_node_leaves_them(repository):
