@@ -5,12 +5,15 @@ import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from sensor_node.config import ini
 from sensor_node.config.places import directories
-from sensor_node.config.schema import MAX_NAME_BYTES, SECTIONS, Option, options_of
+from sensor_node.config.schema import SECTIONS, options_of, sensor_options, sources_with
 from sensor_node.core.errors import ConfigError
+from sensor_node.core.options import MAX_NAME_BYTES, Option
+from sensor_node.sensors.source import SensorConfig, SourceType
 from sensor_node.system.text import (
     name_without_password,
     url_without_password,
@@ -20,35 +23,6 @@ from sensor_node.system.text import (
 
 SENSOR_PREFIX = "sensor:"
 _NEEDS = {"username": "password_file", "password_file": "username", "key_file": "cert_file"}
-_URLS = ("url", "proxy")
-# A command may have a password anywhere.
-_NOT_QUOTED = ("command",)
-# Real sources are asked once a tick; faster than this they could not keep up.
-MAX_RATE = {"mock": 1e6, "host": 100.0, "command": 10.0}
-
-
-@dataclass(frozen=True, slots=True)
-class SensorConfig:
-    """One [sensor:NAME] section; rates in readings a second, times in seconds."""
-
-    name: str
-    source: str
-    rate: float
-    waveform: str
-    min: float
-    max: float
-    period: float
-    noise: float
-    seed: int | None
-    metric: str
-    path: str
-    command: str
-    timeout: float
-
-    @property
-    def is_simulated(self) -> bool:
-        """Its value is a function of the tick, not of the moment: late ticks can be made up."""
-        return self.source == "mock"
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,7 +186,9 @@ class _Reader:
 
     def build(self) -> Config:
         """The configuration. Raises ConfigError where there were mistakes, here or before."""
-        values = {name: self._values(name, name) for name in SECTIONS if name != "sensor"}
+        values = {
+            name: self._values(name, options_of(name)) for name in SECTIONS if name != "sensor"
+        }
         sensors = [self._sensor(name) for name in self.texts if name.startswith(SENSOR_PREFIX)]
         if not sensors and not self.errors:
             self.errors.append(f"{self.file}: no sensor; add a section [sensor:NAME]")
@@ -227,7 +203,7 @@ class _Reader:
         return Config(
             file=self.file,
             node_id=values["node"]["id"] or _host_name(),
-            sensors=tuple(SensorConfig(**sensor) for sensor in sensors),
+            sensors=tuple(filter(None, sensors)),
             storage=StorageConfig(**storage),
             sink=SinkConfig(**values["sink"]),
             retry=RetryConfig(**values["retry"]),
@@ -238,60 +214,78 @@ class _Reader:
             effective=tuple(self._effective()),
         )
 
-    def _values(self, section: str, kind: str) -> dict[str, Any]:
-        """Each option of the section as a value; a mistake leaves None and adds a line."""
+    def _values(self, section: str, options: dict[str, Option]) -> dict[str, Any]:
+        """Each option's value; a mistake leaves None and adds a line."""
         values: dict[str, Any] = {}
-        for name, option in options_of(kind).items():
+        for name, option in options.items():
             try:
                 values[name] = option.kind.parse(self._text(section, option).text)
             except ValueError:
                 values[name] = None
-                self._refuse(section, name, option.kind.allowed)
+                self._refuse(section, option, option.kind.allowed)
         return values
 
     def _text(self, section: str, option: Option) -> _Text:
         return self.texts.get(section, {}).get(option.name) or _Text(option.default, self.file)
 
-    def _refuse(self, section: str, name: str, wanted: str) -> None:
-        kind = "sensor" if section.startswith(SENSOR_PREFIX) else section
-        text, file = self._text(section, options_of(kind)[name])
-        what = f"{file}: [{_shown(section)}] {name}"
-        if name not in _NOT_QUOTED or not text:
-            masked = url_without_password if name in _URLS else without_password
+    def _refuse(self, section: str, option: Option, wanted: str) -> None:
+        text, file = self._text(section, option)
+        what = f"{file}: [{_shown(section)}] {option.name}"
+        # A command may have a password anywhere.
+        if not option.kind.is_command or not text:
+            masked = url_without_password if option.kind.is_url else without_password
             what += f" = {masked(text)!r}"
         self.errors.append(f"{what}: want {wanted}")
 
-    def _sensor(self, section: str) -> dict[str, Any]:
+    def _sensor(self, section: str) -> SensorConfig | None:
+        """None where a mistake in it was found."""
+        known_errors = len(self.errors)
         name = section.removeprefix(SENSOR_PREFIX)
-        values = self._values(section, "sensor")
-        source, rate = values["source"], values["rate"]
-        for option in options_of("sensor").values():
-            if option.name in self.texts[section] and source and option.source not in ("", source):
-                self._refuse(section, option.name, f"it only with source = {option.source}")
+        common = self._values(section, sensor_options(""))
+        source, rate = common["source"], common["rate"]
+        settings: dict[str, Any] = {}
+        if source:
+            settings = self._settings(section, source)
         if not 0 < len(name.encode()) <= MAX_NAME_BYTES or not name.isprintable():
             wanted = f"a printable name of 1 to {MAX_NAME_BYTES} bytes"
             self.errors.append(f"{self.file}: [{_shown(section)}]: want {wanted}")
-        if None not in (values["min"], values["max"]) and values["min"] > values["max"]:
-            self._refuse(section, "min", f"at most max, {values['max']:g}")
-        if source == "command" and not values["command"]:
-            self._refuse(section, "command", "a shell command")
-        if source and rate and rate > MAX_RATE[source]:
-            self._refuse(section, "rate", f"at most {MAX_RATE[source]:g} with source = {source}")
-        return {"name": name, **values}
+        if source and rate and rate > source.max_rate:
+            wanted = f"at most {source.max_rate:g} with source = {source.name}"
+            self._refuse(section, sensor_options("")["rate"], wanted)
+        if len(self.errors) > known_errors:
+            return None
+        return SensorConfig(name, source, rate, MappingProxyType(settings))
+
+    def _settings(self, section: str, source: SourceType) -> dict[str, Any]:
+        """The source's own options; each mistake adds a line."""
+        own = {option.name: option for option in source.options}
+        known_errors = len(self.errors)
+        settings = self._values(section, own)
+        if len(self.errors) == known_errors:
+            for name, wanted in source.check(settings):
+                self._refuse(section, own[name], wanted)
+        for name, option in options_of("sensor").items():
+            if name in self.texts[section] and name not in sensor_options(source.name):
+                holders = " or ".join(sources_with(name))
+                self._refuse(section, option, f"it only with source = {holders}")
+        return settings
 
     def _check_together(self, values: dict[str, dict[str, Any]]) -> None:
         """Mistakes that no option has alone."""
         sink, retry = values["sink"], values["retry"]
+        sink_options = options_of("sink")
         delays = (retry["initial_delay"], retry["max_delay"])
         if None not in delays and delays[0] > delays[1]:
-            self._refuse("retry", "initial_delay", f"at most max_delay, {delays[1]:g}s")
+            option = options_of("retry")["initial_delay"]
+            self._refuse("retry", option, f"at most max_delay, {delays[1]:g}s")
         if sink["token_file"] and sink["username"]:
-            self._refuse("sink", "token_file", "it or username, not both")
+            self._refuse("sink", sink_options["token_file"], "it or username, not both")
         for name, other in _NEEDS.items():
             if sink[name] and not sink[other]:
-                self._refuse("sink", name, f"{other} with it")
+                self._refuse("sink", sink_options[name], f"{other} with it")
         if both := (sink["success_statuses"] or set()) & (sink["refused_statuses"] or set()):
-            self._refuse("sink", "refused_statuses", f"no success_statuses, as {min(both)} is")
+            wanted = f"no success_statuses, as {min(both)} is"
+            self._refuse("sink", sink_options["refused_statuses"], wanted)
 
     def _resolved(self, name: str) -> str:
         """A file name, relative to the configuration; systemd's credentials directory works."""
@@ -306,11 +300,12 @@ class _Reader:
         sensors = [name for name in self.texts if name.startswith(SENSOR_PREFIX)]
         for section in [name for name in SECTIONS if name != "sensor"] + sensors:
             texts = self.texts.get(section, {})
-            source = texts["source"].text if "source" in texts else "mock"
-            for option in options_of("sensor" if section in sensors else section).values():
-                if option.source in ("", source):
-                    text, file = texts.get(option.name, (option.default, ""))
-                    rows.append(Effective(section, option.name, text, str(file)))
+            options = options_of(section)
+            if section in sensors:
+                options = sensor_options(self._text(section, options_of("sensor")["source"]).text)
+            for name, option in options.items():
+                text, file = texts.get(name, (option.default, ""))
+                rows.append(Effective(section, name, text, str(file)))
         return rows
 
 

@@ -12,11 +12,11 @@ from typing import NoReturn
 from sensor_node import __version__
 from sensor_node.config.loader import Config, load_config
 from sensor_node.config.places import find_config
-from sensor_node.config.schema import parse_duration
 from sensor_node.control import exits
 from sensor_node.core.clock import SystemClock
 from sensor_node.core.errors import ConfigError, SensorNodeError
 from sensor_node.core.model import MessageStatus
+from sensor_node.core.options import parse_duration
 from sensor_node.system.proc import insist_on_pidfd
 from sensor_node.system.text import visible
 
@@ -196,7 +196,7 @@ def _run(arguments: argparse.Namespace) -> int:
     if arguments.command in ("start", "restart", "reload", "run", "check"):
         config = load_config(file)
         by_hand = arguments.command in ("start", "restart")
-        if by_hand or any(sensor.source == "command" for sensor in config.sensors):
+        if by_hand or any(sensor.source.needs_pidfd for sensor in config.sensors):
             insist_on_pidfd()
     else:
         privileges.drop(*privileges.of_file(file))

@@ -46,7 +46,7 @@ def find(found: dict[str, Any]) -> list[Problem]:
 def notes(config: Config) -> list[str]:
     """What is no problem, but had better be meant."""
     found = []
-    simulated = [sensor.name for sensor in config.sensors if sensor.source == "mock"]
+    simulated = [sensor.name for sensor in config.sensors if sensor.is_simulated]
     host = urlsplit(config.sink.url).hostname or ""
     if simulated and not _is_local(host):
         found.append(f"simulated readings ({', '.join(simulated)}) go to {host}")

@@ -3,10 +3,11 @@
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-from sensor_node.config.loader import Config, SensorConfig
+from sensor_node.config.loader import Config
 from sensor_node.control.times import span, utc
 from sensor_node.core.clock import Moment
 from sensor_node.processes import owner
+from sensor_node.sensors.source import SensorConfig
 from sensor_node.storage.engine.connection import Connection
 from sensor_node.storage.journal import key_value
 from sensor_node.storage.queue import vital_signs
@@ -106,7 +107,7 @@ def _json(
     last_us = fresh.last_us if fresh else row and row.last_us
     return {
         "name": sensor.name,
-        "source": sensor.source,
+        "source": sensor.source.name,
         "rate": sensor.rate,
         "last_at": None if last_us is None else utc(last_us / 1e6),
         "last_value": fresh.last_value if fresh else row and row.last_value,

@@ -4,12 +4,11 @@ from collections.abc import Iterator
 
 from sensor_node.config.ini import unread
 from sensor_node.config.loader import SENSOR_PREFIX, Config, Effective
-from sensor_node.config.schema import options_of
+from sensor_node.config.schema import options_of, sensor_options
+from sensor_node.core.options import Option
 from sensor_node.system.text import without_password
 
 QUOTES = ("'", '"')
-# A shell's.
-QUOTED_RIGHTLY = "command"
 
 
 def find(config: Config) -> Iterator[str]:
@@ -18,21 +17,23 @@ def find(config: Config) -> Iterator[str]:
         if sensor.name != sensor.name.strip():
             where = f"[{SENSOR_PREFIX}{sensor.name}]"
             yield f"{where}: the sensor's name has a blank at its beginning or end"
+    sources = {f"{SENSOR_PREFIX}{sensor.name}": sensor.source.name for sensor in config.sensors}
     for row in config.effective:
         if row.file:
-            yield from _in_value(row)
+            source = sources.get(row.section)
+            options = sensor_options(source) if source else options_of(row.section)
+            yield from _in_value(row, options[row.option])
     for file in unread(config.file):
         yield f"{file}: is not read, as its name does not end in .ini"
 
 
-def _in_value(row: Effective) -> Iterator[str]:
+def _in_value(row: Effective, option: Option) -> Iterator[str]:
     text = row.value
     said = f"{row.file}: [{row.section}] {row.option} = {without_password(text)}"
     is_quoted = len(text) > 1 and text[0] == text[-1] and text[0] in QUOTES
-    if is_quoted and row.option != QUOTED_RIGHTLY:
+    if is_quoted and not option.kind.is_command:
         yield f"{said}: the quotes are part of the value"
-    kind = "sensor" if row.section.startswith(SENSOR_PREFIX) else row.section
-    number = options_of(kind)[row.option].kind.parse(text)
+    number = option.kind.parse(text)
     if not isinstance(number, int | float) or isinstance(number, bool):
         return
     if "_" in text or any(char.isdigit() and not char.isascii() for char in text):

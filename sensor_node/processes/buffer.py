@@ -7,8 +7,8 @@ from collections import Counter, deque
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from sensor_node.config.loader import SensorConfig
 from sensor_node.core.model import Dropped, Readings
+from sensor_node.sensors.source import SensorConfig
 
 # Of real sensors: a minute of 2,500 readings a second. 20 MB, with names of their own 50 MB; at
 # worst twice that, see _has_room().

@@ -8,12 +8,11 @@ import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from sensor_node.config.loader import SensorConfig
 from sensor_node.core.clock import Moment
 from sensor_node.core.errors import SourceError
 from sensor_node.core.model import Readings
 from sensor_node.processes.buffer import Buffer
-from sensor_node.sensors.source import Source
+from sensor_node.sensors.source import SensorConfig, Source
 from sensor_node.system.log import Throttle
 
 MAKE_UP_SECONDS = 60.0

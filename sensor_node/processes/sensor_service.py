@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from sensor_node.config.loader import Config, SensorConfig
+from sensor_node.config.loader import Config
 from sensor_node.core.clock import Clock, Moment
 from sensor_node.core.errors import StorageUnavailable
 from sensor_node.processes.buffer import Buffer
@@ -15,6 +15,7 @@ from sensor_node.processes.sampler import Sampler
 from sensor_node.processes.sensor import Sensor
 from sensor_node.processes.watch import Watch
 from sensor_node.sensors import open_source, prepare
+from sensor_node.sensors.source import SensorConfig
 from sensor_node.storage.engine.checkpoint import WAL_EMERGENCY_BYTES
 from sensor_node.storage.journal.runs import NodeIdentity
 from sensor_node.storage.queue.room import LOG_HELD, NO_ROOM, SizeLimits

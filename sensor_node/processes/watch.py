@@ -4,12 +4,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from sensor_node.config.loader import SensorConfig
 from sensor_node.core.clock import Moment
 from sensor_node.core.model import DatedReading, Reading, VitalSigns
 from sensor_node.processes.buffer import SensorReadings
 from sensor_node.processes.sampler import Sampler
 from sensor_node.processes.sensor import Account
+from sensor_node.sensors.source import SensorConfig
 from sensor_node.system.log import LOGGER
 
 LOOK_SECONDS = 1.0

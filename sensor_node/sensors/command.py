@@ -7,19 +7,33 @@ import subprocess
 import threading
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from sensor_node.config.loader import SensorConfig
 from sensor_node.core.errors import SourceError
 from sensor_node.core.model import Readings
 from sensor_node.sensors.command_output import parse_output, shown, telling_line
 from sensor_node.sensors.process_group import GroupRecord, kill_group
+from sensor_node.sensors.source import SensorConfig
 
 MAX_OUTPUT_BYTES = 64 * 1024
 # A killed command is gone at once, unless it is stuck in the kernel or runs as another user.
 KILL_SECONDS = 2.0
 BY_HAND = "try it by hand as this user"
+
+
+@dataclass(frozen=True, slots=True)
+class CommandSettings:
+    """The source's own options."""
+
+    command: str
+    timeout: float  # seconds
+
+
+def open_source(sensor: SensorConfig, directory: Path) -> "CommandSource":
+    """`directory` is where the command's process group is recorded."""
+    return CommandSource(sensor.name, CommandSettings(**sensor.settings), directory)
 
 
 class CommandSource:
@@ -30,14 +44,14 @@ class CommandSource:
     group when the command is done is killed; only what left the group (setsid) goes on.
     """
 
-    def __init__(self, sensor: SensorConfig, directory: Path) -> None:
+    def __init__(self, name: str, settings: CommandSettings, directory: Path) -> None:
         setpriv = shutil.which("setpriv")
         # Not preexec_fn: it can deadlock in a process with threads.
         dies_with_us = [setpriv, "--pdeathsig", "KILL", "--"] if setpriv else []
-        self._arguments = [*dies_with_us, "/bin/sh", "-c", sensor.command]
-        self._name = sensor.name
-        self._timeout = sensor.timeout
-        self._group = GroupRecord(directory, sensor.name)
+        self._arguments = [*dies_with_us, "/bin/sh", "-c", settings.command]
+        self._name = name
+        self._timeout = settings.timeout
+        self._group = GroupRecord(directory, name)
         self._lock = threading.Lock()  # held to kill the group, and to reap its leader
         self._process: subprocess.Popen[bytes] | None = None
         self._closed = False

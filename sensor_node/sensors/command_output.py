@@ -4,9 +4,9 @@ import json
 import re
 from datetime import UTC, datetime, timedelta
 
-from sensor_node.config.schema import MAX_NAME_BYTES
 from sensor_node.core.errors import SourceError
 from sensor_node.core.model import DatedReading, Reading, Readings
+from sensor_node.core.options import MAX_NAME_BYTES
 
 SHOWN_CHARACTERS = 80
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)

@@ -2,24 +2,39 @@
 
 import contextlib
 from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
 
 import psutil
 
-from sensor_node.config.loader import SensorConfig
 from sensor_node.core.errors import SourceError
 from sensor_node.core.model import Reading
+from sensor_node.sensors.source import SensorConfig
 
 # Chips that measure the processor, the best first; without one of them, any other will do.
 PREFERRED_CHIPS = ("coretemp", "k10temp", "zenpower", "cpu_thermal", "soc_thermal")
 
 
+@dataclass(frozen=True, slots=True)
+class HostSettings:
+    """The source's own options."""
+
+    metric: str
+    path: str  # a file system's, for the metric `disk`
+
+
+def open_source(sensor: SensorConfig, directory: Path) -> "HostSource":
+    """Nothing is noted in `directory`."""
+    return HostSource(sensor.name, HostSettings(**sensor.settings))
+
+
 class HostSource:
     """One metric of this machine, as it is now."""
 
-    def __init__(self, sensor: SensorConfig) -> None:
-        self._name = sensor.name
-        self._metric = sensor.metric
-        self._path = sensor.path
+    def __init__(self, name: str, settings: HostSettings) -> None:
+        self._name = name
+        self._metric = settings.metric
+        self._path = settings.path
         self._cpu = _CpuUsage()
         if self._metric == "cpu":
             # The first reading covers the time from here on.

@@ -3,13 +3,32 @@
 import math
 import random
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from itertools import islice, repeat
+from pathlib import Path
 
-from sensor_node.config.loader import SensorConfig
 from sensor_node.core.model import Reading
+from sensor_node.sensors.source import SensorConfig
 
 # A random walk moves at most this part of its range in one tick.
 LARGEST_STEP = 0.02
+
+
+@dataclass(frozen=True, slots=True)
+class MockSettings:
+    """The source's own options."""
+
+    waveform: str
+    min: float
+    max: float
+    period: float  # of the sine, in seconds
+    noise: float  # standard deviation
+    seed: int | None  # None: another run each time
+
+
+def open_source(sensor: SensorConfig, directory: Path) -> "MockSource":
+    """Nothing is noted in `directory`."""
+    return MockSource(sensor.name, sensor.rate, MockSettings(**sensor.settings))
 
 
 class MockSource:
@@ -19,14 +38,15 @@ class MockSource:
     they come out the same, however the ticks are divided among calls.
     """
 
-    def __init__(self, sensor: SensorConfig) -> None:
-        self._name = sensor.name
-        self._waveform = sensor.waveform
-        self._low, self._high = sensor.min, sensor.max
-        self._middle = (sensor.min + sensor.max) / 2
-        self._radians_per_tick = 2 * math.pi / (sensor.rate * sensor.period)
-        self._noise = sensor.noise
-        self._random = random.Random(sensor.seed)
+    def __init__(self, name: str, rate: float, settings: MockSettings) -> None:
+        """`rate` in readings a second."""
+        self._name = name
+        self._waveform = settings.waveform
+        self._low, self._high = settings.min, settings.max
+        self._middle = (self._low + self._high) / 2
+        self._radians_per_tick = 2 * math.pi / (rate * settings.period)
+        self._noise = settings.noise
+        self._random = random.Random(settings.seed)
         self._walk = self._random_walk()
 
     def read(self, first_tick: int, timestamps_us: Sequence[int]) -> list[Reading]:

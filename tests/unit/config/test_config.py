@@ -161,7 +161,7 @@ class TestHowFilesAreWritten:
 
     def test_percent_and_dollar_signs_mean_themselves(self, load) -> None:
         config = load(SENSOR + "source = command\ncommand = date +%s%(x)s $HOME ${HOME}\n")
-        assert config.sensors[0].command == "date +%s%(x)s $HOME ${HOME}"
+        assert config.sensors[0].settings["command"] == "date +%s%(x)s $HOME ${HOME}"
 
     def test_options_in_a_default_section_are_refused_and_not_inherited(self, errors) -> None:
         [line] = errors("[DEFAULT]\nrate = 1\n" + SENSOR)
@@ -490,7 +490,7 @@ def test_a_line_that_is_no_option_is_named(load, file) -> None:
 def test_the_margin_of_a_value_is_that_of_its_second_line(tmp_path, lines, kept) -> None:
     file = tmp_path / "config.ini"
     file.write_text(f"[sensor:room]\nsource = command\ncommand = {lines}\nrate = 1\n")
-    assert load_config(file).sensors[0].command == kept
+    assert load_config(file).sensors[0].settings["command"] == kept
 
 
 def test_the_indentation_of_a_program_in_a_value_stays(tmp_path) -> None:
@@ -507,7 +507,7 @@ def test_the_indentation_of_a_program_in_a_value_stays(tmp_path) -> None:
         "  level = debug\n"
     )
     config = load_config(file)
-    assert config.sensors[0].command == (
+    assert config.sensors[0].settings["command"] == (
         "python3 -c '\nfor number in (1, 2):\n    if number > 1:\n    \tprint(number)'\nrate = 1/h"
     )
     assert config.log.level == "debug"

@@ -7,12 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sensor_node.config.schema import (
+from sensor_node.config.schema import SCHEMA, SECTIONS, options_of
+from sensor_node.core.options import (
     DURATION_UNITS,
-    SCHEMA,
-    SECTIONS,
     SIZE_UNITS,
-    options_of,
     parse_duration,
     parse_rate,
     parse_size,
@@ -20,6 +18,7 @@ from sensor_node.config.schema import (
 )
 
 OPTIONS = {(option.section, option.name): option for option in SCHEMA}
+ROWS = {(option.section, option.name, option.source) for option in SCHEMA}
 
 # For each kind of option: what is taken, as which value, and what is refused.
 TAKEN = [
@@ -187,7 +186,7 @@ class TestEachOption:
 
 
 def test_no_option_is_in_the_table_twice() -> None:
-    assert len(OPTIONS) == len(SCHEMA)
+    assert len(ROWS) == len(SCHEMA)
 
 
 def test_the_sections_go_from_the_sensors_to_the_sink_and_the_rest() -> None:

@@ -6,17 +6,15 @@ from unittest import mock
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sensor_node.config.loader import SensorConfig
-from sensor_node.config.schema import options_of
 from sensor_node.core.model import Dropped, Reading
 from sensor_node.processes import buffer as module
 from sensor_node.processes.buffer import MOST_SIMULATED, Buffer
+from sensor_node.sensors import SOURCES
+from sensor_node.sensors.source import SensorConfig
 
-DEFAULTS = {
-    name: option.kind.parse(option.default) for name, option in options_of("sensor").items()
-}
-MOCK = SensorConfig(name="mock", **DEFAULTS)
-HOST = replace(MOCK, name="host", source="host")
+SIMULATED, REAL, _ = SOURCES
+MOCK = SensorConfig("mock", SIMULATED, 1.0, {})
+HOST = SensorConfig("host", REAL, 1.0, {})
 
 
 def buffer_of(*sensors, between_commits=0.0):

@@ -2,26 +2,23 @@
 
 import math
 import threading
-from dataclasses import replace
 
 import pytest
 from clocks import WALL, ManualClock
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from sensor_node.config.loader import SensorConfig
-from sensor_node.config.schema import options_of
 from sensor_node.core.errors import SourceError
 from sensor_node.core.model import Dropped, Reading
 from sensor_node.processes.buffer import Buffer
 from sensor_node.processes.sampler import LEAST_WAIT_SECONDS, Sampler
 from sensor_node.processes.sensor import FULL_WAIT_SECONDS, TICKS_A_READ, Sensor
-from sensor_node.sensors.mock import MockSource
+from sensor_node.sensors import SOURCES
+from sensor_node.sensors.mock import MockSettings, MockSource
+from sensor_node.sensors.source import SensorConfig
 
-DEFAULTS = {
-    name: option.kind.parse(option.default) for name, option in options_of("sensor").items()
-}
-MOCK = SensorConfig(name="room", **DEFAULTS)
+SIMULATED, REAL, _ = SOURCES
+WAVE = MockSettings("sine", 15.0, 25.0, period=60.0, noise=0.0, seed=None)
 WALL_US = int(WALL * 1e6)
 
 
@@ -53,9 +50,9 @@ class Node:
 
     def __init__(self, source=None, rate=1.0):
         self.clock = ManualClock()
-        self.source = source or MockSource(replace(MOCK, rate=rate))
-        kind = "mock" if isinstance(self.source, MockSource) else "host"
-        config = replace(MOCK, source=kind, rate=rate)
+        self.source = source or MockSource("room", rate, WAVE)
+        row = SIMULATED if isinstance(self.source, MockSource) else REAL
+        config = SensorConfig("room", row, rate, {})
         self.buffer = Buffer((config,), 0.0)
         self.sensor = Sensor(config, lambda: self.source, self.buffer, self.clock.now())
         self.turns = 0

@@ -199,9 +199,7 @@ def make(place, monkeypatch):
     monkeypatch.setattr(
         sensor_service,
         "open_source",
-        lambda sensor, directory: (
-            real(sensor, directory) if sensor.source == "mock" else RealSource()
-        ),
+        lambda sensor, directory: real(sensor, directory) if sensor.is_simulated else RealSource(),
     )
     yield make_node
     for node in nodes:

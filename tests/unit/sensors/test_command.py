@@ -16,11 +16,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sensor_node.config.loader import SensorConfig
 from sensor_node.core.errors import SourceError
 from sensor_node.core.model import DatedReading, Reading
 from sensor_node.sensors import command as command_module
-from sensor_node.sensors.command import CommandSource
+from sensor_node.sensors.command import CommandSettings, CommandSource
 from sensor_node.sensors.command_output import parse_output, telling_line
 
 NOW_US = 1_700_000_000_000_000
@@ -35,32 +34,19 @@ GENERATOR = """
 import sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
-from test_command import sensor
-from sensor_node.sensors.command import CommandSource
-CommandSource(sensor(sys.argv[3]), Path(sys.argv[2])).read(0, [0])
+from test_command import open_command
+open_command(Path(sys.argv[2]), sys.argv[3]).read(0, [0])
 """
 
 
-def sensor(command: str, timeout: float = DEADLINE_SECONDS, name: str = "room") -> SensorConfig:
-    return SensorConfig(
-        name=name,
-        source="command",
-        rate=1,
-        waveform="sine",
-        min=15,
-        max=25,
-        period=60,
-        noise=0,
-        seed=None,
-        metric="cpu",
-        path="/",
-        command=command,
-        timeout=timeout,
-    )
+def open_command(
+    directory: Path, command: str, timeout: float = DEADLINE_SECONDS, name: str = "room"
+) -> CommandSource:
+    return CommandSource(name, CommandSettings(command, timeout), directory)
 
 
 def run(directory: Path, command: str, timeout: float = DEADLINE_SECONDS) -> list[Reading]:
-    return CommandSource(sensor(command, timeout), directory).read(5, [NOW_US])
+    return open_command(directory, command, timeout).read(5, [NOW_US])
 
 
 def parse(*lines: str) -> list[Reading]:
@@ -319,7 +305,7 @@ def test_a_grandchild_that_keeps_stdout_open_holds_up_nothing(tmp_path: Path, to
 
 def test_close_kills_what_runs_and_ends_the_read(tmp_path: Path, told: Told) -> None:
     command = f"{FOREVER} & echo $! > {told.path}; {FOREVER}; true"
-    source = CommandSource(sensor(command), tmp_path)
+    source = open_command(tmp_path, command)
     errors: list[SourceError] = []
 
     def read() -> None:
@@ -337,7 +323,7 @@ def test_close_kills_what_runs_and_ends_the_read(tmp_path: Path, told: Told) -> 
 
 
 def test_a_closed_source_runs_nothing(tmp_path: Path) -> None:
-    source = CommandSource(sensor(f"touch {tmp_path}/ran; echo 1"), tmp_path)
+    source = open_command(tmp_path, f"touch {tmp_path}/ran; echo 1")
     source.close()
     source.close()
     with pytest.raises(SourceError, match="closed"):
@@ -350,7 +336,7 @@ def test_a_command_that_cannot_be_killed_is_said_and_not_started_again(
 ) -> None:
     mended = tmp_path / "mended"
     command = f"[ -e {mended} ] && exec echo 1; echo $$ > {told.path}; exec {FOREVER}"
-    source = CommandSource(sensor(command, timeout=1), tmp_path)
+    source = open_command(tmp_path, command, timeout=1)
     with monkeypatch.context() as patch:
         patch.setattr(os, "killpg", lambda *_: None)
         patch.setattr(command_module, "KILL_SECONDS", 0.1)
@@ -406,7 +392,7 @@ def test_a_start_ends_the_group_that_a_killed_generator_left(
     command = command.format(forever=FOREVER, told=told.path)
     survivor = kill_generator(tmp_path, told, command, WITHOUT_SETPRIV)
     os.kill(survivor, 0)
-    CommandSource(sensor("echo 1"), tmp_path)
+    open_command(tmp_path, "echo 1")
     wait_until_gone(survivor)
     assert records(tmp_path) == []
 
@@ -419,7 +405,7 @@ def test_a_start_ends_a_group_whose_number_its_generator_had_no_time_to_note(
     (record,) = records(tmp_path)
     record.write_text("")
     os.kill(survivor, 0)
-    CommandSource(sensor("echo 1"), tmp_path)
+    open_command(tmp_path, "echo 1")
     wait_until_gone(survivor)
 
 
@@ -434,7 +420,7 @@ def test_a_start_ends_the_old_group_also_when_its_leader_is_gone(
     wait_until_gone(int(pgid))
     # A leader that nobody has reaped yet must not be what the group is known by.
     record.write_text(f"{boot_id} {pgid} 1")
-    CommandSource(sensor("echo 1"), tmp_path)
+    open_command(tmp_path, "echo 1")
     wait_until_gone(survivor)
 
 
@@ -448,7 +434,7 @@ def test_a_stranger_with_the_number_of_an_old_group_is_not_killed(
         ticks = Path(f"/proc/{stranger.pid}/stat").read_text().split()[21]
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
         (tmp_path / RECORD).write_text(record.format(pid=stranger.pid, ticks=ticks, boot=boot))
-        CommandSource(sensor("echo 1"), tmp_path)
+        open_command(tmp_path, "echo 1")
         stranger.kill()
     assert killed == []
     assert records(tmp_path) == []
@@ -472,7 +458,7 @@ def test_the_group_is_noted_while_it_runs_and_no_longer(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["../a/b %", "é" * 64, "/" * 128, "."])
 def test_any_sensor_name_makes_a_file_name_of_its_own(tmp_path: Path, name: str) -> None:
     look = f"cd {tmp_path}; until ls command-*.pgid; do sleep 0.01; done >/dev/null; echo 1"
-    CommandSource(sensor(look, name=name), tmp_path).read(0, [NOW_US])
+    open_command(tmp_path, look, name=name).read(0, [NOW_US])
 
 
 def test_it_works_where_nothing_can_be_noted(tmp_path: Path) -> None:
@@ -490,11 +476,11 @@ def test_a_record_of_another_user_or_through_a_link_kills_nobody(
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
         elsewhere.write_text(f"{boot} {stranger.pid} {ticks}")
         record.symlink_to(elsewhere)
-        CommandSource(sensor("echo 1"), tmp_path)
+        open_command(tmp_path, "echo 1")
         if not os.geteuid():
             record.unlink(missing_ok=True)
             elsewhere.rename(record)
             os.chown(record, 65534, 65534)
-            CommandSource(sensor("echo 1"), tmp_path)
+            open_command(tmp_path, "echo 1")
         stranger.kill()
     assert killed == []

@@ -7,10 +7,8 @@ from typing import Any, NamedTuple
 import psutil
 import pytest
 
-from sensor_node.config.loader import SensorConfig
 from sensor_node.core.errors import SourceError
-from sensor_node.sensors import open_source
-from sensor_node.sensors.host import HostSource
+from sensor_node.sensors.host import HostSettings, HostSource
 
 
 class CpuTimes(NamedTuple):
@@ -35,26 +33,8 @@ class Temperature(NamedTuple):
     critical: float | None = None
 
 
-def sensor(metric: str, path: str = "/", source: str = "host") -> SensorConfig:
-    return SensorConfig(
-        name="host",
-        source=source,
-        rate=1,
-        waveform="sine",
-        min=15,
-        max=25,
-        period=60,
-        noise=0,
-        seed=None,
-        metric=metric,
-        path=path,
-        command="echo 1",
-        timeout=10,
-    )
-
-
 def host(metric: str, path: str = "/") -> HostSource:
-    return HostSource(sensor(metric, path))
+    return HostSource("host", HostSettings(metric, path))
 
 
 def value(source: HostSource) -> float:
@@ -79,13 +59,6 @@ def test_this_machine_gives_a_temperature_or_says_that_it_has_none() -> None:
         assert math.isfinite(value(host("temperature")))
     except SourceError as error:
         assert "use another metric" in str(error)
-
-
-@pytest.mark.parametrize("name", ["mock", "host", "command"])
-def test_every_source_opens_reads_and_closes(name: str, tmp_path: Path) -> None:
-    source = open_source(sensor("memory", source=name), tmp_path)
-    assert len(source.read(0, [1_000])) == 1
-    source.close()
 
 
 def test_cpu_tells_how_busy_it_was_since_the_reading_before(

@@ -8,8 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sensor_node.config.loader import SensorConfig
-from sensor_node.sensors.mock import LARGEST_STEP, MockSource
+from sensor_node.sensors.mock import LARGEST_STEP, MockSettings, MockSource
 
 WAVEFORMS = ("constant", "sine", "random-walk")
 bounds = st.tuples(
@@ -26,23 +25,8 @@ def mock(
     rate: float = 10,
     period: float = 60,
 ) -> MockSource:
-    return MockSource(
-        SensorConfig(
-            name="temperature",
-            source="mock",
-            rate=rate,
-            waveform=waveform,
-            min=low,
-            max=high,
-            period=period,
-            noise=noise,
-            seed=seed,
-            metric="cpu",
-            path="/",
-            command="",
-            timeout=10,
-        )
-    )
+    settings = MockSettings(waveform, low, high, period, noise, seed)
+    return MockSource("temperature", rate, settings)
 
 
 def values(source: MockSource, count: int, first_tick: int = 0) -> list[float]:

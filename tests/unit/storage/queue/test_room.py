@@ -8,8 +8,8 @@ from collections import namedtuple
 import pytest
 from storage_fixtures import DELIVERED, POLICY, RULES, fill, readings, rows
 
-from sensor_node.config.schema import MAX_NAME_BYTES
 from sensor_node.core.model import Reading
+from sensor_node.core.options import MAX_NAME_BYTES
 from sensor_node.storage.engine import checkpoint
 from sensor_node.storage.engine.checkpoint import wal_bytes
 from sensor_node.storage.queue import room
