@@ -13,6 +13,7 @@ from sensor_node.config.places import directories
 from sensor_node.config.schema import SECTIONS, options_of, sensor_options, sources_with
 from sensor_node.core.errors import ConfigError
 from sensor_node.core.options import MAX_NAME_BYTES, Option
+from sensor_node.formats import Format
 from sensor_node.sensors.source import SensorConfig, SourceType
 from sensor_node.system.text import (
     name_without_password,
@@ -43,7 +44,7 @@ class SinkConfig:
     """[sink]; times in seconds; empty texts mean: not used."""
 
     url: str
-    format: str
+    format: Format
     batch_size: int
     send_interval: float
     compression: str

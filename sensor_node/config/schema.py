@@ -1,7 +1,7 @@
 """Every option of config.ini: section, name, what is allowed, default and help, in one table.
 
 The configuration file, its man page and `sensor-node-ctl check` are tested against this table. The
-options that only one source has come from that source's row.
+options that only one source has come from that source's row of SOURCES.
 """
 
 from dataclasses import replace
@@ -22,6 +22,7 @@ from sensor_node.core.options import (
     row_of,
     size,
 )
+from sensor_node.formats import FORMATS
 from sensor_node.sensors import SOURCES
 
 # fmt: off
@@ -42,7 +43,7 @@ SCHEMA = (
     Option("storage", "commit_interval", duration("0s", "1m", empty=True), "",
            "Readings are committed together this often. Empty: each at up to 10/s, else 30ms."),
     Option("sink", "url", URL, "http://127.0.0.1:8470/telemetry", "Where readings are POSTed."),
-    Option("sink", "format", choice("json", "json-lines"), "json",
+    Option("sink", "format", row_of(FORMATS), "json",
            "An array, or one object a line."),
     Option("sink", "batch_size", integer(1, 10_000), "100", "Most readings in one request."),
     Option("sink", "send_interval", duration("0s", "24h"), "0s",

@@ -9,7 +9,8 @@ from sensor_node.core.clock import Clock
 from sensor_node.core.model import Claim, Outcome, Verdict
 from sensor_node.core.schedule import BackoffPolicy
 from sensor_node.core.settlement import Rules
-from sensor_node.delivery import formats, hints
+from sensor_node.delivery import hints
+from sensor_node.delivery.idempotency import idempotency_key
 from sensor_node.delivery.unforeseen import Unforeseen
 from sensor_node.storage.queue.rate_limit import ClaimPolicy
 from sensor_node.storage.repository import SensorDataSQLRepository
@@ -131,7 +132,7 @@ class BatchSender:
             LOGGER.error("batch_unsent batch=%d-%d %s", claim.first_id, claim.last_id, error)
             return _unsent(error)
         try:
-            body = formats.encode(messages, claim.stream, self._sink)
+            body = self._sink.format.encode(messages, claim.stream, self._sink.batch_size)
         except Exception as error:
             # The same: what cannot be told to the sink stops none of the others.
             return _unsent(self._unforeseen.outcome(error, fate_known=True).detail)
@@ -140,7 +141,7 @@ class BatchSender:
             return _unsent("")
         limit = self.limit
         began = self._clock.now().monotonic
-        outcome = self._post(body, formats.idempotency_key(claim, body))
+        outcome = self._post(body, idempotency_key(claim, body))
         seconds = self._clock.now().monotonic - began
         self._learn(claim.size, outcome, seconds)
         # At debug level only: an outage is a line for the sink, not for each batch.

@@ -15,7 +15,6 @@ from sensor_node.delivery.answers import SinkResponse, interpret
 from sensor_node.delivery.connection import Progress, SinkConnection
 from sensor_node.delivery.credentials import Credentials, tls_context, tls_files
 from sensor_node.delivery.deadline import DeadlineGuard
-from sensor_node.delivery.formats import CONTENT_TYPE
 from sensor_node.delivery.session import Session, read_beginning
 from sensor_node.delivery.signature import signatures
 from sensor_node.delivery.strangers import ENGINES
@@ -90,7 +89,7 @@ class HttpTelemetryClient:
             "Accept": "*/*",
             "Accept-Encoding": "identity",  # the answer is shown as it comes
             "Connection": "keep-alive",
-            "Content-Type": CONTENT_TYPE[self._sink.format],
+            "Content-Type": self._sink.format.content_type,
             "Idempotency-Key": key,
         }
         if self._sink.compression == "gzip":

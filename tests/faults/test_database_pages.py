@@ -12,7 +12,6 @@ import shutil
 import sqlite3
 import time
 from collections import Counter
-from types import SimpleNamespace
 
 import pytest
 from unit.storage_fixtures import (
@@ -29,7 +28,7 @@ from unit.storage_fixtures import (
 )
 
 from sensor_node.core.errors import StorageUnavailable
-from sensor_node.delivery import formats
+from sensor_node.formats.message_json import encode_array
 from sensor_node.processes import owner
 from sensor_node.storage.engine import quarantine
 from sensor_node.storage.engine.connection import open_reader
@@ -42,7 +41,6 @@ NOW = 1_800_000_000.0
 DEAD_OWNER = "sender:another boot:1:1"
 # What a start may take.
 START_SECONDS = 5.0
-SINK = SimpleNamespace(format="json", batch_size=50)
 RANDOM = random.Random("damage")
 CUTS, BITS, WAL_FLIPS = 60, 80, 60
 
@@ -91,7 +89,7 @@ def deliver(repository, claim, now, sent=None):
     messages = repository.read_claim(claim)
     if len(messages) != claim.size:
         return repository.settle(claim, UNSENT, RULES, now)
-    body = json.loads(formats.encode(messages, claim.stream, SINK), parse_constant=pytest.fail)
+    body = json.loads(encode_array(messages, claim.stream, 50), parse_constant=pytest.fail)
     if sent is not None:
         sent += [one["id"] for one in body]
     return repository.settle(claim, DELIVERED, RULES, now)

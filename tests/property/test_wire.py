@@ -5,17 +5,14 @@ import json
 import shutil
 import struct
 import tempfile
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from sensor_node.config.loader import SinkConfig
-from sensor_node.config.schema import options_of
 from sensor_node.core.model import DatedReading, Reading
-from sensor_node.delivery.formats import encode
+from sensor_node.formats.message_json import encode_array, encode_lines
 from sensor_node.storage.journal.runs import NodeIdentity
 from sensor_node.storage.queue.rate_limit import ClaimPolicy
 from sensor_node.storage.queue.room import SizeLimits
@@ -24,9 +21,6 @@ from sensor_node.storage.repository import SensorDataSQLRepository
 MEMORY = Path("/dev/shm")
 ROOM = SizeLimits(max_size=1 << 40, min_free=0)
 POLICY = ClaimPolicy(100, 0.0, 3600.0, False)
-OPTIONS = options_of("sink").values()
-SINK = SinkConfig(**{option.name: option.kind.parse(option.default) for option in OPTIONS})
-FORMATS = (SINK, replace(SINK, format="json-lines"))
 
 # SQLite keeps no sign of zero.
 values = st.floats(allow_nan=False, allow_infinity=False).map(lambda value: value or 0.0)
@@ -66,10 +60,8 @@ def repository():
     shutil.rmtree(directory)
 
 
-def read(body, sink):
-    if sink.format == "json-lines":
-        return [json.loads(line) for line in body.decode().split("\n")[:-1]]
-    return json.loads(body)
+def read_lines(body):
+    return [json.loads(line) for line in body.decode().split("\n")[:-1]]
 
 
 def bits(value):
@@ -87,8 +79,8 @@ def test_every_value_and_name_arrives_bit_for_bit_in_both_formats(repository, ca
     assert repository.capture(captured, [], 0.0, ROOM)
     claim = repository.claim_fresh("sender", POLICY, 0.0, len(captured))
     messages = repository.read_claim(claim)
-    for sink in FORMATS:
-        found = read(encode(messages, claim.stream, sink), sink)
+    for encode, read in ((encode_array, json.loads), (encode_lines, read_lines)):
+        found = read(encode(messages, claim.stream, 100))
         assert [bits(each["value"]) for each in found] == [bits(each.value) for each in captured]
         assert [each["name"] for each in found] == [each.name for each in captured]
         ids = range(claim.first_id, claim.last_id + 1)
@@ -110,5 +102,5 @@ def test_a_whole_number_arrives_as_a_float(repository):
     """A command may print `21`; JSON shows 21.0 and no sink sees the type change."""
     repository.capture([Reading("whole", 21, 0)], [], 0.0, ROOM)
     claim = repository.claim_fresh("sender", POLICY, 0.0, 1)
-    body = encode(repository.read_claim(claim), claim.stream, FORMATS[1])
+    body = encode_lines(repository.read_claim(claim), claim.stream, 100)
     assert b'"value":21.0,' in body

@@ -12,7 +12,8 @@ from sensor_node.sensors import SOURCES
 
 ROOT = Path(__file__).parents[2]
 PACKAGE = "sensor_node"
-# control → supervision → processes → delivery → storage → config → sensors → system → core
+# control → supervision → processes → delivery → storage → config → {sensors, formats} → system
+# → core
 RANKS = {
     "control": 8,
     "supervision": 7,
@@ -21,6 +22,7 @@ RANKS = {
     "storage": 4,
     "config": 3,
     "sensors": 2,
+    "formats": 2,
     "system": 1,
     "core": 0,
     "version": 0,

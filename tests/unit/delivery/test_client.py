@@ -36,6 +36,7 @@ DEFAULTS = {
     option.name: option.kind.parse(option.default) for option in options_of("sink").values()
 }
 SINK = SinkConfig(**{**DEFAULTS, "timeout": 10.0})
+JSON_LINES = options_of("sink")["format"].kind.parse("json-lines")
 AT_MOST_ONCE = {"delivery": "at-most-once"}
 TCP = (socket.AF_INET, socket.SOCK_STREAM, 6, "")
 SHORT = 0.3  # a deadline that is meant to be hit
@@ -258,7 +259,7 @@ def test_a_request_carries_the_headers_of_the_wire_contract(connect):
 
 def test_json_lines_say_so(connect):
     with RawSink(keep_answering(OK)) as sink:
-        connect(sink.url, format="json-lines").post(b"{}\n", KEY)
+        connect(sink.url, format=JSON_LINES).post(b"{}\n", KEY)
     assert "\r\nContent-Type: application/x-ndjson\r\n" in sink.requests[0][0]
 
 

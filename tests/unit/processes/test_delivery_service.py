@@ -30,8 +30,8 @@ from storage_fixtures import (
 from sensor_node.config.loader import load_config
 from sensor_node.core.errors import StorageUnavailable
 from sensor_node.core.model import Reading
-from sensor_node.delivery import formats
 from sensor_node.delivery.batch_sender import MAX_BODY_BYTES, QUICK_SECONDS, BatchSender
+from sensor_node.formats.message_json import encode_array
 from sensor_node.processes.delivery_service import PATIENCE_SECONDS, DeliveryService
 from sensor_node.processes.service import LONGEST_WAIT_SECONDS
 from sensor_node.storage.queue.room import SizeLimits
@@ -107,10 +107,20 @@ class Practised(BatchSender):
 class Sender(LockCounter):
     """One sender beside another process, `repository`, that captures."""
 
-    def __init__(self, place, repository, options="", owner=OWNER, batch_sender=Practised):
+    def __init__(
+        self,
+        place,
+        repository,
+        options="",
+        owner=OWNER,
+        batch_sender=Practised,
+        encode=encode_array,
+    ):
         file = place / "config.ini"
         file.write_text(f"[sensor:room]\n[sink]\n{options}\n")
-        self.config = load_config(file)
+        config = load_config(file)
+        row = replace(config.sink.format, encode=encode)
+        self.config = replace(config, sink=replace(config.sink, format=row))
         self.clock = ManualClock()
         self.client = Client()
         self.unloadable = None
@@ -452,15 +462,13 @@ class TestAClaim:
         assert not sender.batch_sender.in_hand
         assert "claim_lost batch=1-2" in caplog.text
 
-    def test_of_what_cannot_be_encoded_is_halved(self, make, repository, caplog, monkeypatch):
-        def encode(messages, stream, sink):
+    def test_of_what_cannot_be_encoded_is_halved(self, make, repository, caplog):
+        def encode(messages, stream, batch_size):
             if any(message.id == 4 for message in messages):
                 raise ValueError("out of range")
-            return real(messages, stream, sink)
+            return encode_array(messages, stream, batch_size)
 
-        real = formats.encode
-        monkeypatch.setattr(formats, "encode", encode)
-        sender = make()
+        sender = make(encode=encode)
         sender.capture(4)
         sender.step()
         assert sender.client.requests == []
@@ -470,13 +478,16 @@ class TestAClaim:
         assert "in encode" in caplog.text
 
     def test_for_which_there_is_no_memory_is_left_to_another_process(
-        self, make, repository, monkeypatch
+        self, make, repository
     ) -> None:
-        def encode(messages, stream, sink):
-            raise MemoryError
+        shortages = [MemoryError()]
 
-        monkeypatch.setattr(formats, "encode", encode)
-        sender = make()
+        def encode(messages, stream, batch_size):
+            if shortages:
+                raise shortages.pop()
+            return encode_array(messages, stream, batch_size)
+
+        sender = make(encode=encode)
         sender.capture(4)
         with pytest.raises(MemoryError):
             sender.step()
