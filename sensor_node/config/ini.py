@@ -1,4 +1,4 @@
-"""Reads config.ini and its drop-ins as texts; whatever is wrong in their form is a line each."""
+"""Reads config.ini and its drop-ins as texts, with a line for each mistake in their form."""
 
 import configparser
 import errno
@@ -11,28 +11,28 @@ from sensor_node.config.places import drop_in_directory
 from sensor_node.system.files import FOREIGN_LINK, is_foreign_link
 from sensor_node.system.text import name_without_password
 
-Sections = dict[str, dict[str, str]]
+Sections = dict[str, dict[str, str]]  # section → option → text
 WANTED_LINE = "OPTION = VALUE, after a line [SECTION]"
-# Stands before an indentation that is to stay; no text that is meant for a parser has one.
+# Marks an indentation that the parser must keep. No text file has this character.
 GUARD = "\0"
 COMMENTS = ("#", ";")
 _TWICE = (configparser.DuplicateSectionError, configparser.DuplicateOptionError)
 
 
 def read_all(file: Path) -> Iterator[tuple[Path, Sections, list[str]]]:
-    """Each file with what it says and its mistakes, in the order in which later ones count."""
+    """Each file with its sections and its mistakes. A later file wins over an earlier one."""
     yield (file, *_read(file))
     directory = drop_in_directory(file)
     if is_foreign_link(directory):
         yield directory, {}, [f"{directory}: {FOREIGN_LINK}"]
         return
     try:
-        # glob() would take a directory that it may not read for an empty one.
-        found = sorted(directory.iterdir()) if directory.exists() else []
+        # glob() takes a directory that it may not read for an empty one.
+        entries = sorted(directory.iterdir()) if directory.exists() else []
     except OSError as error:
         yield directory, {}, [f"{directory}: cannot be read: {_reason(error)}"]
         return
-    for drop_in in filter(is_read, found):
+    for drop_in in filter(is_read, entries):
         if is_foreign_link(drop_in):
             yield drop_in, {}, [f"{drop_in}: {FOREIGN_LINK}"]
         else:
@@ -40,16 +40,16 @@ def read_all(file: Path) -> Iterator[tuple[Path, Sections, list[str]]]:
 
 
 def unread(file: Path) -> list[Path]:
-    """What lies among the drop-ins and is none, but for hidden files."""
+    """The files among the drop-ins that are not read, except hidden ones."""
     try:
-        found = sorted(drop_in_directory(file).iterdir())
+        entries = sorted(drop_in_directory(file).iterdir())
     except OSError:
         return []
-    return [one for one in found if not is_read(one) and not one.name.startswith(".")]
+    return [path for path in entries if not is_read(path) and not path.name.startswith(".")]
 
 
 def is_read(drop_in: Path) -> bool:
-    """Editors and other systems leave hidden files of their own, which are no configuration."""
+    """Hidden files are not: editors and other systems leave them, and they are no configuration."""
     return drop_in.suffix == ".ini" and not drop_in.name.startswith(".")
 
 
@@ -60,9 +60,9 @@ def _read(file: Path) -> tuple[Sections, list[str]]:
     except (OSError, UnicodeDecodeError) as error:
         return {}, [f"{file}: cannot be read: {_reason(error)}"]
     errors = []
-    # Parsing ends at a name that comes twice: then once more, for all other mistakes.
+    # Strict parsing ends at a name that comes twice. The second pass finds the other mistakes.
     for strict in (True, False):
-        # The default section has a name that no file can contain, so that [DEFAULT] is refused.
+        # No file can contain this name of the default section, so [DEFAULT] is refused.
         parser = configparser.ConfigParser(
             interpolation=None, default_section="\n", empty_lines_in_values=False, strict=strict
         )
@@ -73,15 +73,15 @@ def _read(file: Path) -> tuple[Sections, list[str]]:
             name = ""
             if isinstance(error, configparser.DuplicateOptionError):
                 name = f" {name_without_password(error.option)}"
-            what = f"[{name_without_password(error.section)}]{name}"
-            errors.append(f"{file}: line {error.lineno}: {what} comes twice")
+            place = f"[{name_without_password(error.section)}]{name}"
+            errors.append(f"{file}: line {error.lineno}: {place} comes twice")
             continue
         except configparser.ParsingError as error:
-            for number in _lines_of(error):
-                # Not what it says: it may be the rest of a URL, or of anything.
+            for number in _line_numbers(error):
+                # The line is not quoted: it may be the rest of a URL with a password.
                 errors.append(f"{file}: line {number}: want {WANTED_LINE}")
         break
-    # A line without a name is a mistake already.
+    # A line without a name is among the errors already.
     return {
         section: {name: _unguarded(value) for name, value in parser.items(section) if name}
         for section in parser.sections()
@@ -89,10 +89,11 @@ def _read(file: Path) -> tuple[Sections, list[str]]:
 
 
 def _guarded(text: str) -> str:
-    """So that the parser, which strips lines, keeps the indentation of a program in a value.
+    """The text with a GUARD before each indentation of a line that continues a value.
 
-    A line goes on with a value if it is deeper than the option's; a blank one, or a comment, ends
-    that. As configparser has it.
+    The parser strips lines, and would take away the indentation of a program in a value. As for
+    configparser, a line continues the value if it is indented more than the option; a blank line
+    or a comment ends the value.
     """
     lines, option_depth = [], None
     for line in text.split("\n"):
@@ -109,13 +110,13 @@ def _guarded(text: str) -> str:
 
 
 def _unguarded(value: str) -> str:
-    """Without the margin, which is the indentation of the second line."""
+    """The value without its margin, which is the indentation of its second line."""
     first, *others = value.replace(GUARD, "").split("\n")
     margin = others[0][: len(others[0]) - len(others[0].lstrip())] if others else ""
-    kept = (
+    stripped = (
         line.removeprefix(margin) if line.startswith(margin) else line.lstrip() for line in others
     )
-    return "\n".join([first, *kept])
+    return "\n".join([first, *stripped])
 
 
 def _option_name(text: str) -> str:
@@ -123,7 +124,7 @@ def _option_name(text: str) -> str:
 
 
 def _open_regular(file: str, flags: int) -> int:
-    """A pipe, or a device, would keep us waiting. Links may lead anywhere."""
+    """Opens only a regular file: a pipe or a device would block. A link may lead to any of them."""
     descriptor = os.open(file, flags | os.O_NONBLOCK)
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
@@ -131,7 +132,7 @@ def _open_regular(file: str, flags: int) -> int:
     return descriptor
 
 
-def _lines_of(error: configparser.ParsingError) -> list[int]:
+def _line_numbers(error: configparser.ParsingError) -> list[int]:
     if isinstance(error, configparser.MissingSectionHeaderError):
         return [error.lineno]
     return [number for number, _ in error.errors]

@@ -28,20 +28,20 @@ _NEEDS = {"username": "password_file", "password_file": "username", "key_file": 
 
 @dataclass(frozen=True, slots=True)
 class StorageConfig:
-    """[storage]; sizes in bytes, times in seconds. `commit_interval` None: by the rate."""
+    """[storage]; sizes in bytes, times in seconds."""
 
     path: Path
     max_size: int
     min_free: int
     when_full: str
     keep_sent: float
-    max_age: float
-    commit_interval: float | None
+    max_age: float  # 0: undelivered readings are never too old
+    commit_interval: float | None  # None: it follows from the sensors' rates
 
 
 @dataclass(frozen=True, slots=True)
 class SinkConfig:
-    """[sink]; times in seconds; empty texts mean: not used."""
+    """[sink]; times in seconds. An empty text: not used."""
 
     url: str
     format: Format
@@ -57,7 +57,7 @@ class SinkConfig:
     cert_file: str
     key_file: str
     proxy: str
-    max_rate: float
+    max_rate: float  # readings a second; 0: no limit
     success_statuses: frozenset[int]
     refused_statuses: frozenset[int]
 
@@ -67,7 +67,7 @@ class SinkConfig:
 
     @property
     def secret_files(self) -> tuple[str, ...]:
-        """The files that a change of may repair the sink."""
+        """The files with secrets and certificates: a change in one may repair the sink."""
         names = (self.token_file, self.password_file, self.ca_file, self.cert_file, self.key_file)
         return tuple(filter(None, names))
 
@@ -79,7 +79,7 @@ class RetryConfig:
     initial_delay: float
     multiplier: float
     max_delay: float
-    max_attempts: int
+    max_attempts: int  # 0: it never gives up
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,17 +98,17 @@ class LogConfig:
 
 
 class Effective(NamedTuple):
-    """One option as it holds, and the file that says so (empty: the default)."""
+    """One option that is in effect."""
 
     section: str
     option: str
-    value: str
-    file: str
+    value: str  # as the file has it
+    file: str  # the file that sets it; empty: it is the default
 
 
 @dataclass(frozen=True, slots=True)
 class Config:
-    """The whole configuration. Where state lives follows from the file's place alone."""
+    """The whole configuration. The place of the file alone decides where state lives."""
 
     file: Path
     node_id: str
@@ -120,7 +120,7 @@ class Config:
     log: LogConfig
     state_directory: Path
     runtime_directory: Path
-    effective: tuple[Effective, ...]
+    effective: tuple[Effective, ...]  # every option that has a meaning with these sensors
 
 
 def load_config(file: Path) -> Config:
@@ -132,7 +132,10 @@ def load_config(file: Path) -> Config:
 
 
 def config_of(file: Path, settings: Iterable[Effective]) -> Config:
-    """The configuration that has these settings, whatever the file says by now."""
+    """The configuration with these settings; `file`, which may have changed, is not read.
+
+    Raises ConfigError with a line for each mistake.
+    """
     reader = _Reader(file)
     for row in settings:
         texts = reader.texts.setdefault(row.section, {})
@@ -142,19 +145,19 @@ def config_of(file: Path, settings: Iterable[Effective]) -> Config:
 
 
 class _Text(NamedTuple):
-    """What a file says an option is."""
+    """The text of an option, and the file that it is from."""
 
     text: str
     file: Path
 
 
 class _Reader:
-    """Collects texts from the files, then values from the texts, and every mistake on the way."""
+    """Reads the texts of all files, then the values of the texts; collects every mistake."""
 
     def __init__(self, file: Path) -> None:
         self.file = file
         self.errors: list[str] = []
-        self.texts: dict[str, dict[str, _Text]] = {}
+        self.texts: dict[str, dict[str, _Text]] = {}  # section → option → text
 
     def read_files(self) -> None:
         for file, sections, errors in ini.read_all(self.file):
@@ -170,7 +173,7 @@ class _Reader:
         elif section == "sensor" or not known:
             names = [SENSOR_PREFIX + "NAME" if name == "sensor" else name for name in SECTIONS]
             nearest = _nearest(section, names)
-            self.errors.append(f"{file}: [{_shown(section)}]: unknown section{nearest}")
+            self.errors.append(f"{file}: [{_masked_section(section)}]: unknown section{nearest}")
         else:
             self._take_options(file, section, texts, known)
 
@@ -182,8 +185,8 @@ class _Reader:
             if name in known:
                 taken[name] = _Text(text, file)
             else:
-                what = f"[{_shown(section)}] {name_without_password(name)}"
-                self.errors.append(f"{file}: {what}: unknown option{_nearest(name, list(known))}")
+                place = f"[{_masked_section(section)}] {name_without_password(name)}"
+                self.errors.append(f"{file}: {place}: unknown option{_nearest(name, list(known))}")
 
     def build(self) -> Config:
         """The configuration. Raises ConfigError where there were mistakes, here or before."""
@@ -216,7 +219,7 @@ class _Reader:
         )
 
     def _values(self, section: str, options: dict[str, Option]) -> dict[str, Any]:
-        """Each option's value; a mistake leaves None and adds a line."""
+        """Each option's value. A mistake adds a line, and the value is None."""
         values: dict[str, Any] = {}
         for name, option in options.items():
             try:
@@ -231,12 +234,12 @@ class _Reader:
 
     def _refuse(self, section: str, option: Option, wanted: str) -> None:
         text, file = self._text(section, option)
-        what = f"{file}: [{_shown(section)}] {option.name}"
+        line = f"{file}: [{_masked_section(section)}] {option.name}"
         # A command may have a password anywhere.
         if not option.kind.is_command or not text:
             masked = url_without_password if option.kind.is_url else without_password
-            what += f" = {masked(text)!r}"
-        self.errors.append(f"{what}: want {wanted}")
+            line += f" = {masked(text)!r}"
+        self.errors.append(f"{line}: want {wanted}")
 
     def _sensor(self, section: str) -> SensorConfig | None:
         """None where a mistake in it was found."""
@@ -249,7 +252,7 @@ class _Reader:
             settings = self._settings(section, source)
         if not 0 < len(name.encode()) <= MAX_NAME_BYTES or not name.isprintable():
             wanted = f"a printable name of 1 to {MAX_NAME_BYTES} bytes"
-            self.errors.append(f"{self.file}: [{_shown(section)}]: want {wanted}")
+            self.errors.append(f"{self.file}: [{_masked_section(section)}]: want {wanted}")
         if source and rate and rate > source.max_rate:
             wanted = f"at most {source.max_rate:g} with source = {source.name}"
             self._refuse(section, sensor_options("")["rate"], wanted)
@@ -272,7 +275,7 @@ class _Reader:
         return settings
 
     def _check_together(self, values: dict[str, dict[str, Any]]) -> None:
-        """Mistakes that no option has alone."""
+        """Add a line for each value that does not go with another option's."""
         sink, retry = values["sink"], values["retry"]
         sink_options = options_of("sink")
         delays = (retry["initial_delay"], retry["max_delay"])
@@ -289,14 +292,17 @@ class _Reader:
             self._refuse("sink", sink_options["refused_statuses"], wanted)
 
     def _resolved(self, name: str) -> str:
-        """A file name, relative to the configuration; systemd's credentials directory works."""
+        """A file's path; relative names begin at the configuration's directory.
+
+        ${CREDENTIALS_DIRECTORY} stands for systemd's directory of credentials.
+        """
         credentials = os.environ.get("CREDENTIALS_DIRECTORY")
         if credentials:
             name = name.replace("${CREDENTIALS_DIRECTORY}", credentials)
         return str(self.file.parent / name) if name else ""
 
     def _effective(self) -> list[Effective]:
-        """Every option that has a meaning here, in the order of the table, then the sensors."""
+        """Every option that has a meaning, in the order of the table; the sensors come last."""
         rows: list[Effective] = []
         sensors = [name for name in self.texts if name.startswith(SENSOR_PREFIX)]
         for section in [name for name in SECTIONS if name != "sensor"] + sensors:
@@ -310,7 +316,8 @@ class _Reader:
         return rows
 
 
-def _shown(section: str) -> str:
+def _masked_section(section: str) -> str:
+    """The name of a section, without a password that it may hold by mistake."""
     kind, colon, name = section.partition(":")
     if kind == "sensor":
         return f"{kind}{colon}{name_without_password(name)}"
@@ -318,7 +325,7 @@ def _shown(section: str) -> str:
 
 
 def _host_name() -> str:
-    """What may be sent of this host's name, which may be of any bytes, or none yet."""
+    """This host's name, made printable: the kernel allows any bytes, and no name at all."""
     name = "".join(char if char.isprintable() else "-" for char in os.uname().nodename)
     return name.strip() or "localhost"
 

@@ -8,17 +8,17 @@ LOCAL_STATE = "sensor-node-data"
 
 
 def find_config(argument: str | None) -> Path:
-    """`-c`, else $SENSOR_NODE_CONFIG, else the system's, else ./config.ini."""
+    """The argument of `-c`, else $SENSOR_NODE_CONFIG, else the system's file, else ./config.ini."""
     if argument is not None:
         return Path(argument)
-    if named := os.environ.get("SENSOR_NODE_CONFIG"):
-        return Path(named)
+    if variable := os.environ.get("SENSOR_NODE_CONFIG"):
+        return Path(variable)
     system = SYSTEM_DIRECTORY / "config.ini"
     return system if system.exists() else Path("config.ini")
 
 
 def drop_in_directory(file: Path) -> Path:
-    """config.d beside config.ini."""
+    """The directory of the drop-ins: config.d beside config.ini."""
     return file.with_suffix(".d")
 
 
