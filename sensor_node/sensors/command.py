@@ -13,14 +13,14 @@ from typing import IO
 
 from sensor_node.core.errors import SourceError
 from sensor_node.core.model import Readings
-from sensor_node.sensors.command_output import parse_output, shown, telling_line
+from sensor_node.sensors.command_output import parse_output, quoted, telling_line
 from sensor_node.sensors.process_group import GroupRecord, kill_group
 from sensor_node.sensors.source import SensorConfig
 
 MAX_OUTPUT_BYTES = 64 * 1024
-# A killed command is gone at once, unless it is stuck in the kernel or runs as another user.
+# A killed command ends at once, unless it is stuck in the kernel or runs as another user.
 KILL_SECONDS = 2.0
-BY_HAND = "try it by hand as this user"
+HINT = "try it by hand as this user"
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,16 +39,16 @@ def open_source(sensor: SensorConfig, directory: Path) -> "CommandSource":
 class CommandSource:
     """Runs the command at each read(), which takes at most its timeout and KILL_SECONDS.
 
-    Let one thread that lives as long as the source call read(): the kernel kills the command when
-    that thread ends, which is how it dies with a killed generator. Whatever is left of the process
-    group when the command is done is killed; only what left the group (setsid) goes on.
+    One thread must call read(), and live as long as the source: the kernel kills the command when
+    that thread ends. So the command dies with a killed generator. When the command has ended, the
+    rest of its process group is killed. Only a process that left the group (setsid) goes on.
     """
 
     def __init__(self, name: str, settings: CommandSettings, directory: Path) -> None:
         setpriv = shutil.which("setpriv")
-        # Not preexec_fn: it can deadlock in a process with threads.
-        dies_with_us = [setpriv, "--pdeathsig", "KILL", "--"] if setpriv else []
-        self._arguments = [*dies_with_us, "/bin/sh", "-c", settings.command]
+        # preexec_fn would do it, too, but can deadlock in a process with threads.
+        death_signal = [setpriv, "--pdeathsig", "KILL", "--"] if setpriv else []
+        self._arguments = [*death_signal, "/bin/sh", "-c", settings.command]
         self._name = name
         self._timeout = settings.timeout
         self._group = GroupRecord(directory, name)
@@ -68,12 +68,12 @@ class CommandSource:
         if process.returncode:
             raise SourceError(_failure(process.returncode, complaint))
         if not output.strip() and complaint.strip():
-            said = shown(telling_line(complaint))
-            raise SourceError(f"the command printed nothing but, on stderr, {said}; {BY_HAND}")
+            message = quoted(telling_line(complaint))
+            raise SourceError(f"the command printed nothing but, on stderr, {message}; {HINT}")
         return parse_output(output, self._name, timestamps_us[0])
 
     def close(self) -> None:
-        """Kill what runs, now; a read() that waits for it ends with SourceError."""
+        """Kill the command if it runs; a read() that waits for it ends with SourceError."""
         with self._lock:
             self._closed = True
             if self._process is not None:
@@ -85,7 +85,8 @@ class CommandSource:
                 raise SourceError("the sensor is closed; restart to read it")
             if self._process is not None and self._process.poll() is None:
                 raise SourceError(_unkillable(self._process.pid))
-            self._process = None  # reaped; were the next start to fail, its number is a stranger's
+            # It is reaped. If the next start fails, its pid may be another process's.
+            self._process = None
             self._group.expect()
             self._process = subprocess.Popen(
                 self._arguments,
@@ -94,23 +95,23 @@ class CommandSource:
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
                 env=self._group.environment(),
-                start_new_session=True,  # and so without a terminal to type on
+                start_new_session=True,  # it has no terminal, either
             )
             self._group.note(self._process.pid)
             return self._process
 
     def _capture(self, process: subprocess.Popen[bytes]) -> tuple[bytes, bytes]:
-        """What it printed on stdout and stderr until it exited; nobody waits for end of file.
+        """What the command printed on stdout and on stderr until it exited.
 
-        A grandchild may hold the pipes open for as long as it likes.
+        It does not wait for end of file: a grandchild may hold the pipes open for ever.
         """
         deadline = time.monotonic() + self._timeout
         assert process.stdout and process.stderr
-        kept = {process.stdout: bytearray(), process.stderr: bytearray()}
+        outputs = {process.stdout: bytearray(), process.stderr: bytearray()}
         exit_fd = os.pidfd_open(process.pid)
         with os.fdopen(exit_fd, "rb", 0) as exited, selectors.DefaultSelector() as selector:
             selector.register(exited, selectors.EVENT_READ)
-            for pipe in kept:
+            for pipe in outputs:
                 os.set_blocking(pipe.fileno(), False)
                 selector.register(pipe, selectors.EVENT_READ)
             done = False
@@ -123,15 +124,15 @@ class CommandSource:
                     )
                 ready = [key.fileobj for key, _ in selector.select(remaining)]
                 done = exited in ready
-                for pipe in [pipe for pipe in kept if done or pipe in ready]:
-                    if not _take(pipe, kept[pipe]) and not done:
+                for pipe in [pipe for pipe in outputs if done or pipe in ready]:
+                    if not _drain(pipe, outputs[pipe]) and not done:
                         selector.unregister(pipe)
-                if len(kept[process.stdout]) > MAX_OUTPUT_BYTES:
+                if len(outputs[process.stdout]) > MAX_OUTPUT_BYTES:
                     raise SourceError("the command printed more than 64 KiB; make it print less")
-        return bytes(kept[process.stdout]), bytes(kept[process.stderr])
+        return bytes(outputs[process.stdout]), bytes(outputs[process.stderr])
 
     def _end(self, process: subprocess.Popen[bytes]) -> None:
-        """Kill the group while the unreaped leader keeps its number from strangers, then reap."""
+        """Kill the group, then reap its leader: until then no other group can get its number."""
         assert process.stdout and process.stderr
         with self._lock:
             kill_group(process.pid)
@@ -145,17 +146,17 @@ class CommandSource:
             self._group.clear()
 
 
-def _take(pipe: IO[bytes], kept: bytearray) -> bool:
-    """Move what the pipe holds to `kept`, up to one byte over the limit; False at end of file."""
+def _drain(pipe: IO[bytes], output: bytearray) -> bool:
+    """Move what the pipe holds to `output`, up to one byte over the limit; False at end of file."""
     chunk = pipe.read(MAX_OUTPUT_BYTES + 1)
-    kept += (chunk or b"")[: MAX_OUTPUT_BYTES + 1 - len(kept)]
-    return chunk != b""  # None: empty, but somebody holds it open
+    output += (chunk or b"")[: MAX_OUTPUT_BYTES + 1 - len(output)]
+    return chunk != b""  # None: the pipe is empty, but a process holds it open
 
 
 def _failure(status: int, complaint: bytes) -> str:
-    how = f"was killed by signal {-status}" if status < 0 else f"ended with status {status}"
-    said = telling_line(complaint) or b"nothing on stderr"
-    return f"the command {how}: {shown(said)}; {BY_HAND}"
+    end = f"was killed by signal {-status}" if status < 0 else f"ended with status {status}"
+    message = telling_line(complaint) or b"nothing on stderr"
+    return f"the command {end}: {quoted(message)}; {HINT}"
 
 
 def _unkillable(pid: int) -> str:

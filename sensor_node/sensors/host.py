@@ -11,7 +11,7 @@ from sensor_node.core.errors import SourceError
 from sensor_node.core.model import Reading
 from sensor_node.sensors.source import SensorConfig
 
-# Chips that measure the processor, the best first; without one of them, any other will do.
+# Chips that measure the processor, the best first. Without one of them, any chip is taken.
 PREFERRED_CHIPS = ("coretemp", "k10temp", "zenpower", "cpu_thermal", "soc_thermal")
 
 
@@ -45,7 +45,7 @@ class HostSource:
         return [Reading(self._name, self._measure(), timestamps_us[0])]
 
     def close(self) -> None:
-        """Nothing is held."""
+        """There is nothing to close."""
 
     def _measure(self) -> float:
         try:
@@ -64,33 +64,34 @@ class HostSource:
 
 
 class _CpuUsage:
-    """Percent busy since the call before.
+    """How busy the processor was since the previous call, in percent.
 
-    psutil.cpu_percent() keeps that call for the whole process, or thread, by version: two sensors
-    would take each other's time, and a thread that did not prime it would read 0.
+    psutil.cpu_percent() remembers the previous call for the whole process, or, in other versions,
+    for the thread: two sensors would shorten each other's time, and the first call in a thread
+    would give 0.
     """
 
     def __init__(self) -> None:
         self._busy = self._total = self._percent = 0.0
 
     def percent(self) -> float:
-        """The first call tells about the time since boot.
+        """The first call covers the time since boot.
 
-        While the kernel's counters stand still (they move 100 times a second), the last value.
+        The kernel's counters move 100 times a second. Until they move, the last value is repeated.
         """
         times = psutil.cpu_times()
-        total = sum(times) - times.guest - times.guest_nice  # which are in user and nice too
+        total = sum(times) - times.guest - times.guest_nice  # user and nice include them
         busy = total - times.idle - times.iowait
         if total > self._total:
             percent = 100 * (busy - self._busy) / (total - self._total)
             self._percent = min(max(percent, 0.0), 100.0)  # iowait may go backwards: proc(5)
-        # They all may, when the machine was suspended or moved: the next reading counts from here.
+        # After a suspend or a move all counters may go back: the next reading counts from here.
         self._busy, self._total = busy, total
         return self._percent
 
 
 def _temperature() -> float:
-    chips = {chip: found for chip, found in psutil.sensors_temperatures().items() if found}
+    chips = {chip: entries for chip, entries in psutil.sensors_temperatures().items() if entries}
     if not chips:
         raise SourceError("this machine shows no temperature; use another metric, or a command")
     chip = next((chip for chip in PREFERRED_CHIPS if chip in chips), next(iter(chips)))

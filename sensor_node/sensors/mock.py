@@ -34,8 +34,8 @@ def open_source(sensor: SensorConfig, directory: Path) -> "MockSource":
 class MockSource:
     """Readings that depend on the tick alone, so that late ticks can be made up for.
 
-    The random walk and the noise go from tick to tick: with the same seed and no tick left out,
-    they come out the same, however the ticks are divided among calls.
+    The random walk and the noise draw their random numbers from tick to tick. With the same seed
+    and no tick left out they are the same, however the ticks are divided among calls.
     """
 
     def __init__(self, name: str, rate: float, settings: MockSettings) -> None:
@@ -58,14 +58,14 @@ class MockSource:
         return list(map(Reading._make, zip(names, values, timestamps_us, strict=True)))
 
     def close(self) -> None:
-        """Nothing is held."""
+        """There is nothing to close."""
 
     def _values(self, ticks: range) -> Iterable[float]:
         match self._waveform:
             case "constant":
                 return repeat(self._middle, len(ticks))
             case "random-walk":
-                # Drawn one by one, as the noise is, so that the order of draws is the ticks'.
+                # One draw a tick, so that the draws do not depend on how the ticks are divided.
                 return islice(self._walk, len(ticks))
             case _:
                 middle, amplitude = self._middle, (self._high - self._low) / 2
@@ -73,7 +73,7 @@ class MockSource:
                 return [middle + amplitude * sin(step * tick) for tick in ticks]
 
     def _random_walk(self) -> Iterator[float]:
-        """From the middle on, in uniform steps, reflected at the bounds."""
+        """Endless: begins in the middle, takes uniform steps, is reflected at the bounds."""
         low, high, value = self._low, self._high, self._middle
         width = 2 * LARGEST_STEP * (high - low)
         while True:

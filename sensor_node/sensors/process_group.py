@@ -1,4 +1,4 @@
-"""A command's process group: killed with all its members, also by the next start after a crash."""
+"""A command's process group: killed with all its members, after a crash by the next start."""
 
 import contextlib
 import hashlib
@@ -12,17 +12,17 @@ from sensor_node.system.environment import plain
 from sensor_node.system.files import open_unlinked
 from sensor_node.system.proc import START_TICKS, boot_id, stat_fields
 
-# In the environment of all that a run starts, so that a later start knows it again.
+# In the environment of every process that a run starts: by it a later start recognises them.
 TOKEN_VARIABLE = "SENSOR_NODE_COMMAND"  # noqa: S105 - a name, not a secret
 LONGEST_QUOTED_NAME = 200
 TOKEN_LENGTH = 32
 
 
 class GroupRecord:
-    """A small file for the next start: its name tells the token, its text the group's number.
+    """A small file for the next start: its name has the token, its text the group's number.
 
-    The number comes later, and not at all if this process is killed meanwhile or the disk is full;
-    a name takes no room.
+    The number is written once the group has begun. It is missing if this process is killed before
+    that, or if the disk is full; the name alone needs no room on the disk.
     """
 
     def __init__(self, directory: Path, name: str) -> None:
@@ -33,15 +33,15 @@ class GroupRecord:
         self._file = directory / f"command-{self._token}-{name}.pgid"
 
     def environment(self) -> dict[str, str]:
-        """What the command needs of ours; it marks whatever inherits it as this record's."""
+        """The command's environment: ours, with the token, which its own processes inherit."""
         return plain(os.environ) | {TOKEN_VARIABLE: self._token}
 
     def expect(self) -> None:
-        """A group is about to begin."""
+        """Record that a group is about to begin."""
         self._write("")
 
     def note(self, pgid: int) -> None:
-        """It has begun."""
+        """Record the group that has begun."""
         self._write(f"{boot_id()} {pgid} {_start_ticks(pgid)}")
 
     def clear(self) -> None:
@@ -49,7 +49,7 @@ class GroupRecord:
             self._file.unlink(missing_ok=True)
 
     def _write(self, text: str) -> None:
-        # Where there can be no file, the death signal still ends the leader.
+        # Without a file, the death signal still ends the leader.
         with contextlib.suppress(OSError), open_unlinked(self._file, "w") as record:
             record.write(text)
 
@@ -62,36 +62,37 @@ def _file_name(name: str) -> str:
 
 
 def kill_group(pgid: int) -> None:
-    """SIGKILL to all members; none left is no error."""
+    """SIGKILL to all members; it is no error if there are none."""
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(pgid, signal.SIGKILL)
 
 
 def _end_old_group(record: Path, token: str) -> None:
-    """Kill the group that an earlier process had no time to, if the number is still that group's.
+    """Kill the group that an earlier process left behind, if it is still the same group.
 
-    Numbers pass to strangers, so either the leader is the very process that was noted, or a member
-    has the token in its environment. Another user's record is not believed.
+    The kernel gives numbers to new groups again. So the leader must be the very process that was
+    recorded, or a member must have the token in its environment. Another user's record is ignored.
     """
     try:
         with open_unlinked(record, "rb") as opened:
             ours = os.fstat(opened.fileno()).st_uid == os.geteuid()
-            noted = opened.read().decode(errors="replace")
+            text = opened.read().decode(errors="replace")
     except OSError:
         return
     if ours:
-        for pgid in _old_groups(noted, token):
+        for pgid in _old_groups(text, token):
             kill_group(pgid)
     with contextlib.suppress(OSError):
         record.unlink()
 
 
-def _old_groups(noted: str, token: str) -> set[int]:
+def _old_groups(text: str, token: str) -> set[int]:
+    """The numbers of the groups that the record means and that still are."""
     marked = _groups_with(token)
     try:
-        boot, number, ticks = noted.split()
+        boot, number, ticks = text.split()
         pgid = int(number)
-    except ValueError:  # nothing was noted
+    except ValueError:  # the number was not written
         return marked
     is_leader = boot == boot_id() and _start_ticks(pgid) == ticks
     return {pgid} if is_leader or pgid in marked else set()
@@ -99,13 +100,13 @@ def _old_groups(noted: str, token: str) -> set[int]:
 
 def _groups_with(token: str) -> set[int]:
     """The groups of all processes that have the token in their environment."""
-    variable, found = f"{TOKEN_VARIABLE}={token}".encode(), set()
+    variable, groups = f"{TOKEN_VARIABLE}={token}".encode(), set()
     for process in Path("/proc").glob("[0-9]*"):
-        # It may be gone meanwhile, or another user's.
+        # The process may have ended, or be another user's.
         with contextlib.suppress(OSError):
             if variable in _environment(process):
-                found.add(os.getpgid(int(process.name)))
-    return found
+                groups.add(os.getpgid(int(process.name)))
+    return groups
 
 
 def _environment(process: Path) -> list[bytes]:
@@ -113,7 +114,7 @@ def _environment(process: Path) -> list[bytes]:
 
 
 def _start_ticks(pid: int) -> str | None:
-    """When it started, in clock ticks since boot, also of a zombie; None: no such process."""
+    """When a process, or a zombie, started, in clock ticks since boot; None: there is none."""
     try:
         fields = stat_fields(pid)
     except OSError:
