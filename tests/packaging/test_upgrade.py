@@ -70,7 +70,7 @@ def strict(deb: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A version to which what the shipped configuration says is not enough."""
 
     def want_more(tree: Path) -> None:
-        schema = tree / package.MODULES / "config_schema.py"
+        schema = tree / package.MODULES / "config" / "schema.py"
         before = schema.read_text()
         row = '"keep_sent", duration("0s", "3650d"), "24h"'
         assert row in before
