@@ -77,7 +77,11 @@ SCHEMA = (
 
 
 def options_of(section: str) -> dict[str, Option]:
-    """The rows of one section, by name; a sensor's section is `sensor`."""
+    """The rows of one section, by name; a sensor's section is `sensor`.
+
+    It has the options of all sources. Where several have one of the same name, one row stands for
+    them: see sensor_options().
+    """
     return {option.name: option for option in SCHEMA if option.section == section}
 
 

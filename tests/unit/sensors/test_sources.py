@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from sensor_node.config.loader import load_config
+from sensor_node.config.schema import sensor_options
 from sensor_node.sensors import SOURCES, open_source
 
 PROCESS_SECONDS = 60
@@ -163,6 +164,9 @@ class TestEachSource:
         assert set(settings) == {option.name for option in row.options}
         with pytest.raises(TypeError):
             settings["name"] = "another"
+
+    def test_has_no_option_that_every_sensor_has(self, row) -> None:
+        assert not {option.name for option in row.options} & set(sensor_options(""))
 
     def test_is_not_loaded_before_a_sensor_of_it_is(self, row) -> None:
         program = "import sys, sensor_node.processes.sensor_service; print(*sys.modules)"
