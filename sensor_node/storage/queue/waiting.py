@@ -1,4 +1,4 @@
-"""What waits for a moment of the wall clock, for a probe or for its next try: due when?"""
+"""What waits for a moment: a probe, or the next try. Made due, or moved along with a set clock."""
 
 import sqlite3
 
