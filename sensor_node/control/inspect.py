@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import time
 from collections.abc import Iterator
 from dataclasses import asdict
 
@@ -17,6 +18,8 @@ from sensor_node.storage.queue import ledger, lookup, streams
 from sensor_node.storage.queue.lookup import MessageRow
 from sensor_node.system.text import visible
 
+EARLIEST = -9e12  # wall seconds, which SQLite keeps as microseconds
+
 
 @contextlib.contextmanager
 def open_for_reading(config: Config) -> Iterator[Connection]:
@@ -28,11 +31,14 @@ def open_for_reading(config: Config) -> Iterator[Connection]:
         yield connection
 
 
-def messages(config: Config, status: str | None, since: float, limit: int, *, as_json: bool) -> int:
-    """The newest messages; `since` in wall seconds."""
+def messages(
+    config: Config, *, status: str | None, since: float | None, limit: int, as_json: bool
+) -> int:
+    """The newest messages, of one status or any, captured at most `since` seconds ago."""
     with open_for_reading(config) as connection:
         wanted = MessageStatus(status) if status else None
-        rows = lookup.messages(connection, wanted, int(since * 1e6), limit)
+        earliest = EARLIEST if since is None else _seconds_ago(since)
+        rows = lookup.messages(connection, wanted, int(earliest * 1e6), limit)
     if as_json:
         print(json.dumps([_message_json(row) for row in rows], indent=1))
         return exits.OK
@@ -46,13 +52,13 @@ def messages(config: Config, status: str | None, since: float, limit: int, *, as
     return exits.OK
 
 
-def show(config: Config, text: str, *, as_json: bool) -> int:
+def show(config: Config, *, id_text: str, as_json: bool) -> int:
     """One message by its id on the wire, or by its local number."""
     with open_for_reading(config) as connection:
-        message_id = streams.local_id(connection, text)
+        message_id = streams.local_id(connection, id_text)
         row = lookup.message(connection, message_id) if message_id else None
         if row is None:
-            raise SensorNodeError(f"{text}: {_why_absent(connection, text, message_id)}")
+            raise SensorNodeError(f"{id_text}: {_why_absent(connection, id_text, message_id)}")
     if as_json:
         print(json.dumps(_message_json(row), indent=1))
         return exits.OK
@@ -79,10 +85,10 @@ def _why_absent(connection: Connection, text: str, message_id: int | None) -> st
     return f"{absent}; number {parsed[1]} {_GONE[gone]}" if parsed and gone in _GONE else absent
 
 
-def history(config: Config, since: float, *, as_json: bool) -> int:
-    """Events, oldest first; `since` in wall seconds."""
+def history(config: Config, *, since: float, as_json: bool) -> int:
+    """Events of the last `since` seconds, oldest first."""
     with open_for_reading(config) as connection:
-        rows = events.since(connection, since)
+        rows = events.since(connection, _seconds_ago(since))
     if as_json:
         print(json.dumps([_event_json(row) for row in rows], indent=1))
         return exits.OK
@@ -110,6 +116,11 @@ def audit(config: Config) -> int:
         "audit: every reading is accounted for" if not wrong else f"audit: {wrong} things are wrong"
     )
     return exits.FAILED if wrong else exits.OK
+
+
+def _seconds_ago(seconds: float) -> float:
+    """Wall seconds."""
+    return max(EARLIEST, time.time() - seconds)
 
 
 def _message_json(row: MessageRow) -> dict[str, object]:

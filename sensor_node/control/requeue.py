@@ -6,13 +6,20 @@ from sensor_node.config.loader import Config
 from sensor_node.control import exits, in_force
 from sensor_node.control.inspect import open_for_reading
 from sensor_node.control.times import counted
-from sensor_node.core.clock import Moment
+from sensor_node.core.clock import Moment, SystemClock
 from sensor_node.core.errors import SensorNodeError
 from sensor_node.storage.queue import streams
 from sensor_node.storage.repository import SensorDataSQLRepository
 
 
-def requeue_ids(config: Config, texts: list[str], now: Moment) -> int:
+def requeue(config: Config, ids: list[str], *, dead: bool, in_doubt: bool) -> int:
+    """The messages of these ids; without ids, all that are DEAD, IN_DOUBT or either."""
+    now = SystemClock().now()
+    statuses = ["DEAD"] * dead + ["IN_DOUBT"] * in_doubt
+    return _requeue_all(config, statuses, now) if statuses else _requeue_ids(config, ids, now)
+
+
+def _requeue_ids(config: Config, texts: list[str], now: Moment) -> int:
     """DEAD, IN_DOUBT or SENT messages, by id, back to FAILED, due now."""
     with open_for_reading(config) as connection:
         ids = {text: streams.local_id(connection, text) for text in texts}
@@ -30,7 +37,7 @@ def requeue_ids(config: Config, texts: list[str], now: Moment) -> int:
     return exits.OK
 
 
-def requeue_all(config: Config, statuses: list[str], now: Moment) -> int:
+def _requeue_all(config: Config, statuses: list[str], now: Moment) -> int:
     """Every message of the statuses, a batch at a time so that nobody waits long."""
     count = 0
     with open_for_writing(config) as repository:

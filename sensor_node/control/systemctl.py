@@ -1,10 +1,13 @@
-"""start, stop, restart and reload where systemd looks after the appliance."""
+"""start, stop, restart and reload where systemd runs the node.
+
+Each of the four returns its exit status, or None where no systemd runs the node of the file.
+"""
 
 import os
 import subprocess
 from pathlib import Path
 
-from sensor_node.config.loader import Config
+from sensor_node.config.loader import Config, load_config
 from sensor_node.config.places import SYSTEM_DIRECTORY
 from sensor_node.control import exits, in_force, lifecycle, privileges
 from sensor_node.control.status_report import buffered
@@ -48,32 +51,43 @@ def main_pid() -> int | None:
     return int(pid) if pid.isdecimal() and "INVOCATION_ID" in os.environ else None
 
 
-def start(config: Config, unit: str) -> int:
+def start(file: Path) -> int | None:
     """Returns when every process is ready, as lifecycle.start() does."""
-    names = privileges.of_config(config)
-    if pid := privileges.as_owner(names, lambda: lifecycle.staying_pid(config)):
+    if not (unit := unit_of(file)):
+        return None
+    config = load_config(file)
+    paths = privileges.of_config(config)
+    if pid := privileges.as_owner(paths, lambda: lifecycle.staying_pid(config)):
         print(f"already running (pid {pid})")
         return exits.OK
     _be_root("start", unit)
     return _begin(config, unit, "start")
 
 
-def restart(config: Config, unit: str) -> int:
+def restart(file: Path) -> int | None:
     """One job of systemd's, so that nothing comes between stop and start."""
+    if not (unit := unit_of(file)):
+        return None
+    config = load_config(file)
     _be_root("restart", unit)
     privileges.as_owner(privileges.of_config(config), lambda: insist_on_disk(config))
     return _begin(config, unit, "restart")
 
 
-def stop(file: Path, unit: str) -> int:
-    """Also ends the attempts to start again of a unit that fails."""
+def stop(file: Path) -> int | None:
+    """Also ends the attempts to start again of a unit that fails.
+
+    A mistake in the configuration does not hinder it.
+    """
+    if not (unit := unit_of(file)):
+        return None
     _be_root("stop", unit)
-    was_running = _running(file)
+    was_running = _running_pid(file)
     _systemctl("stop", unit)
     if not was_running:
         print("not running")
         return exits.OK
-    if pid := _running(file):
+    if pid := _running_pid(file):
         raise SensorNodeError(f"still running, but not by {unit}; to stop it: kill {pid}")
     left = privileges.as_owner(
         privileges.of_file(file), lambda: buffered(in_force.configuration(file))
@@ -82,14 +96,19 @@ def stop(file: Path, unit: str) -> int:
     return exits.OK
 
 
-def reload(config: Config, unit: str) -> int:
+def reload(file: Path) -> int | None:
     """systemd gives this command once more, in the unit, and waits for it."""
+    if pid := main_pid():
+        return lifecycle.reload_process(load_config(file), pid)
+    if not (unit := unit_of(file)):
+        return None
+    config = load_config(file)
     _be_root("reload", unit)
     try:
         _systemctl("reload", unit)
     except SensorNodeError:
-        names = privileges.of_config(config)
-        problem = privileges.as_owner(names, lambda: lifecycle.reload_problem(config))
+        paths = privileges.of_config(config)
+        problem = privileges.as_owner(paths, lambda: lifecycle.reload_problem(config))
         if not problem:
             raise
         raise SensorNodeError(problem) from None
@@ -97,10 +116,10 @@ def reload(config: Config, unit: str) -> int:
     return exits.OK
 
 
-def _running(file: Path) -> int | None:
-    names = privileges.of_file(file)
-    *_, runtime = names
-    return privileges.as_owner(names, lambda: running_pid(runtime))
+def _running_pid(file: Path) -> int | None:
+    paths = privileges.of_file(file)
+    *_, runtime = paths
+    return privileges.as_owner(paths, lambda: running_pid(runtime))
 
 
 def _begin(config: Config, unit: str, verb: str) -> int:

@@ -9,6 +9,8 @@ import pytest
 from box import SINK_DATABASE, Box, box
 from waiting import wait_until
 
+from sensor_node.core.model import MessageStatus
+
 START_SECONDS = 10.0
 CONFIG = "/etc/sensor-node/config.ini"
 SIMULATED = "/etc/sensor-node/config.d/10-simulated.ini"
@@ -53,7 +55,12 @@ def test_manuals_completion_and_examples_are_there(installed: Box) -> None:
     files = installed.run("dpkg -L sensor-node").stdout
     for name in DOCUMENTED:
         assert f"/usr/share/man/{name}\n" in files
-    assert "/usr/share/bash-completion/completions/sensor-node-ctl\n" in files
+    completion = "/usr/share/bash-completion/completions/sensor-node-ctl"
+    assert f"{completion}\n" in files
+    offered = installed.run(
+        ["bash", "-c", f". {completion} && echo ${{_sensor_node_ctl_values[messages:--status]}}"]
+    )
+    assert offered.stdout.split() == [status.value for status in MessageStatus]
     assert files.count("/usr/share/doc/sensor-node/examples/") >= 3
 
 
