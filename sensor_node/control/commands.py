@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from sensor_node import __version__
-from sensor_node.config.schema import parse_duration
 from sensor_node.control import exits
 from sensor_node.core.model import MessageStatus
+from sensor_node.core.options import parse_duration
 
 # SQLite counts to 9223372036854775807.
 MOST_DIGITS = 18

@@ -8,11 +8,11 @@ from sensor_node.core.clock import Moment
 from sensor_node.core.settlement import SinkRecord
 from sensor_node.storage.queue.lookup import Requests
 
-# So long the backlog has grown, with the sink UP, and the oldest of it has not been sent.
+# Delivery lags only if its oldest reading has waited this long for its first try.
 PATIENCE_SECONDS = 60.0
-# Samples lie some seconds apart.
+# Rates over a shorter time do not count. It is less than a minute: samples lie some seconds apart.
 LEAST_WINDOW_SECONDS = 50.0
-# Of what is allowed: then it is that which limits.
+# An option limits delivery if this share of what it allows is used.
 NEARLY = 0.8
 
 
@@ -24,9 +24,9 @@ def find(
     requests: Requests,
     now: Moment,
 ) -> dict[str, Any] | None:
-    """None if delivery keeps up, or nobody can tell yet. Readings a second, and seconds.
+    """None if delivery keeps up, or if it is too early to tell. Readings a second, and seconds.
 
-    `oldest_us`: when the oldest reading was captured that nobody has taken yet.
+    `oldest_us` is when the oldest reading that was not tried yet was captured; None without one.
     """
     captured, delivered = rates["captured"] or 0.0, rates["delivered"] or 0.0
     if not sink.up or (rates["seconds"] or 0.0) < LEAST_WINDOW_SECONDS or captured <= delivered:
@@ -51,13 +51,13 @@ def find(
 
 
 def complaint(lag: dict[str, Any]) -> tuple[str, str]:
-    """What is wrong, and its hint."""
+    """What is wrong, and its hint, of what find() returned."""
     rates = f"{lag['captured']:.3g} readings/s are captured and {lag['delivered']:.3g}/s delivered"
-    what = f"delivery cannot keep up: {rates}"
+    description = f"delivery cannot keep up: {rates}"
     if readings := round(lag["request_readings"]):
         seconds = lag["request_seconds"]
-        what += f"; a request with {counted(readings, 'reading')} takes {seconds:.2g} s"
-    return what, HINTS[lag["limited_by"]]
+        description += f"; a request with {counted(readings, 'reading')} takes {seconds:.2g} s"
+    return description, HINTS[lag["limited_by"]]
 
 
 HINTS = {

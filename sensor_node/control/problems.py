@@ -1,4 +1,4 @@
-"""What is wrong, and what to do about it: rules over the values of a status snapshot."""
+"""What is wrong, and what to do about it: rules over the values of a status report."""
 
 import contextlib
 import ipaddress
@@ -16,69 +16,74 @@ from sensor_node.storage.queue.room import LOG_HELD, NO_ROOM
 from sensor_node.system.files import is_missing
 
 NEARLY_FULL = 0.9
-# May have a key in its query.
+# The query of this option may have a key in it.
 URL = ("sink", "url")
-# Room is made in chunks: just after one, what is full looks a little less so.
+# Room is made in chunks. Just after a chunk was deleted, a full database looks a little less full.
 FULL = 0.95
 
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    what: str
-    hint: str
+    """One line of `status`, and one object of its JSON."""
+
+    what: str  # what is wrong
+    hint: str  # what to do about it
 
 
-def find(found: dict[str, Any]) -> list[Problem]:
-    """The worst first."""
+def find(report: dict[str, Any]) -> list[Problem]:
+    """The problems that a status report shows, the worst first."""
     return [
-        *_of_processes(found),
-        *(Problem(*complaint) for complaint in found["places"]),
-        *_of_database(found),
-        *_of_sensors(found),
-        *_of_sink(found),
-        *([Problem(*lag.complaint(found["lag"]))] if found["lag"] else []),
-        *_of_isolated(found["isolated"]),
-        *_of_stuck(found["stuck"]),
-        *_of_messages(found),
+        *_process_problems(report),
+        *(Problem(*complaint) for complaint in report["places"]),
+        *_database_problems(report),
+        *_sensor_problems(report),
+        *_sink_problems(report),
+        *([Problem(*lag.complaint(report["lag"]))] if report["lag"] else []),
+        *_isolation_problems(report["isolated"]),
+        *_stuck_problems(report["stuck"]),
+        *_message_problems(report),
     ]
 
 
 def notes(config: Config) -> list[str]:
-    """What is no problem, but had better be meant."""
-    found = []
+    """What is no mistake, but may not be meant: a line each."""
+    lines = []
     simulated = [sensor.name for sensor in config.sensors if sensor.is_simulated]
     host = urlsplit(config.sink.url).hostname or ""
     if simulated and not _is_local(host):
-        found.append(f"simulated readings ({', '.join(simulated)}) go to {host}")
-    # A credential of systemd's is there only for the service.
+        lines.append(f"simulated readings ({', '.join(simulated)}) go to {host}")
+    # Only the service sees the credentials that systemd gives it.
     files = [file for file in config.sink.secret_files if "${" not in file]
-    found += [f"{file}: there is no such file" for file in files if is_missing(Path(file))]
-    found += _open_to_others(config)
-    found += slips.find(config)
+    lines += [f"{file}: there is no such file" for file in files if is_missing(Path(file))]
+    lines += _open_to_others(config)
+    lines += slips.find(config)
     if config.sink.at_most_once and config.sink.timeout > config.process.stop_timeout:
         clash = "[sink] timeout is longer than [process] stop_timeout"
-        found.append(f"{clash}: with at-most-once, a stop can leave readings IN_DOUBT")
-    return found
+        lines.append(f"{clash}: with at-most-once, a stop can leave readings IN_DOUBT")
+    return lines
 
 
 def _open_to_others(config: Config) -> list[str]:
-    """Files whose modes give away a secret, or the node."""
+    """A line for each file that every user can read although it is secret, or can change."""
     sink = config.sink
     secret = {sink.token_file, sink.password_file, sink.key_file or sink.cert_file}
     if urlsplit(sink.url).query:
         secret |= {row.file for row in config.effective if (row.section, row.option) == URL}
-    found = [f"{file}: every user can read it: chmod o= {file}" for file in _with(S_IROTH, secret)]
     sources = {str(config.file)} | {row.file for row in config.effective}
-    changed = _with(S_IWOTH, secret | sources)
-    return found + [f"{file}: every user can change it: chmod o-w {file}" for file in changed]
+    readable, changeable = _with_mode(S_IROTH, secret), _with_mode(S_IWOTH, secret | sources)
+    return [
+        *(f"{file}: every user can read it: chmod o= {file}" for file in readable),
+        *(f"{file}: every user can change it: chmod o-w {file}" for file in changeable),
+    ]
 
 
-def _with(mode: int, files: set[str]) -> list[str]:
+def _with_mode(bits: int, files: set[str]) -> list[str]:
+    """The files that have one of these mode bits, sorted."""
     modes = {}
     for file in filter(None, files):
         with contextlib.suppress(OSError):
             modes[file] = Path(file).stat().st_mode
-    return sorted(file for file, found in modes.items() if found & mode)
+    return sorted(file for file, mode in modes.items() if mode & bits)
 
 
 def _is_local(host: str) -> bool:
@@ -88,47 +93,50 @@ def _is_local(host: str) -> bool:
         return host == "localhost" or host.endswith(".localhost")
 
 
-def _of_processes(found: dict[str, Any]) -> list[Problem]:
+def _process_problems(report: dict[str, Any]) -> list[Problem]:
     problems = []
-    if found["state"] == "unknown":
-        what = "whether it runs cannot be seen from here, but something holds its pid file"
-        problems.append(Problem(what, "if it is in another container, ask there"))
-    if found["state"] == "dead":
+    if report["state"] == "unknown":
+        description = "whether it runs cannot be seen from here, but something holds its pid file"
+        problems.append(Problem(description, "if it is in another container, ask there"))
+    if report["state"] == "dead":
         problems.append(Problem("the supervisor died", "sensor-node-ctl start"))
-    if found["running_version"] not in (None, found["version"]):
-        what = f"version {found['running_version']} runs, {found['version']} is installed"
-        problems.append(Problem(what, "sensor-node-ctl restart"))
-    if found["reload_problem"]:
-        what = f"the last reload was refused: {found['reload_problem']}"
-        problems.append(Problem(what, "correct it; then sensor-node-ctl reload"))
-    elif found["config_problem"]:
+    if report["running_version"] not in (None, report["version"]):
+        description = f"version {report['running_version']} runs, {report['version']} is installed"
+        problems.append(Problem(description, "sensor-node-ctl restart"))
+    if report["reload_problem"]:
+        description = f"the last reload was refused: {report['reload_problem']}"
+        problems.append(Problem(description, "correct it; then sensor-node-ctl reload"))
+    elif report["config_problem"]:
         hint = "correct it; until then the node goes by what it read before"
-        problems.append(Problem(found["config_problem"], hint))
-    for process in found["processes"]:
+        problems.append(Problem(report["config_problem"], hint))
+    for process in report["processes"]:
         name = process["name"]
         if process["state"] == "BACKOFF" or process["keeps_dying"]:
             hint = "it is started again by itself; the log says why it ends"
             problems.append(Problem(f"{name} has died {process['restarts']} times", hint))
     troubled: dict[str, list[dict[str, Any]]] = {}
-    for process in found["processes"]:
+    for process in report["processes"]:
         if process["trouble"] and process["state"] != "BACKOFF":
             troubled.setdefault(process["trouble"], []).append(process)
     for trouble, processes in troubled.items():
         hint = _STORAGE_HINTS.get(trouble, "the log has the details")
         names = ", ".join(process["name"] for process in processes)
         lasted = span(max(process["trouble_seconds"] for process in processes))
-        what = f"the database cannot be used: {trouble} ({names})"
+        description = f"the database cannot be used: {trouble} ({names})"
         if trouble == LOCKED:
-            who = _holders(found, writes=True) or "a program that this process cannot see"
-            what += f", for {lasted}: by {who}"
-        problems.append(Problem(what, hint))
+            holders = _holders(report, writes=True) or "a program that this process cannot see"
+            description += f", for {lasted}: by {holders}"
+        problems.append(Problem(description, hint))
     return problems
 
 
-def _holders(found: dict[str, Any], *, writes: bool) -> str:
-    """Other programs in a transaction, such as: sqlite3 (pid 1234)."""
-    others = [one for one in found["holders"] if one["writes"] or not writes]
-    return ", ".join(f"{one['name']} (pid {one['pid']})" for one in others)
+def _holders(report: dict[str, Any], *, writes: bool) -> str:
+    """Other programs in a transaction, such as: sqlite3 (pid 1234).
+
+    `writes`: only those whose transaction writes.
+    """
+    holders = [holder for holder in report["holders"] if holder["writes"] or not writes]
+    return ", ".join(f"{holder['name']} (pid {holder['pid']})" for holder in holders)
 
 
 _STORAGE_HINTS = {
@@ -148,107 +156,119 @@ _STORAGE_HINTS = {
 }
 
 
-def _of_database(found: dict[str, Any]) -> list[Problem]:
+def _database_problems(report: dict[str, Any]) -> list[Problem]:
     problems = [
         Problem(
             f"a damaged database was moved aside: {file}",
             f"sensor-node-ctl salvage {file}; then remove it and its -wal",
         )
-        for file in found["quarantined"]
+        for file in report["quarantined"]
     ]
-    if found["database_error"]:
-        return [_unreadable(found), *problems]
-    storage, counts = found["storage"], found["counts"]
+    if report["database_error"]:
+        return [_unreadable_database(report), *problems]
+    storage, counts = report["storage"], report["counts"]
     if not storage:
         return problems
     if storage["warning"]:
         problems.append(Problem(storage["warning"], "move [storage] path to a disk"))
-    trouble, log = storage["trouble"], found["state"] == "running" and storage["log_held"]
+    trouble, log = storage["trouble"], report["state"] == "running" and storage["log_held"]
     if log:
-        problems.append(_of_log(found, log))
-    # A held log takes what the disk has.
+        problems.append(_log_problem(report, log))
+    # A log that a program keeps from being emptied fills the disk: one problem, not two.
     if not trouble and not (log and storage["limited_by"] == "min_free"):
-        problems += _of_room(storage, counts, found["dropping"])
-    if trouble and all(process["trouble"] != trouble for process in found["processes"]):
-        what = f"{trouble}, where the database is: {storage['path']}"
-        problems.append(Problem(what, _STORAGE_HINTS[trouble]))
+        problems += _room_problems(storage, counts, report["dropping"])
+    if trouble and all(process["trouble"] != trouble for process in report["processes"]):
+        description = f"{trouble}, where the database is: {storage['path']}"
+        problems.append(Problem(description, _STORAGE_HINTS[trouble]))
     return problems
 
 
-def _of_log(found: dict[str, Any], log: dict[str, Any]) -> Problem:
-    """By whom, as seen now; else as the housekeeper saw it, which may not see other users'."""
-    who = _holders(found, writes=False) or log["by"]
-    size = amount(found["storage"]["wal_bytes"])
-    what = f"{who} has held a read transaction since {log['since']} or before "
-    what += f"({span(log['seconds'])}): the log has grown to {size}"
+def _log_problem(report: dict[str, Any], log: dict[str, Any]) -> Problem:
+    """Names the programs seen now, else those that the housekeeper saw.
+
+    The housekeeper may not see the programs of other users.
+    """
+    holders = _holders(report, writes=False) or log["by"]
+    size = amount(report["storage"]["wal_bytes"])
+    description = f"{holders} has held a read transaction since {log['since']} or before "
+    description += f"({span(log['seconds'])}): the log has grown to {size}"
     hint = "end that program, or its transaction"
     if log["tight"]:
-        return Problem(f"{what}, the disk has no more, and new readings are not stored", hint)
-    return Problem(what, f"{hint}, before the disk has no more room for the log")
+        return Problem(
+            f"{description}, the disk has no more, and new readings are not stored", hint
+        )
+    return Problem(description, f"{hint}, before the disk has no more room for the log")
 
 
-def _of_room(
+def _room_problems(
     storage: dict[str, Any], counts: dict[str, int], dropping: list[dict[str, Any]]
 ) -> list[Problem]:
-    at_stake, brim = _at_stake(storage["used_bytes"], counts), storage["limit_bytes"]
+    undelivered_bytes, full_bytes = (
+        _undelivered_bytes(storage["used_bytes"], counts),
+        storage["limit_bytes"],
+    )
     drops_oldest = storage["when_full"] == "drop-oldest"
     if drops_oldest:
-        brim -= storage["spare_bytes"]
-    # Too many at once are dropped even where the oldest, or delivered ones, give way.
+        full_bytes -= storage["spare_bytes"]
+    # Readings that come too fast are dropped even where delivered or the oldest ones give way.
     is_dropping = any(drop["reason"] == NO_ROOM for drop in dropping)
-    if at_stake < NEARLY_FULL * brim and not is_dropping:
+    if undelivered_bytes < NEARLY_FULL * full_bytes and not is_dropping:
         return []
-    what = "nearly full"
-    if is_dropping or (at_stake >= brim and not drops_oldest):
-        what = "full, new readings are not stored"
-    elif drops_oldest and at_stake >= FULL * brim:
-        what = "full, the oldest readings give way"
+    description = "nearly full"
+    if is_dropping or (undelivered_bytes >= full_bytes and not drops_oldest):
+        description = "full, new readings are not stored"
+    elif drops_oldest and undelivered_bytes >= FULL * full_bytes:
+        description = "full, the oldest readings give way"
     sizes = f"{amount(storage['used_bytes'])} of {amount(storage['limit_bytes'])}"
     hint = "free disk space, or lower [storage] min_free"
     if storage["limited_by"] == "max_size":
         hint = "repair the sink, or raise [storage] max_size"
-    return [Problem(f"the database is {what}: {sizes}", hint)]
+    return [Problem(f"the database is {description}: {sizes}", hint)]
 
 
-def _at_stake(used: float, counts: dict[str, int]) -> float:
-    """Bytes without those of delivered readings, which make room when it is needed."""
+def _undelivered_bytes(used: float, counts: dict[str, int]) -> float:
+    """Used bytes less those of delivered readings, which are deleted when room is needed."""
     delivered = counts["sent"] - counts["purged"]
     rows = counts["captured"] - counts["purged"] - counts["evicted"]
     return used * (rows - delivered) / rows if rows else used
 
 
-def _unreadable(found: dict[str, Any]) -> Problem:
-    """The error names its hint after a semicolon, or begins with a reason that has one."""
-    error = found["database_error"]
-    what, semicolon, hint = error.rpartition("; ")
+def _unreadable_database(report: dict[str, Any]) -> Problem:
+    """The error has its hint after a semicolon, or begins with a reason that has a hint here."""
+    error = report["database_error"]
+    description, semicolon, hint = error.rpartition("; ")
     if semicolon:
-        return Problem(what, hint)
-    who = _holders(found, writes=True)
-    what = f"{error}: by {who}" if who else error
-    return Problem(what, _STORAGE_HINTS.get(error.partition(":")[0], "see the log"))
+        return Problem(description, hint)
+    holders = _holders(report, writes=True)
+    description = f"{error}: by {holders}" if holders else error
+    return Problem(description, _STORAGE_HINTS.get(error.partition(":")[0], "see the log"))
 
 
-def _of_sensors(found: dict[str, Any]) -> list[Problem]:
-    """How they are, and readings that get lost now.
+def _sensor_problems(report: dict[str, Any]) -> list[Problem]:
+    """Sensors that fail or are silent, and readings that get lost now.
 
-    What the database does to readings is said with the database.
+    Losses that the database causes are among the problems of the database.
     """
-    if found["state"] != "running":
+    if report["state"] != "running":
         return []
-    problems = [Problem(*line) for line in sensors.complaints(found["sensors"])]
-    told = sensors.reasons_told(found["sensors"])
-    is_log_told = found["storage"] and found["storage"]["log_held"]
-    for drop in found["dropping"]:
+    problems = [Problem(*complaint) for complaint in sensors.complaints(report["sensors"])]
+    reported_reasons = sensors.reported_reasons(report["sensors"])
+    is_log_reported = report["storage"] and report["storage"]["log_held"]
+    for drop in report["dropping"]:
         reason = drop["reason"]
         lost = f"{counted(drop['readings'], 'reading')} lost in {span(drop['seconds'])}"
         hints = [hint for ending, hint in _LOSSES if reason.endswith(ending)]
-        if hints and reason not in told and not (is_log_told and reason == LOG_HELD):
+        if (
+            hints
+            and reason not in reported_reasons
+            and not (is_log_reported and reason == LOG_HELD)
+        ):
             problems.append(Problem(f"{reason}: {lost}", hints[0]))
     return problems
 
 
-# By what the reason for a loss ends with, after the sensor's name.
 _BY_HAND = "the log says why; try it by hand, as the user that the node runs as"
+# The hint for a loss, by how its reason ends: it may begin with the sensor's name.
 _LOSSES = (
     (
         " late",
@@ -262,39 +282,42 @@ _LOSSES = (
 )
 
 
-def _of_sink(found: dict[str, Any]) -> list[Problem]:
-    sink = found["sink"]
+def _sink_problems(report: dict[str, Any]) -> list[Problem]:
+    sink = report["sink"]
     if not sink or sink["state"] == "UP":
         return []
     wait = f"it is tried again in {span(sink['next_probe_seconds'])}"
-    if found["state"] in ("stopped", "dead"):
+    if report["state"] in ("stopped", "dead"):
         wait = "it is tried again after sensor-node-ctl start"
     return [Problem(f"the sink is DOWN: {sink['reason']}", sink["hint"] or wait)]
 
 
-def _of_isolated(isolated: list[dict[str, Any]]) -> list[Problem]:
-    """Of those of which something waits: the others may be gone from the configuration."""
+def _isolation_problems(isolated: list[dict[str, Any]]) -> list[Problem]:
+    """Sensors that are set apart and have readings waiting.
+
+    Others may be gone from the configuration.
+    """
     return [
         Problem(
-            f"sensor {one['sensor']} is set apart, as the sink fails with its readings alone "
-            f"({one['reason']}): {counted(one['readings'], 'reading')} waiting",
-            f"ask who runs the sink; it is tried again in {span(one['next_probe_seconds'])}",
+            f"sensor {sensor['sensor']} is set apart, as the sink fails with its readings alone "
+            f"({sensor['reason']}): {counted(sensor['readings'], 'reading')} waiting",
+            f"ask who runs the sink; it is tried again in {span(sensor['next_probe_seconds'])}",
         )
-        for one in isolated
-        if one["readings"]
+        for sensor in isolated
+        if sensor["readings"]
     ]
 
 
-def _of_stuck(stuck: dict[str, Any] | None) -> list[Problem]:
+def _stuck_problems(stuck: dict[str, Any] | None) -> list[Problem]:
     if not stuck:
         return []
-    what = f"{counted(stuck['messages'], 'message')} failed while the sink takes others"
+    description = f"{counted(stuck['messages'], 'message')} failed while the sink takes others"
     hint = "sensor-node-ctl messages --status FAILED; ask who runs the sink or a filter before it"
-    return [Problem(f"{what}: {stuck['reason']}", hint)]
+    return [Problem(f"{description}: {stuck['reason']}", hint)]
 
 
-def _of_messages(found: dict[str, Any]) -> list[Problem]:
-    counts = found["counts"] or {"dead": 0, "in_doubt": 0}
+def _message_problems(report: dict[str, Any]) -> list[Problem]:
+    counts = report["counts"] or {"dead": 0, "in_doubt": 0}
     problems = []
     if counts["dead"]:
         hint = "sensor-node-ctl messages --status DEAD; then requeue --dead"

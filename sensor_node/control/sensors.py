@@ -1,4 +1,4 @@
-"""The sensors of a status snapshot: how each is by its vital signs, and what is wrong with them."""
+"""The sensors of a status report: each one's vital signs, and what is wrong with them."""
 
 from collections.abc import Iterator
 from typing import Any, NamedTuple
@@ -13,60 +13,68 @@ from sensor_node.storage.journal import key_value
 from sensor_node.storage.queue import vital_signs
 from sensor_node.storage.queue.vital_signs import Fresh, SensorRow
 
-# The rows of sensors that are well may be so old, and as old as commits are far apart.
+# The row of a sensor that is well may be this old, and one commit interval older.
 NOTE_SECONDS = 10.0
 MOST_FAILING = 5
 MOST_NAMES = 2
 
 
 class Rows(NamedTuple):
-    """What the database says, by sensor; `fresh` came after the rows. `run`: of whose doing."""
+    """What the database says of the sensors, by name."""
 
-    run: str | None
+    run: str | None  # owner id of the supervisor that began the run
     rows: dict[str, SensorRow]
-    fresh: dict[str, Fresh]
+    fresh: dict[str, Fresh]  # readings that are newer than the sensor's row
 
 
 def read(connection: Connection) -> Rows:
+    """The vital signs of all sensors, for judge()."""
     run = key_value.get(connection, "run")
     return Rows(run, vital_signs.read(connection), vital_signs.read_fresh(connection))
 
 
 def judge(
-    known: Rows | None, config: Config, found: dict[str, Any], pid: int | None, now: Moment
+    rows: Rows | None, config: Config, report: dict[str, Any], pid: int | None, now: Moment
 ) -> list[dict[str, Any]]:
-    """Each configured sensor as JSON. `pid`: the supervisor's, if it runs."""
-    known = known or Rows(None, {}, {})
-    is_this_run = pid is not None and known.run == owner.owner_id_of("supervisor", pid)
-    slack = None if _waits_for_database(found) else NOTE_SECONDS
+    """Each configured sensor as JSON.
+
+    `rows` is None without a database; `pid` is the supervisor's, None if it does not run.
+    """
+    rows = rows or Rows(None, {}, {})
+    is_this_run = pid is not None and rows.run == owner.owner_id_of("supervisor", pid)
+    slack = None if _waits_for_database(report) else NOTE_SECONDS
     if slack is not None:
         slack += config.storage.commit_interval or 0.0
     sensors = []
     for sensor in config.sensors:
-        row = known.rows.get(sensor.name)
-        # Another sensor's readings may bear the name of one that is not watched yet.
-        fresh = known.fresh.get(sensor.name) if row else None
+        row = rows.rows.get(sensor.name)
+        # Without a row the sensor is not watched yet: a reading with its name is another sensor's.
+        fresh = rows.fresh.get(sensor.name) if row else None
         quiet = _quiet_seconds(row, fresh, slack, now) if row and is_this_run else None
         age = _age_seconds(row, fresh, now, by_wall=not is_this_run) if row else None
-        one = _json(sensor, row, fresh, age, quiet)
+        vital = _json(sensor, row, fresh, age, quiet)
         if not is_this_run:
-            one |= {"failing": False, "unaccounted": 0}
-        sensors.append(one)
+            vital |= {"failing": False, "unaccounted": 0}
+        sensors.append(vital)
     return sensors
 
 
-def _waits_for_database(found: dict[str, Any]) -> bool:
-    """Then readings are in memory, and no row is written."""
-    troubled = [one for one in found["processes"] if one["role"] == "generator" and one["trouble"]]
-    storage = found["storage"]
+def _waits_for_database(report: dict[str, Any]) -> bool:
+    """Whether readings wait in memory for the database. Then no row is written."""
+    generators = [row for row in report["processes"] if row["role"] == "generator"]
+    has_trouble = any(generator["trouble"] for generator in generators)
+    storage = report["storage"]
     if not storage:
-        return bool(troubled)
+        return has_trouble
     is_tight = storage["log_held"] and storage["log_held"]["tight"]
-    return bool(troubled or storage["trouble"] or is_tight)
+    return bool(has_trouble or storage["trouble"] or is_tight)
 
 
 def _heard_at(row: SensorRow, fresh: Fresh | None) -> float | None:
-    """When it gave a reading for certain, in CLOCK_MONOTONIC seconds: it goes by no wall clock."""
+    """When the sensor last gave a reading for certain, in CLOCK_MONOTONIC seconds.
+
+    The wall clock may have been set since.
+    """
     if fresh is None:
         return row.heard_at
     return row.noted_at if row.heard_at is None else max(row.heard_at, row.noted_at)
@@ -75,7 +83,10 @@ def _heard_at(row: SensorRow, fresh: Fresh | None) -> float | None:
 def _quiet_seconds(
     row: SensorRow, fresh: Fresh | None, slack: float | None, now: Moment
 ) -> float | None:
-    """For how long it has been silent, if it is, whatever became of the generator."""
+    """For how many seconds the sensor has been silent; None if it is not.
+
+    It does not depend on the generator, which may have died.
+    """
     heard_at = _heard_at(row, fresh)
     quiet = now.monotonic - (row.since if heard_at is None else heard_at)
     is_overdue = slack is not None and quiet > row.silent_after + slack
@@ -85,7 +96,7 @@ def _quiet_seconds(
 def _age_seconds(
     row: SensorRow, fresh: Fresh | None, now: Moment, *, by_wall: bool
 ) -> float | None:
-    """Of the last stored reading; the wall clock may have been set since it was captured."""
+    """Age of the last stored reading. The wall clock may have been set since its capture."""
     last_us = fresh.last_us if fresh else row.last_us
     if last_us is None:
         return None
@@ -124,34 +135,35 @@ def _json(
 
 
 def complaints(sensors: list[dict[str, Any]]) -> Iterator[tuple[str, str]]:
-    """What is wrong and its hint: of those that fail, that are silent, and the sum of ticks."""
-    failing = [one for one in sensors if one["failing"]]
-    for one in failing[:MOST_FAILING]:
-        what, _, hint = one["error"].rpartition("; ")
-        yield f"sensor {one['name']} failed: {what or hint}", hint if what else "see the log"
+    """What is wrong, and its hint: sensors that fail, that are silent, or that miss ticks."""
+    failing = [sensor for sensor in sensors if sensor["failing"]]
+    for sensor in failing[:MOST_FAILING]:
+        reason, _, hint = sensor["error"].rpartition("; ")
+        description = f"sensor {sensor['name']} failed: {reason or hint}"
+        yield description, hint if reason else "see the log"
     if more := failing[MOST_FAILING:]:
         yield f"{len(more)} more sensors fail: {_names(more)}", "sensor-node-ctl status --json"
-    silent = [one for one in sensors if one["silent"] and not one["failing"]]
+    silent = [sensor for sensor in sensors if sensor["silent"] and not sensor["failing"]]
     if silent:
-        seconds = span(min(one["silent_seconds"] for one in silent))
+        seconds = span(min(sensor["silent_seconds"] for sensor in silent))
         hint = "what it reads may not answer; the log says more"
         yield f"no reading of {_names(silent)} for {seconds}", hint
-    astray = [one for one in sensors if one["unaccounted"]]
-    if astray:
-        ticks = sum(one["unaccounted"] for one in astray)
+    unaccounted = [sensor for sensor in sensors if sensor["unaccounted"]]
+    if unaccounted:
+        ticks = sum(sensor["unaccounted"] for sensor in unaccounted)
         hint = "this is a fault of the program, see the log"
-        yield f"{ticks} ticks of {_names(astray)} are neither taken nor dropped", hint
+        yield f"{ticks} ticks of {_names(unaccounted)} are neither taken nor dropped", hint
 
 
-def reasons_told(sensors: list[dict[str, Any]]) -> set[str]:
-    """The reasons for losses that the complaints speak of."""
-    failed = {f"sensor {one['name']} failed" for one in sensors if one["failing"]}
-    return failed | {f"sensor {one['name']} late" for one in sensors if one["silent"]}
+def reported_reasons(sensors: list[dict[str, Any]]) -> set[str]:
+    """The reasons for losses that complaints() has said already."""
+    failed = {f"sensor {sensor['name']} failed" for sensor in sensors if sensor["failing"]}
+    return failed | {f"sensor {sensor['name']} late" for sensor in sensors if sensor["silent"]}
 
 
 def _names(sensors: list[dict[str, Any]]) -> str:
-    """a, b and 3 more"""
-    names = [one["name"] for one in sensors]
+    """Such as: a, b and 3 more."""
+    names = [sensor["name"] for sensor in sensors]
     shown, more = ", ".join(names[:MOST_NAMES]), len(names) - MOST_NAMES
     if more > 0:
         return f"{shown} and {more} more"

@@ -1,4 +1,4 @@
-"""What a configuration says and almost surely does not mean."""
+"""Slips: what a configuration says and is almost surely not meant."""
 
 from collections.abc import Iterator
 
@@ -12,29 +12,30 @@ QUOTES = ("'", '"')
 
 
 def find(config: Config) -> Iterator[str]:
-    """A line each, for `check`."""
+    """A line for each slip."""
     for sensor in config.sensors:
         if sensor.name != sensor.name.strip():
-            where = f"[{SENSOR_PREFIX}{sensor.name}]"
-            yield f"{where}: the sensor's name has a blank at its beginning or end"
+            section = f"[{SENSOR_PREFIX}{sensor.name}]"
+            yield f"{section}: the sensor's name has a blank at its beginning or end"
     sources = {f"{SENSOR_PREFIX}{sensor.name}": sensor.source.name for sensor in config.sensors}
     for row in config.effective:
         if row.file:
             source = sources.get(row.section)
             options = sensor_options(source) if source else options_of(row.section)
-            yield from _in_value(row, options[row.option])
+            yield from _slips_in(row, options[row.option])
     for file in unread(config.file):
         yield f"{file}: is not read, as its name does not end in .ini"
 
 
-def _in_value(row: Effective, option: Option) -> Iterator[str]:
+def _slips_in(row: Effective, option: Option) -> Iterator[str]:
     text = row.value
-    said = f"{row.file}: [{row.section}] {row.option} = {without_password(text)}"
+    setting = f"{row.file}: [{row.section}] {row.option} = {without_password(text)}"
     is_quoted = len(text) > 1 and text[0] == text[-1] and text[0] in QUOTES
+    # A shell reads a command, and removes the quotes.
     if is_quoted and not option.kind.is_command:
-        yield f"{said}: the quotes are part of the value"
+        yield f"{setting}: the quotes are part of the value"
     number = option.kind.parse(text)
     if not isinstance(number, int | float) or isinstance(number, bool):
         return
     if "_" in text or any(char.isdigit() and not char.isascii() for char in text):
-        yield f"{said}: is taken as {number:.15g}; write it with the digits 0 to 9 alone"
+        yield f"{setting}: is taken as {number:.15g}; write it with the digits 0 to 9 alone"

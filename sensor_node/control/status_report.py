@@ -1,4 +1,4 @@
-"""Everything that `status` knows, as one value: the JSON of `status --json`."""
+"""The status report: everything that `status` shows, as the JSON of `status --json`."""
 
 import math
 from dataclasses import asdict
@@ -28,24 +28,25 @@ from sensor_node.supervision.pidfile import is_elsewhere, pid_file, running_pid
 from sensor_node.supervision.states import ChildReport, Outline, Report, read_outline, report_of
 from sensor_node.system.files import real
 
-# Rates need a little time between two looks.
+# A rate is taken over at least this time.
 LEAST_RATE_SECONDS = 1.0
-# What was dropped so lately is being dropped.
+# Readings whose last loss is no older than this are being dropped.
 DROPPING_SECONDS = 30.0
-# Who has died twice so lately keeps dying; after a clock was set back nobody knows.
+# A process whose last death but one is no older than this keeps dying. A time that lies further
+# ahead says nothing: the clock was set back.
 DYING_SECONDS = 600.0
 NO_RATES: dict[str, float | None] = {"captured": None, "delivered": None, "seconds": None}
 
 
 def take(config: Config, now: Moment) -> dict[str, Any]:
-    """The appliance as it is; keys are only ever added."""
+    """The report of a node, running or not. Keys are only ever added: programs read them."""
     pid = running_pid(config.runtime_directory)
-    report = report_of(config.runtime_directory, pid)
+    supervisor = report_of(config.runtime_directory, pid)
     outline = read_outline(config.runtime_directory, pid)
     uptime = age_seconds(pid, now.boottime) if pid and outline else None
-    state = "stopping" if report and report.stopping else _state(config, pid, outline)
+    state = "stopping" if supervisor and supervisor.stopping else _state(config, pid, outline)
     mistake, command = in_force.drift(config) if pid else ("", "")
-    found: dict[str, Any] = {
+    report: dict[str, Any] = {
         "node": config.node_id,
         "version": __version__,
         "running_version": outline.version if outline else None,
@@ -53,46 +54,46 @@ def take(config: Config, now: Moment) -> dict[str, Any]:
         "since": None if uptime is None else utc(now.wall - uptime),
         "uptime_seconds": uptime,
         "config": str(config.file),
-        "processes": [_process(child, now) for child in report.processes] if report else [],
-        "reload_problem": report.problem if report else "",
+        "processes": [_process(child, now) for child in supervisor.processes] if supervisor else [],
+        "reload_problem": supervisor.problem if supervisor else "",
         "config_problem": mistake,
         "config_changed": bool(command),
         "places": directories.complaints(config, pid) if pid else directories.in_the_way(config),
     }
-    found |= _of_database(config, now)
-    found["holders"] = _holders(config, report, found)
-    found["quarantined"] = [str(file) for file in quarantine.files(real(config.storage.path))]
-    if pid is None and found["rates"]:
-        found |= {"rates": NO_RATES, "drain_eta_seconds": None, "lag": None}
-    found["sensors"] = sensors.judge(found.pop("sensor_rows"), config, found, pid, now)
-    found["notes"] = problems.notes(config)
+    report |= _database(config, now)
+    report["holders"] = _holders(config, supervisor, report)
+    report["quarantined"] = [str(file) for file in quarantine.files(real(config.storage.path))]
+    if pid is None and report["rates"]:
+        report |= {"rates": NO_RATES, "drain_eta_seconds": None, "lag": None}
+    report["sensors"] = sensors.judge(report.pop("sensor_rows"), config, report, pid, now)
+    report["notes"] = problems.notes(config)
     if command:
-        found["notes"].append(f"{config.file} or a drop-in has changed: sensor-node-ctl {command}")
-    found["problems"] = [asdict(problem) for problem in problems.find(found)]
-    return found
+        report["notes"].append(f"{config.file} or a drop-in has changed: sensor-node-ctl {command}")
+    report["problems"] = [asdict(problem) for problem in problems.find(report)]
+    return report
 
 
 def buffered(config: Config) -> str:
-    """One phrase about what is still to be delivered."""
+    """One phrase about what is still to be delivered, for `stop`."""
     try:
         with read_transaction(config.storage.path) as connection:
             counts, in_order = ledger.counts(connection), runs.ended_in_order(connection)
     except SensorNodeError as error:
         return f"what is buffered is unknown: {error}"
-    # Who was killed in a request may have sent it.
+    # A process that was killed during a request may have sent it.
     unsure = counts.in_flight if config.sink.at_most_once else 0
     parked = [(counts.dead, "DEAD"), (counts.in_doubt + unsure, "IN_DOUBT")]
     apart = " and ".join(f"{count} {status}" for count, status in parked if count)
     waiting = counts.undelivered - unsure
     if waiting == 1:
-        said = "1 reading is buffered and goes out after the next start"
+        phrase = "1 reading is buffered and goes out after the next start"
     elif waiting:
-        said = f"{waiting} readings are buffered and go out after the next start"
+        phrase = f"{waiting} readings are buffered and go out after the next start"
     else:
-        said = "everything captured is delivered"
+        phrase = "everything captured is delivered"
     if apart:
-        said += f", but for {apart}"
-    return said if in_order else f"{said}; what was in memory may be lost: it ended by force"
+        phrase += f", but for {apart}"
+    return phrase if in_order else f"{phrase}; what was in memory may be lost: it ended by force"
 
 
 def _state(config: Config, pid: int | None, outline: Outline | None) -> str:
@@ -111,7 +112,7 @@ def _process(child: ChildReport, now: Moment) -> dict[str, Any]:
         if process and process.status() == psutil.STATUS_ZOMBIE:
             pid, state = None, "DIED"
     except psutil.NoSuchProcess:
-        # It has died since the report, or the disk has no room for another one.
+        # It has died since the supervisor's report, or the disk has no room for a newer report.
         pid, state = None, "DIED"
     except psutil.Error:
         rss = None
@@ -129,7 +130,7 @@ def _process(child: ChildReport, now: Moment) -> dict[str, Any]:
     }
 
 
-def _of_database(config: Config, now: Moment) -> dict[str, Any]:
+def _database(config: Config, now: Moment) -> dict[str, Any]:
     path = config.storage.path
     if not path.exists():
         return _without_database("")
@@ -175,7 +176,7 @@ def _read(connection: Connection, config: Config, now: Moment) -> dict[str, Any]
         "oldest_undelivered_seconds": None if oldest is None else max(0.0, now.wall - oldest / 1e6),
         "rates": rates,
         "drain_eta_seconds": _drain_eta(counts, rates, config.sink.max_rate),
-        **_of_delivery(connection, config.sink, sink, rates, now),
+        **_delivery(connection, config.sink, sink, rates, now),
         "dropping": [
             {"reason": event.detail, "readings": event.n, "seconds": now.wall - event.at}
             for event in events.since(connection, now.wall - DROPPING_SECONDS)
@@ -201,20 +202,22 @@ def _read(connection: Connection, config: Config, now: Moment) -> dict[str, Any]
     }
 
 
-def _of_delivery(
+def _delivery(
     connection: Connection,
     config: SinkConfig,
     sink: SinkRecord,
     rates: dict[str, float | None],
     now: Moment,
 ) -> dict[str, Any]:
-    """What holds it up, if something does, while the sink is UP."""
+    """What slows delivery down while the sink is UP, if anything does."""
     oldest_us = lookup.oldest_pending_us(connection)
     requests = lookup.requests(connection, now.wall - lag.PATIENCE_SECONDS)
     return {
         "lag": lag.find(sink, config, rates, oldest_us, requests, now),
         "stuck": lookup.stuck(connection, sink.since) if sink.up else None,
-        "isolated": [_isolated(connection, one, now) for one in suspects.isolated(connection)],
+        "isolated": [
+            _isolated(connection, suspect, now) for suspect in suspects.isolated(connection)
+        ],
     }
 
 
@@ -230,7 +233,7 @@ def _isolated(connection: Connection, suspect: Suspect, now: Moment) -> dict[str
 
 
 def _log_held(connection: Connection, space: Space, now: Moment) -> dict[str, Any] | None:
-    """Of a program that keeps the log from being emptied; as long as the node runs, it is so."""
+    """Of a program that keeps the log from being emptied; it holds only while the node runs."""
     hold = log_hold.standing(connection)
     if hold is None:
         return None
@@ -238,18 +241,25 @@ def _log_held(connection: Connection, space: Space, now: Moment) -> dict[str, An
     return {"since": utc(hold.since), "seconds": seconds, "by": hold.by, "tight": space.tight}
 
 
-def _holders(config: Config, report: Report | None, found: dict[str, Any]) -> list[dict[str, Any]]:
+def _holders(
+    config: Config, supervisor: Report | None, report: dict[str, Any]
+) -> list[dict[str, Any]]:
     """Other programs in a transaction, where one is in the way of the node."""
-    troubles = [process["trouble"] for process in found["processes"]]
-    is_locked = LOCKED in troubles or found["database_error"].startswith(LOCKED)
-    if report is None or not (is_locked or (found["storage"] and found["storage"]["log_held"])):
+    troubles = [process["trouble"] for process in report["processes"]]
+    is_locked = LOCKED in troubles or report["database_error"].startswith(LOCKED)
+    if supervisor is None or not (
+        is_locked or (report["storage"] and report["storage"]["log_held"])
+    ):
         return []
-    others = holders.find(real(config.storage.path), report.pid)
+    others = holders.find(real(config.storage.path), supervisor.pid)
     return [holder._asdict() for holder in others]
 
 
 def _trouble(path: Path, space: Space) -> str:
-    """What the processes may not be able to tell: their report is on the same disk, as a rule."""
+    """Trouble of the disk, seen from here.
+
+    The processes may be unable to report it: their report is usually on the same disk.
+    """
     if is_read_only(path):
         return "read-only"
     return "disk full" if space.cramped else ""
@@ -260,16 +270,16 @@ def _rates(
 ) -> dict[str, float | None]:
     """Readings a second over the last minute or so; null just after the start.
 
-    `delivered` is over `seconds`: shorter if the sink has come UP since, so that an outage does not
-    count as slow delivery.
+    `delivered` is over `seconds`, which is shorter if the sink has come UP within that minute: an
+    outage does not count as slow delivery.
     """
-    found = samples.up_to(connection, now.boottime)
-    if not found or now.boottime - found[0][0] < LEAST_RATE_SECONDS:
+    kept = samples.up_to(connection, now.boottime)
+    if not kept or now.boottime - kept[0][0] < LEAST_RATE_SECONDS:
         return NO_RATES
-    begun, captured, _ = found[0]
+    begun, captured, _ = kept[0]
     up_at = now.boottime - (now.wall - sink.since) if sink.up and sink.since <= now.wall else 0.0
-    # Between the last look before the sink came UP and that moment nothing was delivered.
-    at, _, sent = max((one for one in found if one[0] <= up_at), default=found[0])
+    # Nothing was delivered between the last sample before the sink came UP and that moment.
+    at, _, sent = max((sample for sample in kept if sample[0] <= up_at), default=kept[0])
     seconds = max(LEAST_RATE_SECONDS, now.boottime - max(at, up_at))
     return {
         "captured": round((counts.captured - captured) / (now.boottime - begun), 3),
@@ -279,12 +289,12 @@ def _rates(
 
 
 def _drain_eta(counts: Counts, rates: dict[str, float | None], max_rate: float) -> float | None:
-    """Seconds until nothing is left to deliver, if things go on as of late."""
+    """Seconds until all is delivered at these rates; None if the backlog does not shrink."""
     if not counts.undelivered:
         return 0.0
     delivered = min(rates["delivered"] or 0.0, max_rate or math.inf)
     if counts.undelivered <= delivered * LEAST_RATE_SECONDS:
-        # What is on its way: capture brings more of it, and it is gone as soon.
+        # Less than a second of delivery is no backlog: it leaves although capture goes on.
         return round(counts.undelivered / delivered, 1)
     gain = delivered - (rates["captured"] or 0.0)
     return round(counts.undelivered / gain, 1) if gain > 0 else None

@@ -1,4 +1,4 @@
-"""`status` for people: problems first, then a short aligned account."""
+"""The status report as text for people: problems first, then aligned rows."""
 
 from typing import Any
 
@@ -18,65 +18,68 @@ COUNTS = (
     ("dropped", "never stored"),
 )
 MOST_SENSORS = 20
-# Shown only when there is something to show.
+# Counts that are shown only if they are not zero.
 RARE = ("failed", "dead", "in_doubt", "evicted", "dropped")
 
 
-def render(found: dict[str, Any], *, colour: bool) -> str:
-    """Lines for a person, coloured for a terminal only."""
+def render(report: dict[str, Any], *, colour: bool) -> str:
+    """The text of a status report; `colour` is for terminals."""
     paint = _paint if colour else _plain
     lines = []
-    for problem in found["problems"]:
+    for problem in report["problems"]:
         lines += [paint(f"! {problem['what']}", RED), f"    {visible(problem['hint'])}"]
     if lines:
         lines.append("")
-    good = found["state"] == "running"
-    lines.append(_row("node", found["node"]))
-    state = paint(found["state"], GREEN if good else YELLOW)
-    uptime = found["uptime_seconds"]
+    good = report["state"] == "running"
+    lines.append(_row("node", report["node"]))
+    state = paint(report["state"], GREEN if good else YELLOW)
+    uptime = report["uptime_seconds"]
     lines.append(f"state      {state}" + ("" if uptime is None else f" for {span(uptime)}"))
-    if found["processes"]:
-        parts = [f"{one['name']} {one['pid'] or one['state']}" for one in found["processes"]]
+    if report["processes"]:
+        parts = [
+            f"{process['name']} {process['pid'] or process['state']}"
+            for process in report["processes"]
+        ]
         lines.append(_row("processes", ", ".join(parts)))
-    lines += _of_sensors(found["sensors"])
-    if found["counts"]:
-        lines += _of_database(found)
-    lines.append(_row("sqlite", found["sqlite"]["version"]))
-    lines += [_row("note", note) for note in found["notes"]]
+    lines += _sensor_lines(report["sensors"])
+    if report["counts"]:
+        lines += _database_lines(report)
+    lines.append(_row("sqlite", report["sqlite"]["version"]))
+    lines += [_row("note", note) for note in report["notes"]]
     return "\n".join(lines)
 
 
-def _of_sensors(sensors: list[dict[str, Any]]) -> list[str]:
+def _sensor_lines(sensors: list[dict[str, Any]]) -> list[str]:
     lines = []
-    for one in sensors[:MOST_SENSORS]:
+    for sensor in sensors[:MOST_SENSORS]:
         parts = ["no reading yet"]
-        if one["last_value"] is not None:
-            parts = [f"{one['last_value']:g}", f"{span(one['age_seconds'])} ago"]
-            parts.append(counted(one["readings"], "reading"))
-        if one["failures"]:
-            parts.append(counted(one["failures"], "failure"))
-        lines.append(_row("sensor", f"{one['name']}: {', '.join(parts)}"))
-    if left := len(sensors[MOST_SENSORS:]):
-        lines.append(_row("sensor", f"and {left} more"))
+        if sensor["last_value"] is not None:
+            parts = [f"{sensor['last_value']:g}", f"{span(sensor['age_seconds'])} ago"]
+            parts.append(counted(sensor["readings"], "reading"))
+        if sensor["failures"]:
+            parts.append(counted(sensor["failures"], "failure"))
+        lines.append(_row("sensor", f"{sensor['name']}: {', '.join(parts)}"))
+    if more := len(sensors[MOST_SENSORS:]):
+        lines.append(_row("sensor", f"and {more} more"))
     return lines
 
 
-def _of_database(found: dict[str, Any]) -> list[str]:
-    sink, storage, rates, counts = (found[key] for key in ("sink", "storage", "rates", "counts"))
-    # Nobody has looked since the node ended.
-    verb = "was" if found["state"] in ("stopped", "dead") else "is"
+def _database_lines(report: dict[str, Any]) -> list[str]:
+    sink, storage, rates, counts = (report[key] for key in ("sink", "storage", "rates", "counts"))
+    # The sink's state is as old as the end of the node.
+    verb = "was" if report["state"] in ("stopped", "dead") else "is"
     lines = [_row("sink", f"{sink['url']} {verb} {sink['state']}")]
     for name, meaning in COUNTS:
         if counts[name] or name not in RARE:
             lines.append(_row(name, f"{counts[name]:<12,} {meaning}"))
-    if found["oldest_undelivered_seconds"] is not None:
+    if report["oldest_undelivered_seconds"] is not None:
         lines.append(
-            _row("behind", f"{span(found['oldest_undelivered_seconds'])} (the oldest undelivered)")
+            _row("behind", f"{span(report['oldest_undelivered_seconds'])} (the oldest undelivered)")
         )
     if rates["captured"] is not None:
         rate = f"{rates['captured']:g}/s captured, {rates['delivered']:g}/s delivered"
         rate += f" in {span(rates['seconds'])}"
-        eta = found["drain_eta_seconds"]
+        eta = report["drain_eta_seconds"]
         lines.append(_row("rates", rate + (f", drained in {span(eta)}" if eta else "")))
     used, limit = amount(storage["used_bytes"]), amount(storage["limit_bytes"])
     free = amount(storage["disk_free_bytes"])

@@ -1,4 +1,4 @@
-"""Moments, durations and numbers of things as people and programs read them."""
+"""Moments, durations, sizes and counts, as people and programs read them."""
 
 import contextlib
 from datetime import timedelta
@@ -9,20 +9,20 @@ SPANS = (("d", 86400, "h", 3600), ("h", 3600, "m", 60), ("m", 60, "s", 1))
 
 
 def utc(wall: float | None) -> str | None:
-    """For JSON: 2026-11-23T07:44:38Z."""
+    """Wall seconds for JSON: 2026-11-23T07:44:38Z."""
     if wall is None:
         return None
     return utc_of(wall).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def utc_us(timestamp_us: int) -> str:
-    """For JSON, with microseconds."""
+    """Microseconds since 1970 for JSON: 2026-11-23T07:44:38.000001Z."""
     moment = EPOCH + timedelta(microseconds=timestamp_us)
     return moment.replace(tzinfo=None).isoformat(timespec="microseconds") + "Z"
 
 
 def local(wall: float) -> str:
-    """For people: local time with its offset, or UTC in the first and last year that there is."""
+    """Wall seconds for people: local time with its offset; UTC at the ends of years 1 and 9999."""
     moment = utc_of(wall)
     with contextlib.suppress(OverflowError, ValueError):
         moment = moment.astimezone()
@@ -30,7 +30,7 @@ def local(wall: float) -> str:
 
 
 def span(seconds: float) -> str:
-    """Two units at most: 45s, 3m 5s, 2h 10m, 4d 3h."""
+    """Seconds for people, in two units at most: 45s, 3m 5s, 2h 10m, 4d 3h."""
     whole = max(0, round(seconds))
     for unit, size, part, part_size in SPANS:
         if whole >= size:
@@ -40,7 +40,7 @@ def span(seconds: float) -> str:
 
 
 def amount(size: int) -> str:
-    """Bytes in the largest unit that leaves a number of at least one."""
+    """Bytes for people, in the largest unit that gives at least 1: 512 B, 1.5 KiB, 3.0 GiB."""
     number = float(size)
     for unit in ("B", "KiB", "MiB"):
         if number < 1024:
@@ -49,6 +49,6 @@ def amount(size: int) -> str:
     return f"{number:.1f} GiB"
 
 
-def counted(count: int, what: str) -> str:
-    """1 reading, 2 readings."""
-    return f"{count} {what}" if count == 1 else f"{count} {what}s"
+def counted(count: int, noun: str) -> str:
+    """A count and its noun, with an s but for 1: 1 reading, 2 readings."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
