@@ -1,4 +1,4 @@
-"""check: whether the configuration is good, and the service can open what it names."""
+"""check: whether the configuration is good, and the service can open the files that it names."""
 
 import os
 import sys
@@ -12,10 +12,13 @@ NOT_TRIED = "what the service must open is tried by root, or by its own user"
 
 
 def check(config: Config, *, with_values: bool) -> int:
-    """Touches nothing. As root it becomes the service's user, for good."""
+    """Change nothing. Root becomes the service's user, for good.
+
+    `with_values`: print each option instead, with the file that sets it.
+    """
     for row in config.effective if with_values else ():
-        where = row.file or "default"
-        print(visible(f"[{row.section}] {row.option} = {row.value}  # {where}"))
+        source = row.file or "default"
+        print(visible(f"[{row.section}] {row.option} = {row.value}  # {source}"))
     if with_values:
         return exits.OK
     is_service = _become_service(config)
@@ -30,7 +33,7 @@ def check(config: Config, *, with_values: bool) -> int:
 
 
 def _become_service(config: Config) -> bool:
-    """Whether this process is the service's user's now."""
+    """Root becomes the service's user. Returns whether this process runs as that user now."""
     user, groups = systemctl.user_of(config.file)
     if user:
         return privileges.drop_to(user, groups)
@@ -38,6 +41,6 @@ def _become_service(config: Config) -> bool:
     try:
         return config.state_directory.stat().st_uid == os.geteuid()
     except FileNotFoundError:
-        return True  # whoever starts it
+        return True  # any user may start the node here
     except OSError:
         return False

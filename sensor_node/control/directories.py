@@ -1,4 +1,4 @@
-"""What is wrong with the directories that a running node writes into, as seen from outside."""
+"""What is wrong with a node's directories, seen from outside the node."""
 
 import contextlib
 import os
@@ -16,46 +16,47 @@ NO_INODES = "delete or move files there"
 
 
 def complaints(config: Config, supervisor: int) -> list[tuple[str, str]]:
-    """What it is, and the hint: what goes well while files are open ends with the next start.
+    """What is wrong, and its hint, while the node runs with this supervisor.
 
-    That the database is where nobody can write is told elsewhere.
+    A node with open files may go on without its directories, but its next start fails. That the
+    database is on a read-only file system is among the database's problems.
     """
     try:
         user = ids(supervisor)
     except OSError:
-        return []  # it has ended
-    found: list[tuple[str, str]] = []
+        return []  # the supervisor has ended
+    problems: list[tuple[str, str]] = []
     database = config.storage.path.parent
     for directory in dict.fromkeys((config.state_directory, config.runtime_directory, database)):
-        with contextlib.suppress(OSError):  # whoever asks may not look there
-            files = os.statvfs(directory)
-            is_read_only = files.f_flag & os.ST_RDONLY and directory != database
+        with contextlib.suppress(OSError):  # this command's user may not look there
+            file_system = os.statvfs(directory)
+            is_read_only = file_system.f_flag & os.ST_RDONLY and directory != database
             if is_read_only or not _may_write(directory, *user):
-                found.append((f"{directory}: cannot be written by the node", HINT))
-            if files.f_files and not files.f_favail:
-                what = f"{directory}: no file can be made there, no inode is left"
-                found.append((what, NO_INODES))
-    return found
+                problems.append((f"{directory}: cannot be written by the node", HINT))
+            if file_system.f_files and not file_system.f_favail:
+                description = f"{directory}: no file can be made there, no inode is left"
+                problems.append((description, NO_INODES))
+    return problems
 
 
 def in_the_way(config: Config) -> list[tuple[str, str]]:
-    """Of a start."""
+    """What hinders a start, and its hint."""
     try:
         insist_on_disk(config)
     except SensorNodeError as error:
-        what, _, hint = str(error).partition("; ")
-        return [(what, hint)]
+        description, _, hint = str(error).partition("; ")
+        return [(description, hint)]
     return []
 
 
 def _may_write(directory: Path, uid: int, gids: set[int]) -> bool:
     with contextlib.suppress(OSError):  # a file system without attributes
         if ACL in os.listxattr(directory):
-            return True  # the mode does not tell
+            return True  # the mode does not say who may
     return may_write(directory.stat(), uid, gids)
 
 
 def may_write(directory: os.stat_result, uid: int, gids: set[int]) -> bool:
-    """Whether that user may, as far as the mode tells."""
+    """Whether the directory's mode lets this user make files in it."""
     shift = 6 if directory.st_uid == uid else 3 if directory.st_gid in gids else 0
     return uid == 0 or (directory.st_mode >> shift) & WRITE_AND_SEARCH == WRITE_AND_SEARCH

@@ -1,4 +1,4 @@
-"""The configuration that holds: a running appliance's own, which its files may not say any more."""
+"""The configuration in force: that of the running node, whose files may have changed since."""
 
 import contextlib
 import os
@@ -14,16 +14,16 @@ from sensor_node.supervision.states import read_outline, report_of
 
 
 def configuration(file: Path) -> Config:
-    """What the appliance goes by if it runs, so that a mistake in the file does not hide it.
+    """What the node has read if it runs, so that a mistake in its files does not hide it.
 
-    Else what the file says; raises ConfigError with a line for each mistake.
+    Otherwise what the files say. Raises ConfigError with a line for each mistake.
     """
     file = Path(os.path.abspath(file))
     _, runtime = directories(file)
     pid = running_pid(runtime)
     report = report_of(runtime, pid)
     if report:
-        # Of another version, or of nobody's: the report may say what cannot be.
+        # The report may be another version's, or no node's: then its settings may be impossible.
         with contextlib.suppress(ConfigError):
             return replace(config_of(file, report.settings), node_id=report.node)
     try:
@@ -32,12 +32,12 @@ def configuration(file: Path) -> Config:
         outline = read_outline(runtime, pid)
         if outline is None:
             raise
-        what = f"version {outline.version} runs by what it read before"
-        raise ConfigError(*error.lines, f"{what}; this is version {__version__}") from None
+        running = f"version {outline.version} runs by what it read before"
+        raise ConfigError(*error.lines, f"{running}; this is version {__version__}") from None
 
 
 def insist_on_one_version(config: Config) -> None:
-    """Raises SensorNodeError where a node runs whose database another version may not change."""
+    """Raises SensorNodeError if another version runs: only that one may change the database."""
     outline = read_outline(config.runtime_directory, running_pid(config.runtime_directory))
     if outline and outline.version != __version__:
         raise SensorNodeError(
@@ -47,9 +47,10 @@ def insist_on_one_version(config: Config) -> None:
 
 
 def drift(config: Config) -> tuple[str, str]:
-    """What is wrong with the files of a running appliance, and the command that takes what is new.
+    """Compare the files with the configuration in force, `config`.
 
-    Either may be empty.
+    Returns the mistake in the files, and the command that puts their changes in force. Both are
+    empty if nothing has changed; one is empty at least.
     """
     try:
         files = load_config(config.file)

@@ -1,4 +1,4 @@
-"""messages, show, history and audit: looking, without changing anything."""
+"""messages, show, history and audit: they look into the database and change nothing."""
 
 import contextlib
 import json
@@ -23,7 +23,7 @@ EARLIEST = -9e12  # wall seconds, which SQLite keeps as microseconds
 
 @contextlib.contextmanager
 def open_for_reading(config: Config) -> Iterator[Connection]:
-    """One consistent view of the database, read-only."""
+    """One read transaction on the database. Raises SensorNodeError if there is none yet."""
     path = config.storage.path
     if not path.exists():
         raise SensorNodeError(f"{path}: there is no database yet; sensor-node-ctl start makes it")
@@ -45,8 +45,8 @@ def messages(
     for row in reversed(rows):
         error = f"  {row.last_error}" if row.last_error and row.status != "SENT" else ""
         at = local(row.timestamp_us / 1e6)
-        said = f"{row.name} {row.value!r}{error}"
-        print(f"{row.wire_id}  {at}  {row.status:<8} {visible(said)}")
+        reading = f"{row.name} {row.value!r}{error}"
+        print(f"{row.wire_id}  {at}  {row.status:<8} {visible(reading)}")
     if not rows:
         print("no such messages")
     return exits.OK
@@ -68,7 +68,7 @@ def show(config: Config, *, id_text: str, as_json: bool) -> int:
     return exits.OK
 
 
-# Of these events the range is one of ids, at most.
+# Kinds of events whose first and last are message ids.
 ID_RANGES = ("evicted", "requeued", "salvaged")
 _GONE = {
     "PURGED": "was delivered, and deleted after keep_sent",
@@ -77,12 +77,15 @@ _GONE = {
 
 
 def _why_absent(connection: Connection, text: str, message_id: int | None) -> str:
-    """A stream is forgotten with its last message; what became of a number is not."""
+    """What became of the message.
+
+    A stream is forgotten with its last message, but what became of a number is not.
+    """
     absent, parsed = "there is no such message", streams.parse(text)
     if message_id:
         return _GONE.get(lookup.discarded_as(connection, message_id) or "", absent)
-    gone = lookup.discarded_as(connection, parsed[1]) if parsed else None
-    return f"{absent}; number {parsed[1]} {_GONE[gone]}" if parsed and gone in _GONE else absent
+    status = lookup.discarded_as(connection, parsed[1]) if parsed else None
+    return f"{absent}; number {parsed[1]} {_GONE[status]}" if parsed and status in _GONE else absent
 
 
 def history(config: Config, *, since: float, as_json: bool) -> int:
@@ -100,12 +103,12 @@ def history(config: Config, *, since: float, as_json: bool) -> int:
 
 
 def audit(config: Config) -> int:
-    """P3, by recounting rows in one snapshot."""
-    wrong = 0
+    """P3: recount all rows in one snapshot and compare them with the counters."""
+    faults = 0
     with open_for_reading(config) as connection:
         for line in ledger.audit(connection):
             print(visible(line))
-            wrong += 1
+            faults += 1
         counts = ledger.counts(connection)
     print(
         f"captured {counts.captured} = pending {counts.pending} + in flight {counts.in_flight}"
@@ -113,9 +116,11 @@ def audit(config: Config) -> int:
         f" + in doubt {counts.in_doubt} + evicted {counts.evicted}; dropped {counts.dropped}"
     )
     print(
-        "audit: every reading is accounted for" if not wrong else f"audit: {wrong} things are wrong"
+        "audit: every reading is accounted for"
+        if not faults
+        else f"audit: {faults} things are wrong"
     )
-    return exits.FAILED if wrong else exits.OK
+    return exits.FAILED if faults else exits.OK
 
 
 def _seconds_ago(seconds: float) -> float:
@@ -143,13 +148,17 @@ def _event_json(row: EventRow) -> dict[str, object]:
 
 
 def _event_text(row: EventRow) -> str:
-    """Dropped ranges are times, others are ids. Events that went on had others between them."""
+    """An event for people.
+
+    The range of dropped readings is one of times, other ranges are of ids. `until` differs from
+    `at` in an event that happened several times.
+    """
     parts = [row.detail] if row.detail else []
     if row.kind in ("dropped", "evicted", "requeued", "reclaimed", "salvaged"):
         parts.append(counted(row.n, "reading"))
     elif row.n > 1:
         parts.append(f"{row.n} times within {span(row.until - row.at)}")
-        # Of those that differ, the detail is the last one's.
+        # The detail is that of the last one; the others may have had another.
         if row.kind not in events.SAME_GOES_ON:
             parts = [parts[-1], f"last: {row.detail}"]
     if row.kind == "dropped" and row.first is not None and row.last is not None:

@@ -1,4 +1,4 @@
-"""start, stop, restart and reload, where no systemd looks after the appliance."""
+"""start, stop, restart and reload where no systemd runs the node."""
 
 import contextlib
 import fcntl
@@ -31,7 +31,7 @@ from sensor_node.system.files import open_unlinked, real
 from sensor_node.system.text import visible
 
 START_SECONDS = 10.0
-# Over the supervisor's own limits, which end each child in turn.
+# The supervisor ends its children within stop_timeout. It gets this much more to end itself.
 STOP_MARGIN_SECONDS = 15.0
 RELOAD_SECONDS = 30.0
 POLL_SECONDS = 0.05
@@ -47,30 +47,34 @@ def start(config: Config) -> int:
     """Start in the background and return when every process is ready."""
     if not config.runtime_directory.is_dir():
         make_directories(config)
-    with _alone(config):
+    with _only_command(config):
         return _start(config)
 
 
 def stop(config: Config) -> int:
-    """Stop gracefully, then by force; say what is left for the next start."""
+    """Stop gracefully, and by force if that takes too long; say what is still buffered."""
     if not config.runtime_directory.is_dir():
         print("not running")
         return exits.OK
-    with _alone(config):
+    with _only_command(config):
         return _stop(config)
 
 
 def restart(config: Config) -> int:
-    """Stop what runs by the configuration that it has, then start with this one."""
-    make_directories(config)  # before anything is stopped: it says what is in the way of a start
-    with _alone(config):
+    """Stop by the configuration that the node runs with, then start with this one."""
+    # Before the stop: what hinders the start is better known while the node still runs.
+    make_directories(config)
+    with _only_command(config):
         _stop(in_force.configuration(config.file))
         return _start(config)
 
 
 @contextlib.contextmanager
-def _alone(config: Config) -> Iterator[None]:
-    """One command at a time starts or stops the appliance: who comes later sees what came of it."""
+def _only_command(config: Config) -> Iterator[None]:
+    """One command at a time starts or stops the node. A later one waits, then sees the result.
+
+    Raises SensorNodeError if the wait is too long.
+    """
     limit = START_SECONDS + config.process.stop_timeout + STOP_MARGIN_SECONDS
     deadline = time.monotonic() + limit
     directory = os.open(config.runtime_directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -96,7 +100,8 @@ def _start(config: Config) -> int:
         return _already_running(config, pid)
     make_directories(config)
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as channel:
-        # The kernel makes up a name, which needs no file, and tells who sends to it: anybody may.
+        # An empty name has the kernel choose one that needs no file. Any process may send to it, so
+        # the kernel is to name each sender.
         channel.bind("")
         channel.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
         process = _spawn(config, "@" + channel.getsockname()[1:].decode())
@@ -104,7 +109,7 @@ def _start(config: Config) -> int:
 
 
 def _already_running(config: Config, pid: int) -> int:
-    """Somebody else has started it, perhaps just now."""
+    """Another command has started the node, perhaps just now: wait until it is ready."""
     deadline = time.monotonic() + START_SECONDS
     while not ((report := report_of(config.runtime_directory, pid)) and report.ready):
         if time.monotonic() >= deadline or running_pid(config.runtime_directory) != pid:
@@ -116,14 +121,14 @@ def _already_running(config: Config, pid: int) -> int:
 
 
 def staying_pid(config: Config) -> int | None:
-    """Of a supervisor that runs, and has not been told to stop."""
+    """The pid of a supervisor that runs and has not been told to stop."""
     pid = running_pid(config.runtime_directory)
     report = report_of(config.runtime_directory, pid)
     return None if report and report.stopping else pid
 
 
 def _ends_by_itself(config: Config, pid: int) -> bool:
-    """Wait for a supervisor that somebody else has told to stop. False: nobody has."""
+    """Whether the supervisor has been told to stop. If so, wait for its end."""
     report = report_of(config.runtime_directory, pid)
     if not (report and report.stopping):
         return False
@@ -147,7 +152,7 @@ def _stop(config: Config) -> int:
         print("not running")
         return exits.OK
     supervisor = _open_pid(pid)
-    _insist_on_ours(config, pid)
+    _insist_on_lock(config, pid)
     if supervisor is not None:
         signal.pidfd_send_signal(supervisor, signal.SIGTERM)
         limit = config.process.stop_timeout + STOP_MARGIN_SECONDS
@@ -159,17 +164,17 @@ def _stop(config: Config) -> int:
 
 
 def reload(config: Config) -> int:
-    """Have the supervisor take the configuration, which is good, and wait for its children."""
+    """Have the supervisor read the configuration, which is good, and wait for its children."""
     pid = running_pid(config.runtime_directory)
     if pid is None:
         raise SensorNodeError(NOT_RUNNING)
     _insist_on_this_configuration(config, pid)
-    _insist_on_ours(in_force.configuration(config.file), pid)
+    _insist_on_lock(in_force.configuration(config.file), pid)
     return reload_process(config, pid)
 
 
 def reload_process(config: Config, pid: int) -> int:
-    """The same for a supervisor that is known to be this node's: /proc need not show it."""
+    """As reload(), for a pid that is known to be this node's supervisor. It needs no /proc."""
     before = report_of(config.runtime_directory, pid)
     if before is None:
         other = read_outline(config.runtime_directory, pid)
@@ -181,7 +186,7 @@ def reload_process(config: Config, pid: int) -> int:
 
 
 def reload_problem(config: Config) -> str:
-    """Why the last one was refused, or why there can be none; else empty."""
+    """Why the last reload was refused, or why none is possible; else empty."""
     pid = running_pid(config.runtime_directory)
     if not pid:
         return NOT_RUNNING
@@ -190,7 +195,10 @@ def reload_problem(config: Config) -> str:
 
 
 def _await_reload(config: Config, pid: int, reloads: int) -> None:
-    """Wait until it has taken one more. Raises SensorNodeError where it has not."""
+    """Wait until the supervisor has done one more reload than `reloads`.
+
+    Raises SensorNodeError if it refuses, ends or takes too long.
+    """
     deadline = time.monotonic() + config.process.stop_timeout + RELOAD_SECONDS
     while time.monotonic() < deadline:
         report = report_of(config.runtime_directory, pid)
@@ -224,43 +232,43 @@ def _spawn(config: Config, address: str) -> subprocess.Popen[bytes]:
 
 
 def _await_ready(process: subprocess.Popen[bytes], channel: socket.socket, config: Config) -> int:
-    """Read what the supervisor says of itself, as systemd would."""
-    said = ""
+    """Read the supervisor's notifications, as systemd would, until it is ready."""
+    status = ""
     deadline = time.monotonic() + START_SECONDS
     while time.monotonic() < deadline:
         ended = process.poll()
         channel.settimeout(POLL_SECONDS)
         try:
-            lines = _hear(channel, process.pid)
+            lines = _receive(channel, process.pid)
             fields = dict(line.partition("=")[::2] for line in lines)
         except TimeoutError:
             if ended is None:
                 continue
             if pid := running_pid(config.runtime_directory):
                 return _already_running(config, pid)
-            reason = said or f"it ended; see {log_file(config)}"
+            reason = status or f"it ended; see {log_file(config)}"
             kind = ConfigError if ended == exits.CONFIG else SensorNodeError
             raise kind(reason) from None
         if "READY" in fields:
             print(f"started (pid {process.pid}); see: sensor-node-ctl status")
-            tell_trouble(storage_trouble(config))
+            warn_of_trouble(storage_trouble(config))
             return exits.OK
-        said = fields.get("STATUS", said)
+        status = fields.get("STATUS", status)
         if "EXTEND_TIMEOUT_USEC" in fields:
             deadline = time.monotonic() + int(fields["EXTEND_TIMEOUT_USEC"]) / 1e6
             if "STATUS" in fields:
-                print(f"sensor-node-ctl: {visible(said)}", file=sys.stderr, flush=True)
+                print(f"sensor-node-ctl: {visible(status)}", file=sys.stderr, flush=True)
     raise SensorNodeError(f"not ready in time, but still trying; see {log_file(config)}")
 
 
 def storage_trouble(config: Config) -> str:
-    """Why the processes, which have all started, cannot use the database; else empty."""
+    """Why the processes cannot use the database, though all have started; else empty."""
     report = report_of(config.runtime_directory, running_pid(config.runtime_directory))
     return ", ".join(sorted({child.trouble for child in report.processes} - {""} if report else ()))
 
 
-def tell_trouble(trouble: str) -> None:
-    """Beside "started": it goes on trying, and keeps what it can in memory."""
+def warn_of_trouble(trouble: str) -> None:
+    """Warn beside "started": the node goes on trying, and keeps readings in memory meanwhile."""
     if trouble:
         print(
             f"sensor-node-ctl: but the database cannot be used: {visible(trouble)}; "
@@ -269,22 +277,25 @@ def tell_trouble(trouble: str) -> None:
         )
 
 
-def _hear(channel: socket.socket, pid: int) -> list[str]:
-    """What that process says; of another one, nothing."""
+def _receive(channel: socket.socket, pid: int) -> list[str]:
+    """The lines of one message; none if another process sent it."""
     size = CREDENTIALS.size
-    said, attached, _, _ = channel.recvmsg(65536, socket.CMSG_SPACE(size))
+    message, attached, _, _ = channel.recvmsg(65536, socket.CMSG_SPACE(size))
     senders = [CREDENTIALS.unpack(data[:size])[0] for _, _, data in attached]
-    return said.decode(errors="replace").splitlines() if senders == [pid] else []
+    return message.decode(errors="replace").splitlines() if senders == [pid] else []
 
 
-def _insist_on_ours(config: Config, pid: int) -> None:
+def _insist_on_lock(config: Config, pid: int) -> None:
     if not has_lock(config, pid):
         file = pid_file(config.runtime_directory)
         raise SensorNodeError(f"{file}: names process {pid}, which is not this node; remove it")
 
 
 def _insist_on_this_configuration(config: Config, pid: int) -> None:
-    """The state directory of another one may be a link to the same."""
+    """Refuse a supervisor that runs by another configuration, whose state directory is the same.
+
+    It may be a link to this one.
+    """
     report = report_of(config.runtime_directory, pid)
     if report and real(Path(report.config)) != real(config.file):
         raise SensorNodeError(
@@ -294,7 +305,10 @@ def _insist_on_this_configuration(config: Config, pid: int) -> None:
 
 
 def _open_pid(pid: int) -> int | None:
-    """A descriptor of the process: unlike its number, it is never another process's."""
+    """A descriptor of the process; None if it has ended.
+
+    Unlike a pid, it never means another process.
+    """
     try:
         return os.pidfd_open(pid)
     except ProcessLookupError:
@@ -307,5 +321,5 @@ def _kill_all(config: Config, supervisor: int) -> None:
     for child in report.processes if report else []:
         if child.pid and is_appliance(child.owner) and has_lock(config, child.pid):
             os.kill(child.pid, signal.SIGKILL)
-    # As it would have done itself: a file that stays says that it died unasked.
+    # The supervisor would have removed it. A pid file that stays says: it died by itself.
     pid_file(config.runtime_directory).unlink(missing_ok=True)

@@ -1,7 +1,7 @@
 """Root's commands become the owner of the node's files before they touch them.
 
-That user may be who was broken into. What lies in the node's directories is then no way to root:
-links lead to nothing, and signals reach nobody, that the user could not reach by itself.
+An intruder may have become that user. Then what lies in the node's directories must not lead to
+root: by a link or a signal, the command reaches nothing that this user could not reach itself.
 """
 
 import contextlib
@@ -26,7 +26,7 @@ from sensor_node.core.errors import ConfigError, SensorNodeError
 from sensor_node.system.environment import own
 from sensor_node.system.files import real
 
-# As the kernel follows.
+# As many as the kernel follows: path_resolution(7).
 MOST_LINKS = 40
 NOBODY = 65534
 ANSWER_SECONDS = 60.0
@@ -34,31 +34,33 @@ ANSWER_SECONDS = 60.0
 Result = TypeVar("Result")
 
 
-def drop(*names: Path) -> None:
-    """Become, for good, who may say where these names lead; nothing where only root may.
+def drop(*paths: Path) -> None:
+    """Become, for good, the first user but root who can change where one of these paths leads.
+
+    Root stays root if only root can.
 
     Raises SensorNodeError where root may not become another user.
     """
     if os.geteuid():
         return
-    for name in names:
-        if owner := _owner(name):
+    for path in paths:
+        if owner := _owner(path):
             _become(owner.st_uid, owner.st_gid)
             return
 
 
 def drop_to(user: str, groups: Iterable[str]) -> bool:
-    """Become that user, a name or a number, for good, with these groups, too.
+    """Become this user, a name or a number, for good, with these groups beside the user's own.
 
-    Whether this process is that user's now. Root stays what it is where nobody knows the user.
+    Returns whether this process runs as that user now. Root stays root if there is no such user.
     """
     try:
-        known = pwd.getpwuid(int(user)) if user.isdecimal() else pwd.getpwnam(user)
+        entry = pwd.getpwuid(int(user)) if user.isdecimal() else pwd.getpwnam(user)
     except KeyError:
         return False
-    if os.geteuid() == 0 and known.pw_uid:
-        _become(known.pw_uid, known.pw_gid, *_numbers(groups))
-    return os.geteuid() == known.pw_uid
+    if os.geteuid() == 0 and entry.pw_uid:
+        _become(entry.pw_uid, entry.pw_gid, *_numbers(groups))
+    return os.geteuid() == entry.pw_uid
 
 
 def _numbers(groups: Iterable[str]) -> Iterator[int]:
@@ -68,7 +70,7 @@ def _numbers(groups: Iterable[str]) -> Iterator[int]:
 
 
 def name_of(uid: int) -> str:
-    """The user's; the number where it has none."""
+    """The user's name; the number if it has none."""
     try:
         return pwd.getpwuid(uid).pw_name
     except KeyError:
@@ -76,22 +78,25 @@ def name_of(uid: int) -> str:
 
 
 def of_file(file: Path) -> tuple[Path, ...]:
-    """The way to a configuration, and the directories of its appliance."""
+    """For drop(): what leads to a configuration, and the directories of its node."""
     return (way_to(file), *directories(Path(os.path.abspath(file))))
 
 
 def way_to(file: Path) -> Path:
-    """What leads to a configuration. Whose the file is says nothing: perhaps a person's."""
+    """For drop(): what leads to a configuration.
+
+    The file's own owner does not count: it may be a person, who edits it.
+    """
     return file if file.is_symlink() else file.absolute().parent
 
 
 def leave_terminal() -> None:
-    """Of a process that stays: who becomes the node's user could type for root there."""
+    """Give up the controlling terminal: the node's user could type commands there as root."""
     try:
         terminal = os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC)
     except OSError:
         return
-    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # a session's leader is told so
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # a session's leader gets it
     try:
         fcntl.ioctl(terminal, termios.TIOCNOTTY)
     finally:
@@ -100,61 +105,63 @@ def leave_terminal() -> None:
 
 
 def begin_anew() -> None:
-    """As another program, if that cannot be heard by a terminal: one that has dropped root in its
-    midst has root's environment in its memory, and the kernel keeps its files in /proc root's.
+    """Execute this program again, unless a standard stream is a terminal.
+
+    After dropping root, this process still has root's environment in its memory, and the kernel
+    leaves its files in /proc to root.
     """
     if not any(map(os.isatty, (0, 1, 2))):
         os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])  # noqa: S606 - our own
 
 
 def of_config(config: Config) -> tuple[Path, ...]:
-    """The same, and where its database is."""
+    """For drop(): as of_file(), and the directory of the database."""
     path = config.storage.path
     return (*of_file(config.file), path.parent, real(path).parent)
 
 
-def as_owner(names: tuple[Path, ...], do: Callable[[], Result]) -> Result:
-    """What `do` returns, which JSON can tell, in a process that drops root first; ours keeps it.
+def as_owner(paths: tuple[Path, ...], do: Callable[[], Result]) -> Result:
+    """Call `do` in a child process that drops root first. This process stays root.
 
-    Raises what `do` raises, if that is a SensorNodeError.
+    Returns what `do` returns, which must be JSON. Raises the SensorNodeError that `do` raises.
     """
     if os.geteuid():
         return do()
     reader, writer = os.pipe()
     pid = os.fork()
     if not pid:
-        _tell(writer, names, do)
+        _answer(writer, paths, do)
     os.close(writer)
-    answer = _hear(reader)
-    os.kill(pid, signal.SIGKILL)  # whose user could make it stay
+    text = _receive(reader)
+    os.kill(pid, signal.SIGKILL)  # it is the other user's, who could keep it from ending
     os.waitpid(pid, 0)
-    if not answer:
+    if not text:
         raise SensorNodeError("a process of this command has ended without a word; try again")
-    found = json.loads(answer)
-    if "lines" in found:
-        kind = ConfigError if found["config"] else SensorNodeError
-        raise kind(*found["lines"])
-    result: Result = found["result"]
+    answer = json.loads(text)
+    if "lines" in answer:
+        kind = ConfigError if answer["config"] else SensorNodeError
+        raise kind(*answer["lines"])
+    result: Result = answer["result"]
     return result
 
 
-def _hear(reader: int) -> bytes:
-    """What comes until the end, or until it has taken too long."""
-    answer, deadline = b"", time.monotonic() + ANSWER_SECONDS
-    with os.fdopen(reader, "rb", 0) as told:
-        while select.select([told], [], [], max(0.0, deadline - time.monotonic()))[0]:
-            piece = told.read(65536)
+def _receive(reader: int) -> bytes:
+    """All that comes until the end; nothing if that takes too long."""
+    received, deadline = b"", time.monotonic() + ANSWER_SECONDS
+    with os.fdopen(reader, "rb", 0) as pipe:
+        while select.select([pipe], [], [], max(0.0, deadline - time.monotonic()))[0]:
+            piece = pipe.read(65536)
             if not piece:
-                return answer
-            answer += piece
+                return received
+            received += piece
     return b""
 
 
-def _tell(writer: int, names: tuple[Path, ...], do: Callable[[], Any]) -> None:
-    """The child's whole life."""
+def _answer(writer: int, paths: tuple[Path, ...], do: Callable[[], Any]) -> None:
+    """All that the child does. It does not return."""
     try:
         try:
-            drop(*names)
+            drop(*paths)
             answer = {"result": do()}
         except ConfigError as error:
             answer = {"lines": error.lines, "config": True}
@@ -167,9 +174,9 @@ def _tell(writer: int, names: tuple[Path, ...], do: Callable[[], Any]) -> None:
         os._exit(1)
 
 
-def _owner(name: Path) -> os.stat_result | None:
-    """The first but root who owns a part of the way there, or of the ways of the links on it."""
-    parts, place, links = _parts(Path.cwd() / name), Path("/"), 0
+def _owner(path: Path) -> os.stat_result | None:
+    """The first part of a path, or of a link's target on it, that does not belong to root."""
+    parts, place, links = _parts(Path.cwd() / path), Path("/"), 0
     while parts:
         part = parts.pop()
         if part == "..":
@@ -177,10 +184,10 @@ def _owner(name: Path) -> os.stat_result | None:
             continue
         place /= part
         try:
-            found = place.lstat()
-            if found.st_uid:
-                return found
-            if stat.S_ISLNK(found.st_mode):
+            status = place.lstat()
+            if status.st_uid:
+                return status
+            if stat.S_ISLNK(status.st_mode):
                 links += 1
                 target = place.readlink()
                 place = Path("/") if target.is_absolute() else place.parent
@@ -192,13 +199,13 @@ def _owner(name: Path) -> os.stat_result | None:
     return None
 
 
-def _parts(way: Path) -> list[str]:
-    """The last first, without the root directory."""
-    return [part for part in reversed(way.parts) if part != "/"]
+def _parts(path: Path) -> list[str]:
+    """The parts of a path, the last one first, without the root directory."""
+    return [part for part in reversed(path.parts) if part != "/"]
 
 
-def _become(uid: int, gid: int, *more: int) -> None:
-    """`gid` is for a user whom nobody knows."""
+def _become(uid: int, gid: int, *more_groups: int) -> None:
+    """Become this user for good. `gid` is the group of a user that has no entry in passwd(5)."""
     try:
         user = pwd.getpwuid(uid)
         name, group = user.pw_name, user.pw_gid
@@ -208,7 +215,7 @@ def _become(uid: int, gid: int, *more: int) -> None:
         name, group, home = str(uid), gid or NOBODY, "/"
         groups = [group]
     try:
-        os.setgroups([*groups, *more])
+        os.setgroups([*groups, *more_groups])
         os.setresgid(group, group, group)
         os.setresuid(uid, uid, uid)
     except OSError as error:
@@ -216,9 +223,9 @@ def _become(uid: int, gid: int, *more: int) -> None:
             f"cannot become {name}, whose files these are ({error.strerror}); "
             "give the command as that user"
         ) from error
-    kept = own(os.environ) | {"HOME": home, "USER": name, "LOGNAME": name}
+    environment = own(os.environ) | {"HOME": home, "USER": name, "LOGNAME": name}
     os.environ.clear()
-    os.environ.update(kept)
+    os.environ.update(environment)
     for place in (Path(sys.executable), Path(__file__)):
         if not os.access(place, os.R_OK):
             raise SensorNodeError(

@@ -1,4 +1,4 @@
-"""requeue: sends messages again that a person has decided about."""
+"""requeue: sends messages again that a person has decided on."""
 
 import contextlib
 
@@ -20,7 +20,7 @@ def requeue(config: Config, ids: list[str], *, dead: bool, in_doubt: bool) -> in
 
 
 def _requeue_ids(config: Config, texts: list[str], now: Moment) -> int:
-    """DEAD, IN_DOUBT or SENT messages, by id, back to FAILED, due now."""
+    """DEAD, IN_DOUBT or SENT -> FAILED, due now. Raises SensorNodeError for all that cannot be."""
     with open_for_reading(config) as connection:
         ids = {text: streams.local_id(connection, text) for text in texts}
     unknown = [text for text, message_id in ids.items() if message_id is None]
@@ -30,15 +30,15 @@ def _requeue_ids(config: Config, texts: list[str], now: Moment) -> int:
             if message_id and not repository.requeue(message_id, message_id, now.wall):
                 refused.append(text)
     print(f"requeued {counted(len(ids) - len(unknown) - len(refused), 'message')}")
-    said = [f"no such message: {', '.join(unknown)}"] if unknown else []
-    said += [f"neither DEAD, IN_DOUBT nor SENT: {', '.join(refused)}"] if refused else []
-    if said:
-        raise SensorNodeError("; ".join(said))
+    complaints = [f"no such message: {', '.join(unknown)}"] if unknown else []
+    complaints += [f"neither DEAD, IN_DOUBT nor SENT: {', '.join(refused)}"] if refused else []
+    if complaints:
+        raise SensorNodeError("; ".join(complaints))
     return exits.OK
 
 
 def _requeue_all(config: Config, statuses: list[str], now: Moment) -> int:
-    """Every message of the statuses, a batch at a time so that nobody waits long."""
+    """All messages of the statuses -> FAILED, a batch at a time: the node never waits long."""
     count = 0
     with open_for_writing(config) as repository:
         for status in statuses:
@@ -51,7 +51,7 @@ def _requeue_all(config: Config, statuses: list[str], now: Moment) -> int:
 
 
 def open_for_writing(config: Config) -> contextlib.closing[SensorDataSQLRepository]:
-    """The database for writing; a command makes none."""
+    """The database for writing. It must exist: a command makes none."""
     in_force.insist_on_one_version(config)
     with open_for_reading(config):
         pass

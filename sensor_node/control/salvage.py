@@ -1,4 +1,4 @@
-"""salvage: what an old database, perhaps a damaged one, still has to deliver comes back."""
+"""salvage: bring the undelivered readings of an old or damaged database back into the queue."""
 
 import contextlib
 import fcntl
@@ -25,23 +25,26 @@ from sensor_node.supervision.pidfile import LOCK_SUFFIX
 from sensor_node.system import locks
 from sensor_node.system.files import open_unlinked, real
 
-# A reading with a long name, its batch range, and pages that are not full.
+# Per reading: a row with a long name, its batch range, and pages that are not full.
 CHUNK_BYTES = IDS_A_CHUNK * 256
 
 
 def salvage(config: Config, file: Path) -> int:
-    """Bring the undelivered readings of FILE into the queue, with the ids that they have there."""
+    """Bring the undelivered readings of `file` into the queue, under the ids that they have there.
+
+    Raises SensorNodeError where not all come back.
+    """
     file = real(file)
     path = config.storage.path
     if not file.is_file():
-        what = "is no file" if file.exists() else "there is no such file"
-        raise SensorNodeError(f"{file}: {what}")
+        reason = "is no file" if file.exists() else "there is no such file"
+        raise SensorNodeError(f"{file}: {reason}")
     if path.exists() and file.samefile(path):
         raise SensorNodeError(f"{file}: is the database in use; salvage is for an old one")
     with (
-        _unused(file),
+        _kept_from_nodes(file),
         open_for_writing(config) as repository,
-        _alone(path),
+        _only_salvage(path),
         _opened(file, config) as damaged_file,
     ):
         added, complete = _bring_back(config, damaged_file, repository)
@@ -61,7 +64,10 @@ def salvage(config: Config, file: Path) -> int:
 def _bring_back(
     config: Config, damaged_file: DamagedFile, repository: SensorDataSQLRepository
 ) -> tuple[int, bool]:
-    """How many, and whether those are all. The node goes on between any two chunks."""
+    """How many readings came back, and whether those are all.
+
+    The node can write between any two chunks.
+    """
     policy, source = policy_of(config), damaged_file.path.name
     added = 0
     for chunk in damaged_file.undelivered(at_most_once=policy.at_most_once):
@@ -76,7 +82,7 @@ def _bring_back(
 
 
 def _make_room(config: Config, repository: SensorDataSQLRepository) -> bool:
-    """Delivered readings go first; nothing is evicted for the sake of what comes back."""
+    """Whether a chunk has room. Delivered readings are deleted for it; none is evicted."""
     room = SizeLimits(config.storage.max_size, config.storage.min_free)
     after, ended = 0, False
     while True:
@@ -95,15 +101,15 @@ def _report(damaged_file: DamagedFile, file: Path, added: int, complete: bool) -
     if complete:
         parts.append(f"{damaged_file.found - damaged_file.delivered - added} here already")
         parts.append(f"{damaged_file.unreadable} unreadable")
-    did = f"brought back {counted(added, 'reading')}" if added else "nothing to bring back"
-    print(f"{did} from {file}; found {damaged_file.found}: {', '.join(parts)}")
+    outcome = f"brought back {counted(added, 'reading')}" if added else "nothing to bring back"
+    print(f"{outcome} from {file}; found {damaged_file.found}: {', '.join(parts)}")
     if added and not damaged_file.keeps_ids:
         print("their ids could not be read: what the sink had already comes to it with another id")
 
 
 @contextlib.contextmanager
 def _opened(file: Path, config: Config) -> Iterator[DamagedFile]:
-    """The old database; where SQLite can do nothing with it, a copy with another first page."""
+    """The old database; a copy with a new first page if SQLite cannot read that page."""
     with contextlib.ExitStack() as opened:
         try:
             damaged_file = DamagedFile(file, config.node_id)
@@ -118,20 +124,20 @@ def _opened(file: Path, config: Config) -> Iterator[DamagedFile]:
 
 
 @contextlib.contextmanager
-def _unused(file: Path) -> Iterator[None]:
-    """Keep appliances off FILE meanwhile. Raises SensorNodeError if one has it, by any name."""
+def _kept_from_nodes(file: Path) -> Iterator[None]:
+    """Keep nodes off `file` meanwhile. Raises SensorNodeError if one uses it, by any name."""
     with contextlib.ExitStack() as opened:
         for name in (file, file.with_name(file.name + LOCK_SUFFIX)):
             if name.exists():
                 descriptor = os.open(name, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
                 opened.callback(os.close, descriptor)
-                _take(descriptor, file)
+                _lock(descriptor, file)
         yield
 
 
 @contextlib.contextmanager
-def _alone(database: Path) -> Iterator[None]:
-    """Keep other salvages off, by a POSIX lock: that file's flock is the write lock."""
+def _only_salvage(database: Path) -> Iterator[None]:
+    """One salvage at a time, by a POSIX lock: the flock on the same file is the write lock."""
     with open_unlinked(writer_file(real(database)), "r+b") as opened:
         try:
             fcntl.lockf(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -139,16 +145,18 @@ def _alone(database: Path) -> Iterator[None]:
             pids = [
                 lock.pid for lock in locks.on(os.fstat(opened.fileno())) if lock.kind == "POSIX"
             ]
-            who = f"another salvage (pid {pids[0]})" if pids else "another salvage"
-            raise SensorNodeError(f"{database}: {who} is at work; wait for its end") from None
+            holder_name = f"another salvage (pid {pids[0]})" if pids else "another salvage"
+            raise SensorNodeError(
+                f"{database}: {holder_name} is at work; wait for its end"
+            ) from None
         yield
 
 
-def _take(descriptor: int, file: Path) -> None:
+def _lock(descriptor: int, file: Path) -> None:
     try:
-        # Shared: appliances have theirs for themselves, and so are known from who only reads.
+        # A node's lock is exclusive. This one is shared, so that nobody takes it for a node's.
         fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
         pid = holder(os.fstat(descriptor))
-        which = f"a node (pid {pid})" if pid else "a node"
-        raise SensorNodeError(f"{file}: {which} uses it; stop that node first") from None
+        node = f"a node (pid {pid})" if pid else "a node"
+        raise SensorNodeError(f"{file}: {node} uses it; stop that node first") from None

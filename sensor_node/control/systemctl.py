@@ -16,12 +16,12 @@ from sensor_node.supervision.disk import insist_on_disk
 from sensor_node.supervision.pidfile import running_pid
 from sensor_node.system.text import visible
 
-# There if systemd is what this machine was booted with: sd_booted(3).
+# Exists if this machine was booted with systemd: sd_booted(3).
 BOOTED = Path("/run/systemd/system")
 
 
 def unit_of(file: Path) -> str | None:
-    """The unit that runs the appliance of this configuration, if there is one on this machine."""
+    """The unit that runs the node of this configuration; None without such a unit or systemd."""
     file = Path(os.path.abspath(file))
     if file.parent != SYSTEM_DIRECTORY or not BOOTED.is_dir():
         return None
@@ -31,9 +31,9 @@ def unit_of(file: Path) -> str | None:
 
 
 def user_of(file: Path) -> tuple[str, list[str]]:
-    """Who the service of this configuration runs as, and with which groups beside its own.
+    """The user of this configuration's service, and its groups beside the user's own.
 
-    Empty where there is no such service, or where root is.
+    Empty where there is no such service, or where the service runs as root.
     """
     unit = unit_of(file)
     if not unit:
@@ -43,9 +43,9 @@ def user_of(file: Path) -> tuple[str, list[str]]:
 
 
 def main_pid() -> int | None:
-    """The supervisor's, where systemd gives this command: systemd.service(5), ExecReload=.
+    """The supervisor's pid if systemd runs this command as ExecReload=: systemd.service(5).
 
-    The unit's sandbox shows no other process, and has no way to ask systemd.
+    Inside the unit's sandbox, neither /proc nor systemctl can tell it.
     """
     pid = os.environ.get("MAINPID", "")
     return int(pid) if pid.isdecimal() and "INVOCATION_ID" in os.environ else None
@@ -65,7 +65,7 @@ def start(file: Path) -> int | None:
 
 
 def restart(file: Path) -> int | None:
-    """One job of systemd's, so that nothing comes between stop and start."""
+    """One job for systemd, so that no other command comes between stop and start."""
     if not (unit := unit_of(file)):
         return None
     config = load_config(file)
@@ -75,10 +75,7 @@ def restart(file: Path) -> int | None:
 
 
 def stop(file: Path) -> int | None:
-    """Also ends the attempts to start again of a unit that fails.
-
-    A mistake in the configuration does not hinder it.
-    """
+    """Also ends the restarts of a unit that fails. It works with a mistake in the configuration."""
     if not (unit := unit_of(file)):
         return None
     _be_root("stop", unit)
@@ -97,7 +94,7 @@ def stop(file: Path) -> int | None:
 
 
 def reload(file: Path) -> int | None:
-    """systemd gives this command once more, in the unit, and waits for it."""
+    """systemd runs this command once more, as ExecReload= of the unit, and waits for it."""
     if pid := main_pid():
         return lifecycle.reload_process(load_config(file), pid)
     if not (unit := unit_of(file)):
@@ -135,8 +132,8 @@ def _begin(config: Config, unit: str, verb: str) -> int:
     print(f"started (pid {_property(unit, 'MainPID')}); see: sensor-node-ctl status")
     if _property(unit, "UnitFileState") not in ("enabled", "enabled-runtime"):
         print(f"it is not started at boot; for that: systemctl enable {unit}")
-    names = privileges.of_config(config)
-    lifecycle.tell_trouble(privileges.as_owner(names, lambda: lifecycle.storage_trouble(config)))
+    paths = privileges.of_config(config)
+    lifecycle.warn_of_trouble(privileges.as_owner(paths, lambda: lifecycle.storage_trouble(config)))
     return exits.OK
 
 
@@ -146,12 +143,12 @@ def _be_root(verb: str, unit: str) -> None:
 
 
 def _systemctl(verb: str, unit: str) -> None:
-    done = subprocess.run(["systemctl", verb, unit], stderr=subprocess.PIPE, text=True)
-    if done.returncode:
-        raise SensorNodeError(" ".join(done.stderr.split()) or f"systemctl {verb} {unit} failed")
+    process = subprocess.run(["systemctl", verb, unit], stderr=subprocess.PIPE, text=True)
+    if process.returncode:
+        raise SensorNodeError(" ".join(process.stderr.split()) or f"systemctl {verb} {unit} failed")
 
 
 def _property(unit: str, name: str) -> str:
-    """Empty where systemctl cannot tell."""
+    """A property of the unit; empty where systemctl cannot tell it."""
     command = ["systemctl", "show", "--value", f"--property={name}", unit]
     return subprocess.run(command, capture_output=True, text=True).stdout.strip()
