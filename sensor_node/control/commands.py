@@ -31,7 +31,7 @@ class ConfigFrom(Enum):
 
 
 class DropFor(Enum):
-    """To whom root's privileges are dropped before a command's function runs: docs/adr/0023."""
+    """Whom root becomes before a command's function runs: docs/adr/0023-root.md."""
 
     NODE = auto()  # the owner of the configuration, the node's directories or the database
     CONFIG = auto()  # the owner of the way to the configuration; the function drops the rest
@@ -58,7 +58,7 @@ class Argument:
 
 
 def accept(options: argparse.Namespace) -> str:
-    """Arguments that argparse takes are good in any combination."""
+    """No mistake: the arguments are good in any combination."""
     return ""
 
 

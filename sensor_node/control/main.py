@@ -24,7 +24,7 @@ CHANGED = (
 def main() -> None:
     """The console script."""
     _open_streams()
-    # What cannot be written in this locale is shown as it can.
+    # A character that the locale does not have is printed as an escape.
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
@@ -43,15 +43,15 @@ def main() -> None:
         _complain(str(error))
         status = exits.FAILED
     except BrokenPipeError:
-        # The reader of our output, such as head, has seen enough.
+        # The reader of the output, such as head, has closed it. That is no error.
         _discard_output()
         status = exits.OK
     except Exception as error:
-        # Of the service's own faults, the journal shows more than a line.
+        # A fault of the service gets a traceback in the journal, and not one line.
         if command.is_service or (sys.flags.dev_mode and not isinstance(error, OSError)):
             raise
         if isinstance(error, OSError):
-            _discard_output()  # it may be the output that is full
+            _discard_output()  # the output itself may be what cannot be written
             _complain(_os_error(error, command.name, was_root=was_root))
         else:
             _complain(f"{type(error).__name__}: {error}; {CHANGED}")
@@ -83,7 +83,7 @@ def _hint(*, was_root: bool) -> str:
 
 
 def _open_streams() -> None:
-    """Some start a daemon with its streams closed: else our first files would be taken for them."""
+    """Open standard streams that were closed at the start: else other files get their numbers."""
     for number, name in enumerate(("stdin", "stdout", "stderr")):
         if getattr(sys, name) is None:
             opened = os.open(os.devnull, os.O_RDWR)
@@ -95,14 +95,14 @@ def _open_streams() -> None:
 
 
 def _tell_systemd(error: ConfigError) -> None:
-    """So that the reason is in `systemctl status` even where the journal is not kept."""
+    """Put the reason into `systemctl status`, where it is seen even if no journal is kept."""
     from sensor_node.supervision.systemd import Notifier
 
     Notifier().send(f"STATUS={error}")
 
 
 class _Parser(argparse.ArgumentParser):
-    """Says in one line what is wrong, as all else here does."""
+    """Reports a mistake in one line, as every other error is reported."""
 
     def error(self, message: str) -> NoReturn:
         self.exit(exits.USAGE, f"{self.prog}: {message}; see {self.prog} --help\n")
@@ -128,7 +128,7 @@ def _parse() -> tuple[Command, argparse.Namespace]:
 
 
 def _run(command: Command, options: argparse.Namespace) -> int:
-    """Root becomes the owner of each place before it touches what lies there: docs/adr/0023."""
+    """Before root touches a directory, it becomes its owner: docs/adr/0023-root.md."""
     from sensor_node.control import privileges
 
     arguments = vars(options)

