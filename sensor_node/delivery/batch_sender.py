@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from sensor_node.config.loader import Config
 from sensor_node.core.clock import Clock
 from sensor_node.core.model import Claim, Outcome, Verdict
-from sensor_node.core.schedule import BackoffPolicy
+from sensor_node.core.schedule import BackoffPolicy, load_library
 from sensor_node.core.settlement import Rules
 from sensor_node.delivery import hints
 from sensor_node.delivery.idempotency import idempotency_key
@@ -159,6 +159,8 @@ class BatchSender:
             return self._repository.settle_and_claim(
                 claim, outcome, self._rules, self._then, now, self.limit
             )
+        if not delivered:
+            load_library()
         held = self._repository.settle(claim, outcome, self._rules, now)
         if claim.probe or not delivered:
             self._tell_outcome()

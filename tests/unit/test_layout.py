@@ -32,6 +32,9 @@ WINGS = {"repository": 4, "repair": 3, "queue": 2, "journal": 1, "engine": 0}
 MOST_LINES_OF_A_FILE = 350
 MOST_LINES_OF_A_FUNCTION = 45
 HTTP_LIBRARIES = {"requests", "urllib3", "http.client"}
+# Of what core may import nothing reads or writes: no file, no socket, no database, no log.
+PURE = {"collections.abc", "dataclasses", "datetime", "enum", "types", "typing"}
+IMPURE = {"sensor_node.core.clock": {"time"}, "sensor_node.core.schedule": {"backoff"}}
 
 
 def module_name(file):
@@ -106,6 +109,11 @@ def parents(module):
     return [".".join(parts[:length]) for length in range(1, len(parts))]
 
 
+def is_name_in(name, modules):
+    """Whether it is one of the names that `from module import name` adds to its module."""
+    return name.rpartition(".")[0] in modules
+
+
 def test_the_parser_sees_imports_wherever_they_are() -> None:
     worker = "sensor_node.supervision.worker"
     assert "sensor_node.storage.repository" in imports_of(worker, lazy=True)
@@ -166,6 +174,21 @@ class TestTheArrows:
         assert not reached & ({"sqlite3"} | HTTP_LIBRARIES)
 
 
+class TestCore:
+    @pytest.mark.parametrize("module", [name for name in FILES if package_of(name) == "core"])
+    def test_does_no_input_or_output(self, module) -> None:
+        """The time comes from one class, and one library draws the jitter."""
+        others = {name for name in imports_of(module, lazy=True) if package_of(name) is None}
+        modules = {name for name in others if not is_name_in(name, others)}
+        assert modules <= PURE | IMPURE.get(module, set())
+
+    def test_calls_nothing_builtin_that_opens_a_file_or_a_terminal(self) -> None:
+        for module in (name for name in FILES if package_of(name) == "core"):
+            calls = [node for node in ast.walk(TREES[module]) if isinstance(node, ast.Call)]
+            names = {node.func.id for node in calls if isinstance(node.func, ast.Name)}
+            assert not names & {"open", "print", "input", "__import__"}, module
+
+
 class TestLibraries:
     def test_only_storage_and_the_development_sink_speak_sql(self) -> None:
         users = {package_of(name) for name in FILES if "sqlite3" in imports_of(name, lazy=True)}
@@ -212,6 +235,30 @@ class TestAProcessThatHasImportedWhatItNeeds:
 
     def test_has_no_http_in_the_housekeeper(self) -> None:
         assert not self.loaded("sensor_node.processes.housekeeping_service") & HTTP_LIBRARIES
+
+    def test_has_no_backoff_as_long_as_nothing_fails(self) -> None:
+        """It brings asyncio: each process would have 2 MiB more, and start 40 ms later."""
+        program = """
+import os, sys
+from sensor_node.core.schedule import BackoffPolicy
+from sensor_node.supervision import appliance, worker
+
+def loaded():
+    return {"backoff", "asyncio"} & set(sys.modules)
+
+worker.preload()
+child = os.fork()
+if child == 0:
+    import sensor_node.sensors.host
+    at_rest = loaded()
+    BackoffPolicy(1.0, 2.0, 300.0).delay(1)
+    os._exit(0 if not at_rest and loaded() else 1)
+assert os.waitpid(child, 0)[1] == 0, "what a worker has"
+assert not loaded(), "what the supervisor has"
+"""
+        command = [sys.executable, "-c", program]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60, cwd=ROOT)
+        assert done.returncode == 0, done.stderr
 
     def test_has_only_what_the_command_line_itself_needs(self) -> None:
         loaded = self.loaded("sensor_node.control.main")

@@ -1,6 +1,7 @@
 """P6: waits grow, are capped, are spread out after the cap, and never overflow."""
 
 import random
+import sys
 
 import pytest
 from hypothesis import given
@@ -97,6 +98,12 @@ def test_no_honest_deadline_is_further_ahead_than_the_longest_wait() -> None:
 
 def test_the_exponential_is_exact_where_nothing_caps_it() -> None:
     assert [exponential(n, 0.5, 3.0, 1e9) for n in range(1, 6)] == [0.5, 1.5, 4.5, 13.5, 40.5]
+
+
+def test_without_its_library_a_wait_is_the_whole_ceiling(monkeypatch) -> None:
+    """A process that may open no more files cannot load it, and must settle all the same."""
+    monkeypatch.setitem(sys.modules, "backoff", None)
+    assert [DEFAULTS.delay(failures) for failures in (1, 2, 3, 100)] == [1.0, 2.0, 4.0, 300.0]
 
 
 @pytest.mark.parametrize(
