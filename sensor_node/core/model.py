@@ -11,30 +11,30 @@ class Reading(NamedTuple):
 
     name: str
     value: float
-    timestamp_us: int  # UTC, microseconds since 1970
+    timestamp_us: int  # UTC, microseconds since 1970: when this node captured it
 
     @property
     def captured_us(self) -> int:
-        """What ages and the account go by."""
+        """The time by which its age is told."""
         return self.timestamp_us
 
 
 class DatedReading(NamedTuple):
-    """One whose source says of which time it is: `timestamp_us` may be any."""
+    """A reading whose source gives its time, which may be any."""
 
     name: str
     value: float
-    timestamp_us: int
-    captured_us: int  # when this node captured it
+    timestamp_us: int  # UTC, microseconds since 1970: as the source says
+    captured_us: int  # the same: when this node captured it
 
 
 class Message(NamedTuple):
-    """A stored reading. `id` is local to this database; see `Stream.wire_id`."""
+    """A stored reading."""
 
-    id: int
+    id: int  # in this database; the sink sees Stream.wire_id()
     name: str
     value: float
-    timestamp_us: int
+    timestamp_us: int  # UTC, microseconds since 1970; the source's own if it gives one
 
 
 class MessageStatus(enum.StrEnum):
@@ -50,81 +50,74 @@ class MessageStatus(enum.StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Dropped:
-    """Readings that could not be stored: how many, why, and from when to when (microseconds)."""
+    """Readings that could not be stored, and so are lost."""
 
-    reason: str
+    reason: str  # short and constant, fit to group by
     count: int
-    first_us: int
-    last_us: int
+    first_us: int  # when the first of them was captured: UTC, microseconds since 1970
+    last_us: int  # the same of the last
 
 
 class VitalSigns(NamedTuple):
-    """How a sensor is, to be written with the readings' own transaction.
+    """How a sensor is, to be written in the same transaction as its readings.
 
-    `readings` (stored) and `failures` (ticks) are those since it was written last. `last_us` and
-    `last_value` are of the last stored reading, None: no other than before. `heard_at`, `noted_at`:
-    CLOCK_MONOTONIC seconds; when it last gave a reading in this run, and now. `failing`: its last
-    attempt failed; `error` and `error_us` are the last failure's, however long ago. `unaccounted`:
-    ticks that were due and are neither taken nor dropped nor waiting.
+    Times `_us` are UTC, microseconds since 1970; times `_at` are CLOCK_MONOTONIC seconds.
     """
 
-    name: str
-    noted_at: float
-    readings: int = 0
-    failures: int = 0
-    last_us: int | None = None
-    last_value: float | None = None
-    heard_at: float | None = None
-    error: str = ""
-    error_us: int | None = None
-    failing: bool = False
-    silent: bool = False
-    unaccounted: int = 0
+    name: str  # the sensor's
+    noted_at: float  # now
+    readings: int = 0  # stored since its signs were last written
+    failures: int = 0  # ticks that failed since then
+    last_us: int | None = None  # when the last stored reading was captured; None: none since then
+    last_value: float | None = None  # of that reading
+    heard_at: float | None = None  # when it last gave a reading; None: never in this run
+    error: str = ""  # of its last failure, however long ago
+    error_us: int | None = None  # when that was; None: it has not failed in this run
+    failing: bool = False  # its last attempt failed
+    silent: bool = False  # it has given no reading for longer than it may
+    unaccounted: int = 0  # ticks that were due, and were neither taken nor dropped, nor wait
 
 
 @dataclass(frozen=True, slots=True)
 class Stream:
-    """A run of ids that share one globally unique name (24 hex digits) and one node id.
+    """A run of message ids that go to the sink under one name."""
 
-    `wire_first` is the number on the wire of the message `first_id`: the same number, but for
-    readings that salvage has brought, which keep the one that they have in their own database.
-    """
-
-    first_id: int
-    name: str
+    first_id: int  # of its first message, in this database
+    name: str  # unique in the world: 24 hex digits
+    # The number of that message on the wire: `first_id`, but for readings that salvage brought.
+    # They keep the number that they had in their own database.
     wire_first: int
-    node: str
+    node: str  # the node id that the sink sees
 
     def number(self, message_id: int) -> int:
         """The message's number on the wire."""
         return message_id - self.first_id + self.wire_first
 
     def wire_id(self, message_id: int) -> str:
-        """The id that the sink sees, the same for ever."""
+        """The id that the sink sees; it never changes."""
         return f"{self.name}-{self.number(message_id)}"
 
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """A batch that this process alone may send and settle: ids `first_id` to `last_id`.
+    """A batch that one process alone may send and settle.
 
-    `attempt` counts the claims of this batch, this one included. `requeue_count`: how often a
-    person has requeued it. `epoch` and `accepted_total` are the sink's at the time of the claim;
-    `probe`: the sink was DOWN.
+    Owner and attempt are the fence: the claim is lost once its row says otherwise.
     """
 
     first_id: int
-    last_id: int
-    owner: str
-    attempt: int
-    requeue_count: int
-    epoch: int
-    accepted_total: int
-    probe: bool
-    stream: Stream
+    last_id: int  # included
+    owner: str  # the owner id of the process that claimed it
+    attempt: int  # how often it has been claimed, this time included
+    requeue_count: int  # how often a person has requeued it
+    epoch: int  # SinkRecord.epoch at the time of the claim
+    accepted_total: int  # SinkRecord.accepted_total at the time of the claim
+    probe: bool  # the sink was DOWN at the time of the claim
+    stream: Stream  # that all of its messages belong to
 
     @property
     def size(self) -> int:
+        """Messages."""
         return self.last_id - self.first_id + 1
 
 
@@ -142,49 +135,46 @@ class Verdict(enum.StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What came of sending a batch once.
-
-    `answered`: a complete final answer was read. `fate_known`: it is certain whether the sink took
-    the messages. `retry_after`: seconds, as the sink asked. `overloaded`: it wants fewer requests.
-    `surplus`: it was found to send more than it is asked for. `detail` and `hint` are for people.
-    """
+    """What came of trying once to send a batch."""
 
     verdict: Verdict
-    detail: str
-    hint: str = ""
-    answered: bool = False
-    fate_known: bool = False
-    retry_after: float | None = None
-    overloaded: bool = False
-    surplus: bool = False
+    detail: str  # what happened, for people: one line
+    hint: str = ""  # what a person should do, if time alone does not repair it
+    answered: bool = False  # a final status line was read
+    fate_known: bool = False  # it is certain whether the sink took the messages
+    retry_after: float | None = None  # how many seconds the sink wants to be left alone
+    overloaded: bool = False  # the answer says that the sink is asked too often
+    surplus: bool = False  # it was found just now that the sink sends more than it is asked for
 
 
 class SinkStatus(enum.StrEnum):
-    UP = "UP"
-    DOWN = "DOWN"
+    """Whether the sink accepts messages, as far as this node knows."""
+
+    UP = "UP"  # senders may send
+    DOWN = "DOWN"  # only the retrier tries, with probes
 
 
 @dataclass(frozen=True, slots=True)
 class Counts:
-    """The ledger: `captured` is always the sum of pending to evicted.
+    """The ledger, in messages since the database was made.
 
-    `sent` includes `purged`; `dropped` were never captured.
+    `captured` is always the sum of pending, in flight, failed, sent, dead, in doubt and evicted.
     """
 
-    captured: int
-    pending: int
-    in_flight: int
-    failed: int
-    sent: int
-    dead: int
-    in_doubt: int
-    evicted: int
-    dropped: int
-    purged: int
+    captured: int  # stored
+    pending: int  # PENDING now
+    in_flight: int  # SENDING now
+    failed: int  # FAILED now
+    sent: int  # SENT, purged ones included
+    dead: int  # DEAD now
+    in_doubt: int  # IN_DOUBT now
+    evicted: int  # deleted although the sink had not accepted them: no room, or too old
+    dropped: int  # readings that were never stored, so they are in no other count
+    purged: int  # SENT, and deleted since
 
     @property
     def add_up(self) -> bool:
-        """P3, as far as the counts alone can tell."""
+        """Whether every captured message is accounted for, as far as the counts alone can tell."""
         waiting_or_parked = self.undelivered + self.dead + self.in_doubt
         return self.pending >= 0 and self.captured == waiting_or_parked + self.sent + self.evicted
 

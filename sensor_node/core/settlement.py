@@ -1,8 +1,8 @@
 """What becomes of a batch, and of the sink's state, after one attempt: rules without a database.
 
 Two questions are kept apart. Is the sink well? Its state is one row, UP or DOWN, and while it is
-DOWN only the retrier probes it. Is this batch at fault? Then it backs off by itself, is halved
-down to the message at fault, and only that message can become DEAD.
+DOWN only the retrier probes it. Is this batch at fault? Then it backs off by itself and is halved
+down to the message at fault. Only that message can become DEAD.
 """
 
 import enum
@@ -11,10 +11,11 @@ from dataclasses import dataclass, replace
 from sensor_node.core.model import Claim, Outcome, SinkStatus, Verdict
 from sensor_node.core.schedule import BackoffPolicy
 
-# Ahead of all that is due: a refused batch is halved to the end before the next one. Otherwise a
-# sink that refuses everything gets, and cuts to pieces, the backlog before a lone message.
+# Ahead of all that is due: a refused batch is halved to the end before the next one is sent. Else a
+# sink that refuses everything would get, and cut to pieces, the whole backlog before a lone message
+# shows that it does.
 DUE_FIRST = 0.0
-# So many batches at fault, and none taken in between: then it is the sink.
+# After so many batches at fault with none accepted between them, it is the sink.
 MOST_FAULTS = 5
 
 
@@ -24,84 +25,71 @@ class Rules:
 
     backoff: BackoffPolicy
     at_most_once: bool
-    max_attempts: int  # 0: never give up
+    max_attempts: int  # answers to a lone message until it is DEAD; 0: never give up
 
 
 @dataclass(frozen=True, slots=True)
 class BatchRecord:
-    """What the database remembers of a claimed batch; the columns of table `batch`.
+    """What the database remembers of a claimed batch, from its row of table `batch`.
 
-    `failures`: how often it has failed for its own sake, as large as it is now. `answers`: those
-    of its failures that a sink that was UP answered. `failed_epoch`: the sink's epoch at the first
-    failure. `alone`: has failed as a single message. `unsent`: could not be sent as it was.
-    `isolated`: of a sensor that is set apart.
-    `due_at`: its `next_attempt_at` when it was claimed, None for a fresh one.
-
-    `accepted_at_failure`, `accepted_at_refusal`, `accepted_at_isolated_failure`: how many messages
-    the sink had accepted at the last failure, at the first refusal of the lone message, and when
-    the sink last failed with a reading of that isolated sensor.
+    A batch fails for its own sake if it, and not the sink, is at fault.
     """
 
-    size: int
-    failures: int
+    size: int  # messages
+    failures: int  # how often it has failed for its own sake since it has this size
+    # How often a sink that was UP has answered so, MISCONFIGURED not counted; whatever the size.
     answers: int
-    failed_epoch: int | None
-    accepted_at_failure: int | None
+    failed_epoch: int | None  # the sink's epoch when it first failed with the sink UP; None: never
+    accepted_at_failure: int | None  # the sink's accepted_total at the last failure of any kind
+    # The same at the first refusal as a lone message, plus what was in other requests then.
     accepted_at_refusal: int | None
-    fate_unknown: bool
-    alone: bool = False
-    unsent: bool = False
-    isolated: bool = False
-    due_at: float | None = None
+    fate_unknown: bool  # after some attempt nobody knew whether the sink took the messages
+    alone: bool = False  # has failed as a lone message, and the sink had received it
+    unsent: bool = False  # could not be sent as it was: too large, or a row is missing
+    isolated: bool = False  # holds readings of a sensor that is set apart (core/isolation.py)
+    due_at: float | None = None  # next_attempt_at when it was claimed, wall seconds; None: fresh
+    # The sink's accepted_total when it last failed with any reading of the batch's sensor; None:
+    # that sensor is not set apart.
     accepted_at_isolated_failure: int | None = None
 
 
 class Probe(enum.Enum):
-    """What a sink that is DOWN is asked with.
+    """What a sink that is DOWN is asked with."""
 
-    LONE: one message. SUSPECTED: the same, of a sensor whose readings have failed alone, if there
-    is one; UNSUSPECTED: of another. BATCH: as many as any request has, as all that some sinks take
-    in a while is one request.
-    """
-
-    LONE = enum.auto()
-    SUSPECTED = enum.auto()
-    UNSUSPECTED = enum.auto()
-    BATCH = enum.auto()
+    LONE = enum.auto()  # one message
+    SUSPECTED = enum.auto()  # one message of a sensor whose readings have failed alone, if any
+    UNSUSPECTED = enum.auto()  # one message of another sensor
+    BATCH = enum.auto()  # as many as any request: some sinks take only one request in a while
 
 
 @dataclass(frozen=True, slots=True)
 class SinkRecord:
-    """The row of table `sink`. Times are wall seconds.
-
-    `accepted_total` counts the messages that it has accepted; `accepted_at_refusal` is that count
-    when a lone message was last refused. `in_flight` counts those that are SENDING, `suspects`
-    sensors whose readings fail alone, `isolated` those of them that are set apart.
-
-    `accepted_at_up` is the count when it was last found UP, after `taken_after` seconds. `futile`:
-    it went DOWN without having taken more than that probe, and says that it is asked too often.
-    `throttled`: it has also taken a whole batch as a probe, so it is how often, and not what, it is
-    asked. `faults`: batches that have failed for their own sake since it had taken
-    `accepted_at_fault`.
-    """
+    """The row of table `sink`, and counts that the rules need. Times are wall seconds."""
 
     state: SinkStatus
-    epoch: int
-    since: float
-    reason: str
-    hint: str
-    next_probe_at: float
-    failures: int
-    accepted_total: int
+    epoch: int  # rises by one each time that it goes UP or DOWN
+    since: float  # when it last went UP or DOWN
+    reason: str  # why it is DOWN, for people; empty while UP
+    hint: str  # what to do about that; may be empty
+    next_probe_at: float  # while DOWN
+    failures: int  # the failure that took it DOWN and the failed probes since; 0 while UP
+    accepted_total: int  # messages that it has accepted since the database was made
+    # accepted_total when it last refused a lone message; None: it has not since it came UP.
     accepted_at_refusal: int | None
-    in_flight: int
-    suspects: int = 0
-    isolated: int = 0
-    accepted_at_up: int = -1
-    taken_after: float = 0.0
+    in_flight: int  # messages that are SENDING now
+    suspects: int = 0  # sensors whose readings have failed alone
+    isolated: int = 0  # those of them that are set apart
+    accepted_at_up: int = -1  # accepted_total just after the probe that brought it UP; -1: none did
+    taken_after: float = 0.0  # seconds for which it had been DOWN when it took that probe
+    # The last time that it went DOWN it had accepted nothing but that probe, and it said that it is
+    # asked too often.
     futile: bool = False
+    # Batches that failed for their own sake with an answer that says that it is asked too often,
+    # while it accepted nothing.
     faults: int = 0
-    accepted_at_fault: int = 0
+    accepted_at_fault: int = 0  # accepted_total at the last of these
+    # It is futile, but has taken a whole batch as a probe. So what matters to it is how often, and
+    # not with what, it is asked.
     throttled: bool = False
 
     @property
@@ -109,68 +97,80 @@ class SinkRecord:
         return self.state is SinkStatus.UP
 
     def probe_due(self, now: float, longest: float) -> bool:
-        """While DOWN. A deadline further ahead than `longest` is a clock that has jumped: due."""
+        """Whether a probe may go now; never while UP. `longest`: seconds.
+
+        A deadline further ahead than `longest` comes of a clock that has jumped: it is due.
+        """
         return not self.up and (self.next_probe_at <= now or self.next_probe_at > now + longest)
 
     @property
     def probe(self) -> Probe:
-        """What to ask with while it is DOWN: by turns, from one outage to the next as well.
+        """What to ask with while it is DOWN. The kinds take turns, also from outage to outage.
 
-        Nothing about it is known for certain, and no regular habit of it may meet one kind alone.
+        No kind is known for certain to be right. And a sink with a regular habit, such as to fail
+        at each second request, must not meet the same kind each time.
         """
-        number = self.failures + self.epoch // 2
-        if self.futile and (number % 2 or (self.throttled and number % 4)):
+        turn = self.failures + self.epoch // 2
+        if self.futile and (turn % 2 or (self.throttled and turn % 4)):
             return Probe.BATCH
-        number //= 2 if self.futile else 1
+        turn //= 2 if self.futile else 1
         if self.suspects <= self.isolated:
             return Probe.LONE
-        return Probe.SUSPECTED if number % 2 else Probe.UNSUSPECTED
+        return Probe.SUSPECTED if turn % 2 else Probe.UNSUSPECTED
 
     @property
     def has_taken_only_the_probe(self) -> bool:
+        """Whether it has accepted nothing since it came UP."""
         return self.accepted_total <= self.accepted_at_up
 
 
 @dataclass(frozen=True, slots=True)
 class Settlement:
-    """The batch as it is to be stored: SENT, FAILED, DEAD or IN_DOUBT; `halve` only if FAILED."""
+    """What is to be stored: the batch's new status, and both records as they are from now on."""
 
-    status: str
+    status: str  # SENT, FAILED, DEAD or IN_DOUBT
     batch: BatchRecord
     sink: SinkRecord
-    halve: bool = False
-    next_attempt_at: float | None = None
+    halve: bool = False  # cut the batch into two; only if FAILED
+    next_attempt_at: float | None = None  # wall seconds; only if FAILED
 
 
 def settlement(
     batch: BatchRecord, sink: SinkRecord, claim: Claim, outcome: Outcome, rules: Rules, now: float
 ) -> Settlement:
-    """Decide on the outcome of the request that the claim was for."""
+    """Decide what the outcome of the claim's request means. `now`: wall seconds.
+
+    `batch` and `sink` are as they are now, `claim` as the request began.
+    """
     epoch = claim.epoch
     if outcome.verdict is Verdict.DELIVERED:
-        return Settlement("SENT", batch, _accepted(batch, sink, epoch, now))  # SENDING -> SENT
+        after = _sink_after_delivery(batch, sink, epoch, now)
+        return Settlement("SENT", batch, after)  # SENDING -> SENT
     if outcome.verdict is Verdict.UNSENT:
         return _unsent(batch, sink, claim, rules, now)
-    # An answer says something about the sink only as it is now.
+    # An outcome tells something about the sink only if its state has not changed meanwhile.
     current = epoch == sink.epoch
-    # That a probe failed says nothing about the batch.
+    # A failed probe tells nothing about the batch.
     was_up = current and sink.up
-    lone = batch.size == 1 and _has_met(outcome)
-    lone = lone and not _may_be_too_soon(sink, claim, outcome, now)
+    failed_alone = (
+        batch.size == 1
+        and _has_reached_sink(outcome)
+        and not _may_be_too_soon(sink, claim, outcome, now)
+    )
     failed = replace(
         batch,
         failed_epoch=epoch if batch.failed_epoch is None and was_up else batch.failed_epoch,
         accepted_at_failure=sink.accepted_total,
         fate_unknown=batch.fate_unknown or not outcome.fate_known,
-        alone=batch.alone or lone,
+        alone=batch.alone or failed_alone,
     )
     if outcome.verdict is Verdict.REFUSED:
-        decided = _refused(batch, failed, sink, claim, outcome, rules, now)
+        decided = _settle_refusal(batch, failed, sink, claim, outcome, rules, now)
     elif was_up and _is_at_fault(batch, sink, claim, outcome):
-        decided = _at_fault(batch, failed, sink, outcome, rules, now)
+        decided = _settle_fault(batch, failed, sink, outcome, rules, now)
     else:
-        # Failed for the sink's sake: due as soon as it is UP, in the place that it had.
-        after = _unwell(sink, outcome, rules, now) if current else sink
+        # Failed for the sink's sake: due as soon as the sink is UP, and it keeps its place.
+        after = _sink_after_failure(sink, outcome, rules, now) if current else sink
         due_at = min(now, batch.due_at or now)
         decided = Settlement("FAILED", failed, after, next_attempt_at=due_at)
     if rules.at_most_once and not outcome.fate_known:
@@ -193,18 +193,21 @@ def _unsent(
     return Settlement("FAILED", after, sink, halve=not lone, next_attempt_at=due_at)
 
 
-def _has_met(outcome: Outcome) -> bool:
-    """Whether the sink may have failed with what was sent, and not before it came."""
+def _has_reached_sink(outcome: Outcome) -> bool:
+    """Whether the sink may have failed because of what was sent: it may have received that."""
     return outcome.verdict is not Verdict.REFUSED and (outcome.answered or not outcome.fate_known)
 
 
 def _is_too_soon(sink: SinkRecord, outcome: Outcome) -> bool:
-    """One that is throttled takes no other request so soon after it came UP, whatever that is."""
+    """Whether a throttled sink rejects the request only because it just took the probe."""
     return outcome.overloaded and sink.throttled and sink.has_taken_only_the_probe
 
 
 def _may_be_too_soon(sink: SinkRecord, claim: Claim, outcome: Outcome, now: float) -> bool:
-    """The same for one that may be: it had been left alone for less than when it took a probe."""
+    """The same for a sink that may be throttled.
+
+    While it is DOWN: if it was left alone for less time than before it took the last probe.
+    """
     if not (outcome.overloaded and sink.futile):
         return False
     if sink.up:
@@ -213,17 +216,20 @@ def _may_be_too_soon(sink: SinkRecord, claim: Claim, outcome: Outcome, now: floa
 
 
 def _is_at_fault(batch: BatchRecord, sink: SinkRecord, claim: Claim, outcome: Outcome) -> bool:
-    """Whether it is the batch, and not the sink, which was UP."""
+    """Whether the batch is at fault, and not the sink, which was UP."""
     if _is_too_soon(sink, outcome):
         return False
     if batch.accepted_at_isolated_failure is not None:
-        return _has_met(outcome) and sink.accepted_total > batch.accepted_at_isolated_failure
-    # While the sink was UP, and it has come UP again since.
+        accepts_others = sink.accepted_total > batch.accepted_at_isolated_failure
+        return _has_reached_sink(outcome) and accepts_others
+    # It failed before while the sink was UP, and the sink has come UP again since.
     return batch.failed_epoch is not None and batch.failed_epoch < claim.epoch
 
 
-def _accepted(batch: BatchRecord, sink: SinkRecord, epoch: int, now: float) -> SinkRecord:
-    """DOWN -> UP."""
+def _sink_after_delivery(
+    batch: BatchRecord, sink: SinkRecord, epoch: int, now: float
+) -> SinkRecord:
+    """DOWN -> UP, if it still is as it was when the request began."""
     if sink.up or epoch != sink.epoch:
         return sink
     return replace(
@@ -242,7 +248,7 @@ def _accepted(batch: BatchRecord, sink: SinkRecord, epoch: int, now: float) -> S
     )
 
 
-def _unwell(sink: SinkRecord, outcome: Outcome, rules: Rules, now: float) -> SinkRecord:
+def _sink_after_failure(sink: SinkRecord, outcome: Outcome, rules: Rules, now: float) -> SinkRecord:
     """UP -> DOWN, or one more failed probe."""
     failures = sink.failures + 1
     wait = max(rules.backoff.delay(failures), outcome.retry_after or 0.0)
@@ -261,7 +267,7 @@ def _unwell(sink: SinkRecord, outcome: Outcome, rules: Rules, now: float) -> Sin
     )
 
 
-def _at_fault(
+def _settle_fault(
     before: BatchRecord,
     failed: BatchRecord,
     sink: SinkRecord,
@@ -269,40 +275,44 @@ def _at_fault(
     rules: Rules,
     now: float,
 ) -> Settlement:
-    """The sink came UP since this batch first failed, so this time it is the batch.
+    """The batch is at fault: it backs off, and is halved or, as a lone message, may be DEAD.
 
     A misconfigured sink never condemns a message, whatever max_attempts says. Halving waits until
-    the sink has taken something since the last failure, so that a second outage cannot cut a
-    backlog to pieces. And if one after the other is answered that the sink has too much to do, with
-    nothing taken in between, that is so.
+    the sink has accepted something since the batch's last failure, so that a second outage cannot
+    cut a backlog to pieces. If the sink answers one batch after the other that it is overloaded,
+    and accepts nothing in between, it is the sink after all.
     """
     counts = outcome.answered and outcome.verdict is not Verdict.MISCONFIGURED
     batch = replace(failed, answers=failed.answers + counts, failures=failed.failures + 1)
     if batch.size == 1 and counts and 0 < rules.max_attempts <= batch.answers:
         return Settlement("DEAD", batch, sink)  # SENDING -> DEAD
     wait = max(rules.backoff.delay(batch.failures), outcome.retry_after or 0.0)
-    taken_since = sink.accepted_total > (before.accepted_at_failure or 0)
-    halve = batch.size > 1 and taken_since
-    batch = replace(batch, failures=0) if halve else batch
-    after = _overloaded(sink, taken_since, outcome, rules, now) if outcome.overloaded else sink
+    accepted_since = sink.accepted_total > (before.accepted_at_failure or 0)
+    halve = batch.size > 1 and accepted_since
+    if halve:
+        batch = replace(batch, failures=0)
+    after = sink
+    if outcome.overloaded:
+        after = _sink_after_overload(sink, accepted_since, outcome, rules, now)
     return Settlement("FAILED", batch, after, halve, now + wait)
 
 
-def _overloaded(
-    sink: SinkRecord, taken_since: bool, outcome: Outcome, rules: Rules, now: float
+def _sink_after_overload(
+    sink: SinkRecord, accepted_since: bool, outcome: Outcome, rules: Rules, now: float
 ) -> SinkRecord:
-    """UP -> DOWN once MOST_FAULTS others are answered so since the sink has taken anything.
+    """UP -> DOWN once it answers MOST_FAULTS batches so and accepts nothing in between.
 
-    `taken_since`: it had when the batch failed before.
+    `accepted_since`: it has accepted something since this batch failed before. Else the batch is
+    one that has been counted already.
     """
     faults = sink.faults if sink.accepted_at_fault == sink.accepted_total else 0
-    after = replace(sink, faults=faults + taken_since, accepted_at_fault=sink.accepted_total)
+    after = replace(sink, faults=faults + accepted_since, accepted_at_fault=sink.accepted_total)
     if after.faults < MOST_FAULTS:
         return after
-    return replace(_unwell(sink, outcome, rules, now), faults=0)
+    return replace(_sink_after_failure(sink, outcome, rules, now), faults=0)
 
 
-def _refused(
+def _settle_refusal(
     before: BatchRecord,
     failed: BatchRecord,
     sink: SinkRecord,
@@ -311,29 +321,29 @@ def _refused(
     rules: Rules,
     now: float,
 ) -> Settlement:
-    """The sink objects to something in the batch: find it, and be sure that it is not the sink.
+    """The sink objects to something in the batch: halve, to find the message that it objects to.
 
-    A message is DEAD only if the sink took another between two refusals of it: in a request that
-    began after the first, and was over before this one began. What else was taken meanwhile may
-    have been taken before the sink began to refuse everything, or after it ceased to.
+    A message is DEAD only if the sink accepted another between two refusals of it: in a request
+    that began after the first refusal, and was over before this request began. Any other message
+    may have been accepted before the sink began to refuse everything, or after it ceased to.
     """
     current = claim.epoch == sink.epoch
     if failed.size > 1:
-        # A sink that is DOWN stays so.
-        after = _unwell(sink, outcome, rules, now) if current and not sink.up else sink
-        halves = replace(failed, failures=0)
-        return Settlement("FAILED", halves, after, halve=True, next_attempt_at=DUE_FIRST)
+        # A refused probe leaves the sink DOWN.
+        after = _sink_after_failure(sink, outcome, rules, now) if current and not sink.up else sink
+        failed = replace(failed, failures=0)
+        return Settlement("FAILED", failed, after, halve=True, next_attempt_at=DUE_FIRST)
     failed = replace(failed, failures=failed.failures + 1)
     if before.accepted_at_refusal is None:
-        in_others_hands = sink.in_flight - failed.size
-        failed = replace(failed, accepted_at_refusal=sink.accepted_total + in_others_hands)
+        in_other_requests = sink.in_flight - failed.size
+        failed = replace(failed, accepted_at_refusal=sink.accepted_total + in_other_requests)
     elif claim.accepted_total > before.accepted_at_refusal:
         return Settlement("DEAD", failed, sink)  # SENDING -> DEAD
     after = sink
     if current:
-        # Two lone refusals with nothing accepted between: it refuses everything.
+        # Two lone refusals with nothing accepted between them: the sink refuses everything.
         if not sink.up or sink.accepted_at_refusal == sink.accepted_total:
-            after = _unwell(sink, outcome, rules, now)
+            after = _sink_after_failure(sink, outcome, rules, now)
         after = replace(after, accepted_at_refusal=sink.accepted_total)
     due_at = now + rules.backoff.delay(failed.failures)
     return Settlement("FAILED", failed, after, next_attempt_at=due_at)
