@@ -1,4 +1,4 @@
-"""urllib3 connections that tell how far a request got, and obey its deadline."""
+"""urllib3 connections that record how far a request got, and obey its deadline."""
 
 import http.client
 import io
@@ -15,7 +15,7 @@ from sensor_node.delivery.deadline import DeadlineGuard
 from sensor_node.delivery.dialing import Dialer
 from sensor_node.system.log import LOGGER
 
-# Interim answers may come before the final one; more of them, or of their bytes, is no answer.
+# Interim answers (1xx) may come before the final one. More of them, or more bytes, are an error.
 MAX_INTERIM_ANSWERS = 100
 MAX_INTERIM_BYTES = 65_536
 # What some proxies say as they close a connection that was not used for a while.
@@ -24,21 +24,16 @@ IDLE = (b"HTTP/1.1 408", b"HTTP/1.0 408")
 
 @dataclass(slots=True)
 class Progress:
-    """How far one request got. What goes to a proxy, or makes TLS, is not the request."""
+    """How far one request got. CONNECT to a proxy and the TLS handshake are not the request."""
 
     dialed: bool = False  # a new connection was begun for it
     written: bool = False  # its first byte may have left
     answered: bool = False  # the first byte of an answer came
-    connect_status: int | None = None  # what the proxy answered to CONNECT
+    connect_status: int | None = None  # the status that the proxy gave to CONNECT; None: none came
 
 
 class SinkConnection:
-    """The one connection of a client, and the progress of the request in hand.
-
-    `trusted`: the sink has never sent more than it was asked for. A surplus answer that arrives
-    while a request is on its way is taken for that one's, so one is reason enough to give each
-    request its own connection.
-    """
+    """The one connection of a client, and the progress of its present request."""
 
     def __init__(self, guard: DeadlineGuard) -> None:
         self.guard = guard
@@ -46,10 +41,13 @@ class SinkConnection:
         self.progress = Progress()
         self.connection: HTTPConnection | None = None
         self.response: TrackedResponse | None = None
+        # The sink has never sent more than it was asked for. If a surplus answer arrives while a
+        # request is on its way, it is taken for the answer to that request. So after the first one,
+        # each request has its own connection.
         self.trusted = True
 
     def is_spoilt(self) -> bool:
-        """Whether anything has come on the kept connection since its last answer, or its end."""
+        """Whether, since the last answer, the kept connection has ended or anything came on it."""
         kept = self.connection.sock if self.connection else None
         if kept is None or not _is_readable(kept):
             return False
@@ -67,20 +65,20 @@ class SinkConnection:
         return True
 
     def end_response(self) -> None:
-        """The answer was read to its end."""
+        """Call it when the answer was read to its end: what came after that is a surplus."""
         if self.response is not None:
-            self._note_surplus(self.response.lines.left)
+            self._note_surplus(self.response.reader.unread)
 
-    def _note_surplus(self, came: bytes) -> None:
-        """What came after an answer; nothing if the other side has closed the connection."""
-        if came and self.trusted and not came.startswith(IDLE):
+    def _note_surplus(self, received: bytes) -> None:
+        """Judge what came after an answer; it is empty if the other side closed the connection."""
+        if received and self.trusted and not received.startswith(IDLE):
             self.trusted = False
             LOGGER.warning("sink_surplus the sink sends more than one answer to a request")
 
     def close(self) -> None:
         """Close the connection; the next request opens another and finds nothing stray in it."""
         if self.response is not None:
-            # It shares the socket; Python 3.11 leaves a proxy's refusal of CONNECT open.
+            # The response shares the socket; Python 3.11 leaves a proxy's refusal of CONNECT open.
             self.response.close()
             self.response = None
         if self.connection is not None:
@@ -88,76 +86,77 @@ class SinkConnection:
 
 
 def _is_readable(kept: Any) -> bool:
-    """Also if TLS has read something that nobody has asked for yet."""
+    """Whether a read would not wait; TLS may have decrypted bytes that nobody has read yet."""
     poll = select.poll()
     poll.register(kept, select.POLLIN)
     pending = getattr(kept, "pending", None)
     return bool(poll.poll(0)) or bool(pending and pending())
 
 
-class Wanted(io.RawIOBase):
-    """A socket's bytes, for as long as they are wanted: then there are none."""
+class StoppableStream(io.RawIOBase):
+    """A socket's bytes; once `stopped` is set there are no more, and no read waits."""
 
     def __init__(self, raw: io.RawIOBase) -> None:
         self._raw = raw
-        self.over = False
+        self.stopped = False
 
     def readable(self) -> bool:
         return True
 
     def readinto(self, buffer: Any) -> int | None:
-        return None if self.over else self._raw.readinto(buffer)
+        return None if self.stopped else self._raw.readinto(buffer)
 
     def close(self) -> None:
         self._raw.close()
         super().close()
 
 
-class WholeLines(io.BufferedReader):
-    """http.client takes a closed connection for the end of the headers; here it is an error.
+class AnswerReader(io.BufferedReader):
+    """Reads an answer. A connection that is closed in the middle of a line is an error.
 
-    `left`: what had been read, when this was closed, and nobody has asked for. `in_lines`: bytes.
+    http.client would take that for the end of the headers.
     """
 
     def __init__(self, raw: io.RawIOBase) -> None:
-        self._wanted = Wanted(raw)
-        super().__init__(self._wanted)
-        self.left = b""
-        self.in_lines = 0
+        self._stream = StoppableStream(raw)
+        super().__init__(self._stream)
+        self.unread = b""  # what was still in the buffer as this was closed
+        self.line_bytes = 0  # read by readline() so far
 
     def readline(self, size: int | None = -1) -> bytes:
         line = super().readline(size)
         if not line.endswith(b"\n") and len(line) != size:
             raise http.client.RemoteDisconnected("in the middle of a line")
-        self.in_lines += len(line)
+        self.line_bytes += len(line)
         return line
 
     def close(self) -> None:
         if not self.closed:
-            self._wanted.over = True
-            self.left = self.peek()
+            self._stream.stopped = True
+            self.unread = self.peek()
         super().close()
 
 
 class TrackedResponse(http.client.HTTPResponse):
-    """Notices the first byte of an answer, and what a proxy answers to CONNECT."""
+    """Records the first byte of an answer, and what a proxy answers to CONNECT."""
 
     def __init__(self, sink_connection: SinkConnection, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.fp = self.lines = WholeLines(self.fp.detach())
+        self.fp = self.reader = AnswerReader(self.fp.detach())
         self._sink_connection = sink_connection
         sink_connection.response = self
 
     def _read_status(self) -> tuple[str, int, str]:
-        # Private, but the only step that answers to requests and to CONNECT have in common.
+        # A private method, but the only step that both kinds of answers take: to requests and to
+        # CONNECT.
         progress = self._sink_connection.progress
         progress.answered = bool(self.fp.peek(1))
         for _ in range(MAX_INTERIM_ANSWERS + 1):
             version, status, reason = super()._read_status()  # type: ignore[misc]
             if not 100 <= status <= 199:
                 break
-            while self.lines.readline(MAX_INTERIM_BYTES).strip():
-                if self.lines.in_lines > MAX_INTERIM_BYTES:
+            while self.reader.readline(MAX_INTERIM_BYTES).strip():
+                if self.reader.line_bytes > MAX_INTERIM_BYTES:
                     raise http.client.HTTPException("endless interim answer")
         else:
             raise http.client.HTTPException("no end of interim answers")
@@ -167,7 +166,7 @@ class TrackedResponse(http.client.HTTPResponse):
 
 
 class PlainConnection(HTTPConnection):
-    """Tells its line what becomes of the request."""
+    """Records in its SinkConnection how far the request got."""
 
     def __init__(self, sink_connection: SinkConnection, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -194,7 +193,8 @@ class PlainConnection(HTTPConnection):
         kept = not self._connecting and not progress.dialed
         if kept and self._sink_connection.is_spoilt():
             if progress.written:
-                raise ConnectionResetError("this cannot be the answer: the request is not out yet")
+                # This cannot be the answer: the request is not out yet.
+                raise ConnectionResetError("the sink sent something before the whole request")
             self.sock.close()
             self.sock = None
         if self.sock is None and self.auto_open:

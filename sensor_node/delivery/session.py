@@ -1,4 +1,4 @@
-"""What requests does for us, on one kept connection and with nothing from its surroundings."""
+"""POSTs with the library requests: on one kept connection, and without its session's habits."""
 
 import http.client
 import logging
@@ -25,8 +25,8 @@ READ_BYTES = 1024
 class Session:
     """POSTs to `sink`, whose certificates `tls` verifies (None: it is plain HTTP).
 
-    requests' own session would look at each request for cookies, .netrc, proxies of the environment
-    and redirects, none of which is wanted, for a tenth of a small request's CPU.
+    The session of requests would look for cookies, .netrc, the environment's proxies and redirects
+    at each request. None of them is wanted, and looking takes a tenth of a small request's CPU.
     """
 
     def __init__(
@@ -36,7 +36,7 @@ class Session:
         self._proxies = {"http": sink.proxy, "https": sink.proxy} if sink.proxy else {}
         self._adapter = _Adapter(sink_connection, tls)
         self._request: requests.PreparedRequest | None = None
-        # urllib3 logs an odd answer with a traceback each time; the outcome says it in one line.
+        # urllib3 logs each odd answer with a traceback; the outcome says the same in one line.
         logging.getLogger("urllib3").setLevel(logging.CRITICAL)
 
     def post(self, body: bytes, headers: Mapping[str, str], timeout: float) -> requests.Response:
@@ -57,9 +57,9 @@ class Session:
 
 
 def read_beginning(response: requests.Response, body: bytearray) -> bool:
-    """Add the answer's body to `body` as far as it is wanted; returns whether that is all of it.
+    """Add the answer's body to `body`, to MAX_ANSWER_BYTES; returns whether that is all of it.
 
-    Errors are passed over: the verdict is in the status line, the body is for people.
+    Errors are ignored: the status line decides the verdict, the body is for people.
     """
     try:
         while len(body) <= MAX_ANSWER_BYTES:
@@ -74,7 +74,7 @@ def read_beginning(response: requests.Response, body: bytearray) -> bool:
 
 
 class _Adapter(HTTPAdapter):
-    """Makes urllib3 use the connections of a line. Retries are off, as is requests' default."""
+    """Makes urllib3 use the classes of connection.py. Retries are off, the default of requests."""
 
     def __init__(self, sink_connection: SinkConnection, tls: ssl.SSLContext | None) -> None:
         self._tls = tls
