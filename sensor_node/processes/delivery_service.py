@@ -71,7 +71,7 @@ class DeliveryService:
         claim = self._claim(backlog, now)
         if claim is None:
             return LONGEST_WAIT_SECONDS
-        self._batch_sender.deliver(claim, then=self._policy)
+        self._batch_sender.deliver(claim, next_policy=self._policy)
         return 0.0
 
     def finish(self, now: Moment) -> None:
