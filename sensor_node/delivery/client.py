@@ -1,4 +1,4 @@
-"""POSTs one batch and says what came of it; whatever goes wrong is an Outcome, never an error."""
+"""POSTs one batch and returns what came of it: whatever goes wrong is an Outcome, no exception."""
 
 import gzip
 from dataclasses import replace
@@ -20,11 +20,11 @@ from sensor_node.delivery.signature import signatures
 from sensor_node.delivery.strangers import ENGINES
 from sensor_node.delivery.unforeseen import Unforeseen
 
-# Servers and NATs forget idle connections, often after 30 s or 60 s, and some do not say so.
+# Servers and NATs drop idle connections, often after 30 s or 60 s, and some do not tell the client.
 KEEP_ALIVE_SECONDS = 20.0
-# The guard ends a request at its deadline; sockets time out only if the guard could not.
+# The guard ends a request at its deadline. Sockets time out so much later, if the guard has failed.
 BACKSTOP_SECONDS = 1.0
-# The status line is the verdict. What does not come of the body by then is given up.
+# The status line decides the verdict, so the body gets no more time than this.
 BODY_SECONDS = 1.0
 GZIP_LEVEL = 6  # 9 takes twice as long for a percent less
 
@@ -46,30 +46,33 @@ class HttpTelemetryClient:
 
     @property
     def files(self) -> frozenset[str]:
-        """The files that a change of may repair the sink."""
+        """Files with certificates and secrets: if one changes, the sink may be usable again."""
         return frozenset((*self._tls_files, *self._sink.secret_files))
 
     def post(self, body: bytes, key: str) -> Outcome:
-        """Send an encoded batch under its idempotency key, within [sink] timeout.
+        """Send an encoded, uncompressed batch under its idempotency key, within [sink] timeout.
 
-        At-least-once it may leave twice: when a kept connection turns out to be dead.
+        With at-least-once the request may leave twice: if a kept connection turns out to be dead.
         """
         try:
             headers = self._headers(key)
             session = self._current_session()
         except ConfigError as error:
-            return Outcome(Verdict.MISCONFIGURED, str(error), hints.of_file(error), fate_known=True)
+            return Outcome(
+                Verdict.MISCONFIGURED, str(error), hints.for_file(error), fate_known=True
+            )
         except Exception as error:
             return self._unforeseen.outcome(error, fate_known=True)
         if self._sink.compression == "gzip":
             body = gzip.compress(body, GZIP_LEVEL, mtime=0)
-        idle, trusted = self._clock.now().monotonic - self._last_used, self._sink_connection.trusted
-        if idle >= KEEP_ALIVE_SECONDS or self._sink_connection.is_spoilt():
+        idle_seconds = self._clock.now().monotonic - self._last_used
+        was_trusted = self._sink_connection.trusted
+        if idle_seconds >= KEEP_ALIVE_SECONDS or self._sink_connection.is_spoilt():
             self._sink_connection.close()
         self._guard.arm(self._sink.timeout)
         try:
             outcome = self._deliver(session, body, headers)
-            if trusted and not self._sink_connection.trusted:
+            if was_trusted and not self._sink_connection.trusted:
                 outcome = replace(outcome, surplus=True)
             return outcome
         finally:
@@ -87,7 +90,7 @@ class HttpTelemetryClient:
         headers = {
             "User-Agent": f"sensor-node/{__version__}",
             "Accept": "*/*",
-            "Accept-Encoding": "identity",  # the answer is shown as it comes
+            "Accept-Encoding": "identity",  # an answer is shown to people as it comes
             "Connection": "keep-alive",
             "Content-Type": self._sink.format.content_type,
             "Idempotency-Key": key,
@@ -99,11 +102,11 @@ class HttpTelemetryClient:
         return headers
 
     def _current_session(self) -> Session:
-        """The session, a new one if a certificate file has changed. Raises ConfigError."""
+        """The session; a new one if a certificate file has changed. Raises ConfigError."""
         seen = signatures(self._tls_files)
         if self._session is None or seen != self._tls_seen:
             self._sink_connection.close()
-            self._session = None  # also if the new files are no good
+            self._session = None  # also if the new files turn out to be unusable
             self._session = Session(self._sink, self._sink_connection, tls_context(self._sink))
             self._tls_seen = seen
         return self._session
@@ -113,7 +116,7 @@ class HttpTelemetryClient:
         if isinstance(result, SinkResponse) or not self._was_stale(result):
             return self._judge(result)
         outcome = self._judge(self._try(session, body, headers))
-        # Whatever came of the second copy, nobody knows about the first.
+        # Nobody knows what came of the first copy, whatever came of the second.
         return replace(outcome, fate_known=outcome.verdict is Verdict.DELIVERED)
 
     def _try(
@@ -123,22 +126,22 @@ class HttpTelemetryClient:
         try:
             timeout = self._guard.left() + BACKSTOP_SECONDS
             with session.post(body, headers, timeout) as response:
-                answer = self._read(response)
+                sink_response = self._read(response)
         except Exception as error:
             self._sink_connection.close()
             self._sink_connection.dialer.judge(good=False)
             return error
-        self._sink_connection.dialer.judge(good=answer.status < 500)
-        return answer
+        self._sink_connection.dialer.judge(good=sink_response.status < 500)
+        return sink_response
 
     def _read(self, response: requests.Response) -> SinkResponse:
-        """The answer. The connection is kept only if that is good and was read to its end.
+        """The answer. The connection is kept only if the answer is good and was read to its end.
 
-        If a surplus answer went unnoticed, each that follows is the one to the request before. What
-        is wrong is so taken for the next batch's, and nothing that comes after it.
+        After a surplus answer that nobody noticed, each answer belongs to the request before. So a
+        bad one closes the connection: it is taken for the answer to one wrong batch, and no more.
         """
         body = bytearray()
-        self._guard.hurry(BODY_SECONDS)
+        self._guard.shorten(BODY_SECONDS)
         final = 200 <= response.status_code <= 599
         whole = final and read_beginning(response, body)
         if whole:
@@ -169,5 +172,5 @@ class HttpTelemetryClient:
         if isinstance(result, SinkResponse):
             return interpret(result, self._sink, self._clock.now().wall)
         if isinstance(result, failures.FORESEEN):
-            return failures.of_error(result, progress, self._sink, self._guard.expired)
+            return failures.outcome_of(result, progress, self._sink, self._guard.expired)
         return self._unforeseen.outcome(result, fate_known=not progress.written)

@@ -1,7 +1,7 @@
-"""Holds a whole request to its deadline, by shutting its socket down from another thread.
+"""Holds a whole request to its deadline: another thread shuts its socket down.
 
-The timeouts of a socket start anew with each byte, so a sink that drips could hold a request for
-ever. These deadlines are about what the kernel does and therefore in real time.
+The timeout of a socket starts again with each byte, so a sink that sends byte by byte could hold a
+request for ever. These deadlines limit waits in the kernel, so they use the real clock.
 """
 
 import contextlib
@@ -14,12 +14,16 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-# No deadline is set that is nearer, but for timeouts that are shorter.
+# The thread looks by itself so often. No deadline is nearer when it is set, unless [sink] timeout
+# is shorter.
 LOOK_SECONDS = 1.0
 
 
 def start_thread(name: str, target: Callable[..., None], *arguments: Any) -> None:
-    """One that dies with the process. Raises OSError (EAGAIN) where there may be no more."""
+    """Start a daemon thread, which ends with the process.
+
+    Raises OSError (EAGAIN) if there may be no more threads.
+    """
     try:
         threading.Thread(target=target, args=arguments, name=name, daemon=True).start()
     except RuntimeError as error:
@@ -27,9 +31,9 @@ def start_thread(name: str, target: Callable[..., None], *arguments: Any) -> Non
 
 
 class DeadlineGuard:
-    """Watches one request at a time. Its thread begins with it: create it after any fork.
+    """Watches one request at a time. It starts its thread at once: create it after any fork.
 
-    Raises OSError if there can be none.
+    Raises OSError if no thread can be started.
     """
 
     def __init__(self) -> None:
@@ -42,13 +46,13 @@ class DeadlineGuard:
         start_thread("deadline", self._run)
 
     def arm(self, seconds: float) -> None:
-        """A request begins that must be over in so many seconds."""
+        """Begin a request that must be over in so many seconds."""
         with self._condition:
             self._expired = False
             self._set(time.monotonic() + seconds)
 
-    def hurry(self, seconds: float) -> None:
-        """The rest of the request must be over in so many seconds, or by its deadline."""
+    def shorten(self, seconds: float) -> None:
+        """Let the request end in so many seconds, or by its deadline if that is sooner."""
         with self._condition:
             if self._deadline is not None:
                 self._set(min(self._deadline, time.monotonic() + seconds))
@@ -56,7 +60,7 @@ class DeadlineGuard:
     def watch(self, connected: socket.socket) -> None:
         """Shut this socket down at the deadline. Raises TimeoutError if that has passed.
 
-        A duplicate is kept: TLS takes the original apart, and its number may be given away.
+        The guard keeps a duplicate: TLS detaches the original, and its number may be used again.
         """
         duplicate = socket.socket(fileno=os.dup(connected.fileno()))
         with self._condition:
@@ -77,18 +81,19 @@ class DeadlineGuard:
 
     @property
     def expired(self) -> bool:
-        """Whether the deadline cut the request short."""
+        """Whether the deadline has ended the present or last request."""
         with self._condition:
             return self._expired
 
     def disarm(self) -> bool:
-        """The request is over; returns whether it was cut short."""
+        """End the request; returns whether the deadline had ended it already."""
         with self._condition:
             self._deadline = None
             self._release()
             return self._expired
 
     def close(self) -> None:
+        """End the thread."""
         with self._condition:
             self._closed = True
             self._release()
@@ -96,32 +101,35 @@ class DeadlineGuard:
 
     def _set(self, deadline: float) -> None:
         self._deadline = deadline
-        # The thread is woken only if it would come too late: not for every request.
+        # Wake the thread only if it would look too late: that is not so for every request.
         if self._wakes_at is None or self._wakes_at > deadline:
             self._condition.notify()
 
     def _run(self) -> None:
-        """Wakes by itself for a while after each request: to notify costs more than that."""
-        calm = False
+        """Look about once a second while requests come: to be notified of each would cost more.
+
+        After a whole turn without a request, sleep until one is armed.
+        """
+        was_idle = False
         with self._condition:
             while not self._closed:
                 now = time.monotonic()
                 if self._deadline is not None and self._deadline <= now:
                     self._expire()
                     continue
-                if calm and self._deadline is None:
+                if was_idle and self._deadline is None:
                     self._wakes_at = None
                     self._condition.wait()
-                    calm = False
+                    was_idle = False
                     continue
-                calm = self._deadline is None
+                was_idle = self._deadline is None
                 self._wakes_at = min(now + LOOK_SECONDS, self._deadline or math.inf)
                 self._condition.wait(self._wakes_at - now)
 
     def _expire(self) -> None:
         self._expired, self._deadline = True, None
         if self._watched is not None:
-            with contextlib.suppress(OSError):  # the sink may have closed it by itself
+            with contextlib.suppress(OSError):  # the sink may have closed it already
                 self._watched.shutdown(socket.SHUT_RDWR)
 
     def _release(self) -> None:

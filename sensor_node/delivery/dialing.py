@@ -9,18 +9,18 @@ from sensor_node.delivery.race import HEAD_START_SECONDS, Address, NoAddressAnsw
 
 
 class Dialer:
-    """Connects to one host again and again; `guard` knows how much time there is."""
+    """Connects to one host, again and again; `guard` knows how much time is left."""
 
     def __init__(self, guard: DeadlineGuard) -> None:
         self._guard = guard
         self._lookup: Future[list[Address]] | None = None
-        self._dialed: Address | None = None
-        self._ranks: dict[Address, int] = {}
+        self._dialed: Address | None = None  # the address that answered last
+        self._ranks: dict[Address, int] = {}  # the lower, the earlier it is tried
 
     def judge(self, *, good: bool) -> None:
-        """How the address has fared that was dialed last, if that answered.
+        """Remember how a request to the address that was dialed last has ended.
 
-        A good one comes first from now on. One that is not comes last: another may be.
+        A good address is tried first from now on, any other last.
         """
         if self._dialed is not None:
             last = max(self._ranks.values(), default=0) + 1
@@ -29,10 +29,10 @@ class Dialer:
     def dial(self, host: str, port: int) -> socket.socket:
         """A connected socket that the guard watches.
 
-        Raises OSError, that is also gaierror, and NoAddressAnswers if there are several.
+        Raises OSError: NoAddressAnswers, gaierror, or TimeoutError at the deadline.
         """
-        # urllib3 may leave the brackets on IPv6, and the escape before its zone.
         self._dialed = None
+        # urllib3 may leave the brackets around IPv6, and the escape before its zone.
         addresses = self._resolve(host.strip("[]").replace("%25", "%"), port)
         connected, self._dialed = self._race(in_turn(addresses, self._ranks))
         try:
@@ -48,20 +48,21 @@ class Dialer:
             try:
                 for address in addresses:
                     race.enter(address)
-                    if won := race.wait(min(HEAD_START_SECONDS, self._guard.left())):
-                        return won
+                    if winner := race.wait(min(HEAD_START_SECONDS, self._guard.left())):
+                        return winner
                 while race.is_on:
-                    if won := race.wait(self._guard.left()):
-                        return won
+                    if winner := race.wait(self._guard.left()):
+                        return winner
             except TimeoutError:
-                if not any(race.answers.values()):
+                if not any(race.errors.values()):
                     raise
-        raise NoAddressAnswers(race.answers)
+        raise NoAddressAnswers(race.errors)
 
     def _resolve(self, host: str, port: int) -> list[Address]:
-        """getaddrinfo cannot be interrupted and may take minutes when name servers are silent.
+        """getaddrinfo cannot be interrupted, and takes minutes if name servers are silent.
 
-        So a thread waits for it, and is left behind when the time is up; never more than one.
+        So a thread waits for it, and is left behind when the time is up. There is never more than
+        one such thread: the next request waits for its result too.
         """
         if self._lookup is None or self._lookup.done():
             lookup: Future[list[Address]] = Future()
@@ -70,12 +71,12 @@ class Dialer:
         return self._lookup.result(self._guard.left())
 
 
-def _look_up(answer: Future[list[Address]], host: str, port: int) -> None:
+def _look_up(result: Future[list[Address]], host: str, port: int) -> None:
     try:
-        answer.set_result([*socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)])
+        result.set_result([*socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)])
     except OSError as error:
-        answer.set_exception(error)
-    except UnicodeError:  # no name may have an empty or an overlong part
-        answer.set_exception(socket.gaierror(socket.EAI_NONAME, "not a host name"))
-    except BaseException as error:  # whoever waits must hear of anything
-        answer.set_exception(error)
+        result.set_exception(error)
+    except UnicodeError:  # a part of the name is empty or too long
+        result.set_exception(socket.gaierror(socket.EAI_NONAME, "not a host name"))
+    except BaseException as error:  # or the waiting thread would never hear of it
+        result.set_exception(error)

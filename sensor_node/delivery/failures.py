@@ -1,4 +1,4 @@
-"""What it means that no answer came: told by the types of the errors, never by their texts."""
+"""What it means that no answer came: decided by the types of the errors, never by their texts."""
 
 import http.client
 import os
@@ -20,7 +20,7 @@ from sensor_node.delivery.connection import Progress
 from sensor_node.delivery.race import NoAddressAnswers
 from sensor_node.system.text import one_line
 
-# What sockets, TLS, HTTP and the libraries for them raise; ValueError is what a URL makes of them.
+# What sockets, TLS, HTTP and the libraries for them raise; ValueError comes of an odd URL.
 FORESEEN = (
     requests.RequestException,
     urllib3.exceptions.HTTPError,
@@ -30,28 +30,28 @@ FORESEEN = (
 )
 CERTIFICATE = (ssl.SSLCertVerificationError, CertificateError)
 TIMEOUT = (TimeoutError, urllib3.exceptions.TimeoutError)
-# A reset is told to one system call, and it is chance whether that one writes the request or waits
-# for the answer, which otherwise just ends: they are one thing, with one name.
+# A reset reaches one system call only. By chance that one writes the request, or waits for the
+# answer, which else just ends. So all of these are one thing, with one text.
 CLOSED = (ConnectionResetError, ConnectionAbortedError, BrokenPipeError)
 DROPPED = (ConnectionError, ssl.SSLEOFError, ssl.SSLZeroReturnError)
 UNUSABLE_URL = (requests.exceptions.InvalidURL, urllib3.exceptions.LocationValueError)
 Kind = TypeVar("Kind", bound=BaseException)
-# What the other side says, and what this one finds, where there is no version that both speak.
+# If both sides have no version of TLS in common: the alert of the other side, and our own error.
 OLD_TLS = ("TLSV1_ALERT_PROTOCOL_VERSION", "UNSUPPORTED_PROTOCOL")
 UNKNOWN_NAME = (socket.EAI_NONAME, socket.EAI_NODATA)
 
 
-def of_error(error: Exception, progress: Progress, sink: SinkConfig, expired: bool) -> Outcome:
-    """The request ended with an error, or, if `expired`, with its deadline."""
+def outcome_of(error: Exception, progress: Progress, sink: SinkConfig, expired: bool) -> Outcome:
+    """What came of a request that ended with an error of FORESEEN. `expired`: at its deadline."""
     causes = tuple(_causes(error))
     if progress.connect_status not in (None, 200):
-        verdict, detail, hint = _tunnel_refused(progress.connect_status or 0)
+        verdict, detail, hint = _explain_tunnel(progress.connect_status or 0)
     elif cause := _first(causes, NoAddressAnswers):
-        verdict, detail, hint = _unreachable(cause)
+        verdict, detail, hint = _explain_addresses(cause)
     elif expired or _first(causes, *TIMEOUT):
         verdict, detail, hint = Verdict.TRY_LATER, f"timed out after {sink.timeout:g}s", ""
     else:
-        verdict, detail, hint = _explained(causes, sink)
+        verdict, detail, hint = _explain(causes, sink)
     if sink.proxy and not progress.written and progress.connect_status is None:
         detail = f"proxy: {detail}"
     return Outcome(verdict, detail, hint, fate_known=not progress.written)
@@ -62,7 +62,8 @@ def is_drop(error: Exception) -> bool:
     return _first(_causes(error), *DROPPED) is not None
 
 
-def _explained(causes: tuple[BaseException, ...], sink: SinkConfig) -> tuple[Verdict, str, str]:
+def _explain(causes: tuple[BaseException, ...], sink: SinkConfig) -> tuple[Verdict, str, str]:
+    """Verdict, detail and hint; the most telling cause comes first."""
     if _first(causes, *UNUSABLE_URL):
         return Verdict.MISCONFIGURED, "[sink] url or proxy cannot be used", hints.URL
     if untrusted := _first(causes, *CERTIFICATE):
@@ -70,11 +71,11 @@ def _explained(causes: tuple[BaseException, ...], sink: SinkConfig) -> tuple[Ver
         return Verdict.MISCONFIGURED, f"certificate not trusted: {text}", hints.CERTIFICATE
     if unknown := _first(causes, socket.gaierror):
         host = urlsplit(sink.proxy or sink.url).hostname
-        return Verdict.TRY_LATER, f"name not found: {host}{_resolver_trouble(unknown)}", ""
+        return Verdict.TRY_LATER, f"name not found: {host}{_resolver_reason(unknown)}", ""
     if _first(causes, ssl.SSLEOFError):
         return Verdict.TRY_LATER, "TLS failed: the other side closed the connection", hints.TLS
     if failed := _first(causes, ssl.SSLError):
-        # Not each reason has a name in each version of Python.
+        # Some versions of Python have no name for some reasons.
         reason = one_line(str(getattr(failed, "reason", None) or failed))
         hint = hints.OLD_TLS if reason in OLD_TLS else hints.TLS
         return Verdict.TRY_LATER, f"TLS failed: {reason.replace('_', ' ').lower()}", hint
@@ -89,28 +90,32 @@ def _explained(causes: tuple[BaseException, ...], sink: SinkConfig) -> tuple[Ver
     return Verdict.TRY_LATER, f"request failed: {type(causes[0]).__name__}", ""
 
 
-def _unreachable(found: NoAddressAnswers) -> tuple[Verdict, str, str]:
-    said = {address: _said(error) for address, error in found.answers.items()}
-    alike = len(set(said.values())) == 1
-    each = "; ".join(f"{address}: {text}" for address, text in said.items())
-    numbers = [error.errno or 0 for error in found.answers.values() if error]
+def _explain_addresses(failure: NoAddressAnswers) -> tuple[Verdict, str, str]:
+    """The reason if all addresses have the same, else the reason of each."""
+    reasons = {address: _reason(error) for address, error in failure.errors.items()}
+    if len(set(reasons.values())) == 1:
+        detail = next(iter(reasons.values()))
+    else:
+        detail = "; ".join(f"{address}: {reason}" for address, reason in reasons.items())
+    numbers = [error.errno or 0 for error in failure.errors.values() if error]
     hint = next((hints.BY_ERROR[number] for number in numbers if number in hints.BY_ERROR), "")
-    return Verdict.TRY_LATER, next(iter(said.values())) if alike else each, hint
+    return Verdict.TRY_LATER, detail, hint
 
 
-def _said(error: OSError | None) -> str:
+def _reason(error: OSError | None) -> str:
     return os.strerror(error.errno or 0).lower() if error else "no answer"
 
 
-def _tunnel_refused(status: int) -> tuple[Verdict, str, str]:
+def _explain_tunnel(status: int) -> tuple[Verdict, str, str]:
+    """For a proxy that answered CONNECT with this status."""
     later = status in TRY_LATER
     hint = "" if later else hints.BY_STATUS[407] if status == 407 else hints.PROXY
     verdict = Verdict.TRY_LATER if later else Verdict.MISCONFIGURED
     return verdict, f"the proxy refused to connect: {status}", hint
 
 
-def _resolver_trouble(error: socket.gaierror) -> str:
-    """Nothing if the name is known not to exist, else why nobody could say."""
+def _resolver_reason(error: socket.gaierror) -> str:
+    """Empty if the name is known not to exist; else why it could not be looked up."""
     return "" if error.errno in UNKNOWN_NAME else f" ({one_line(str(error.strerror))})"
 
 
@@ -119,11 +124,11 @@ def _first(causes: Iterable[BaseException], *types: type[Kind]) -> Kind | None:
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:
-    """The error and what it wraps; requests and urllib3 keep causes among the arguments."""
-    found: list[BaseException] = [error]
-    for cause in found:  # grows on the way
+    """The error and all that it wraps; requests and urllib3 keep causes among the arguments."""
+    causes: list[BaseException] = [error]
+    for cause in causes:  # the list grows meanwhile
         yield cause
         wrapped = (cause.__cause__, cause.__context__, getattr(cause, "reason", None), *cause.args)
-        for each in wrapped:
-            if isinstance(each, BaseException) and not any(each is known for known in found):
-                found.append(each)
+        for inner in wrapped:
+            if isinstance(inner, BaseException) and not any(inner is known for known in causes):
+                causes.append(inner)

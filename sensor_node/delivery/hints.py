@@ -40,33 +40,34 @@ BY_STATUS = {
     410: URL,
     415: "check [sink] format and compression",
 }
-# Of a sink that refuses one message nobody sees it.
+# Shown only if the sink is DOWN, and not if it refuses a single message.
 REFUSES_ALL = "if it refuses everything: check [sink] format, compression and url"
 OTHERS = "ask who runs the sink; [sink] refused_statuses if it means the readings"
 
 
-def of_file(error: ConfigError) -> str:
-    """For a file, named by an option, that is not as it must be."""
+def for_file(error: ConfigError) -> str:
+    """For a file, named by an option, that cannot be used."""
     cause = error.__cause__
     if not isinstance(cause, PermissionError) or not cause.filename:
         return FILE
     file = Path(cause.filename).absolute()
-    group = _group()
-    ways = reversed(file.parents)
-    closed = [way for way in ways if not os.access(way, os.X_OK, effective_ids=True)]
-    return SEARCHABLE.format(group, closed[0]) if closed else READABLE.format(group, file)
+    group = _group_name()
+    for directory in reversed(file.parents):
+        if not os.access(directory, os.X_OK, effective_ids=True):
+            return SEARCHABLE.format(group, directory)
+    return READABLE.format(group, file)
 
 
-def _group() -> str:
-    """The name of this process's group."""
+def _group_name() -> str:
+    """The name of this process's group; its number if it has none."""
     try:
         return grp.getgrgid(os.getegid()).gr_name
     except KeyError:
         return str(os.getegid())
 
 
-def of_answer(status: int, location: str, sink: SinkConfig) -> str:
-    """For an answer that is no success, no refusal, and no reason to try later."""
+def for_answer(status: int, location: str, sink: SinkConfig) -> str:
+    """For an answer that is MISCONFIGURED. `location`: of a redirect, as its header says."""
     if status < 300:
         return "check [sink] success_statuses"
     if status < 400:
@@ -82,7 +83,7 @@ def of_answer(status: int, location: str, sink: SinkConfig) -> str:
 
 
 def _target(url: str, location: str) -> str:
-    """Where a redirect leads, without what may be secret in it: user, query and fragment."""
+    """Where a redirect leads, without user, query and fragment, which may be secret."""
     try:
         parts = urlsplit(urljoin(url, location))
     except ValueError:

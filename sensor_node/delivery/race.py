@@ -1,4 +1,4 @@
-"""Connects to several addresses side by side, as RFC 8305 says; the first that answers wins."""
+"""Connects to several addresses side by side, as in RFC 8305; the first that answers wins."""
 
 import errno
 import os
@@ -11,43 +11,43 @@ from typing import Any
 
 # What getaddrinfo gives: family, type, protocol, canonical name, address.
 Address = tuple[socket.AddressFamily, socket.SocketKind, int, str, Any]
-# How long an address has the race to itself: RFC 8305, section 5.
+# An address has so much time before the next one is tried beside it: RFC 8305, section 5.
 HEAD_START_SECONDS = 0.25
 
 
 class NoAddressAnswers(OSError):
-    """`answers`: address and error of each that was tried, None: it has not answered at all."""
+    """`errors`: of each address that was tried its error; None if it has not answered at all."""
 
-    def __init__(self, answers: dict[str, OSError | None]) -> None:
+    def __init__(self, errors: dict[str, OSError | None]) -> None:
         super().__init__("no address answers")
-        self.answers = answers
+        self.errors = errors
 
 
 class Race:
-    """Attempts to connect. Close it: then all but the winner are closed."""
+    """Attempts to connect, side by side. close() ends all but the winner."""
 
     def __init__(self) -> None:
         self._selector = selectors.PollSelector()
-        self.answers: dict[str, OSError | None] = {}
+        self.errors: dict[str, OSError | None] = {}  # as in NoAddressAnswers
 
     def enter(self, address: Address) -> None:
-        """One more begins."""
-        family, kind, protocol, _, name = address
-        self.answers[name[0]] = None
+        """Begin an attempt to connect to this address."""
+        family, kind, protocol, _, sockaddr = address
+        self.errors[sockaddr[0]] = None
         try:
             attempt = socket.socket(family, kind, protocol)
         except OSError as error:
-            self.answers[name[0]] = error
+            self.errors[sockaddr[0]] = error
             return
         attempt.setblocking(False)
-        number = attempt.connect_ex(name)
+        number = attempt.connect_ex(sockaddr)
         if number in (0, errno.EINPROGRESS):
             self._selector.register(attempt, selectors.EVENT_WRITE, address)
         else:
             self._lose(attempt, address, number)
 
     def wait(self, seconds: float) -> tuple[socket.socket, Address] | None:
-        """The winner; None if so long there is none, or nobody is left who might be."""
+        """The winner; None if there is none in that time, or if all attempts have failed."""
         end = time.monotonic() + seconds
         while self.is_on and (left := end - time.monotonic()) > 0:
             for key, _ in self._selector.select(left):
@@ -61,6 +61,7 @@ class Race:
 
     @property
     def is_on(self) -> bool:
+        """Whether any attempt may still succeed."""
         return bool(self._selector.get_map())
 
     def close(self) -> None:
@@ -70,11 +71,14 @@ class Race:
 
     def _lose(self, attempt: socket.socket, address: Address, number: int) -> None:
         attempt.close()
-        self.answers[address[4][0]] = OSError(number, os.strerror(number))
+        self.errors[address[4][0]] = OSError(number, os.strerror(number))
 
 
 def in_turn(addresses: list[Address], ranks: Mapping[Address, int]) -> list[Address]:
-    """By rank, 0 if it has none; within one the families by turns, each in the given order."""
+    """Sorted by rank (0 if it has none); with equal rank the families take turns.
+
+    Within a family the addresses keep their order.
+    """
     families: dict[int, list[Address]] = {}
     for address in addresses:
         families.setdefault(address[0], []).append(address)

@@ -7,16 +7,16 @@ FileSignature = tuple[int, int, int, int] | None
 
 
 def signatures(files: Iterable[str]) -> dict[str, FileSignature]:
-    """(mtime_ns, ctime_ns, size, inode) of each file, None if there is none: tells a change.
+    """(mtime_ns, ctime_ns, size, inode) of each file; None if there is no such file.
 
-    Who may read it is one as well, and only in the second.
+    A change of its permissions shows in ctime_ns only.
     """
     return {file: _signature(Path(file)) for file in files}
 
 
 def _signature(file: Path) -> FileSignature:
     try:
-        found = file.stat()
+        stat = file.stat()
     except OSError:
         return None
-    return found.st_mtime_ns, found.st_ctime_ns, found.st_size, found.st_ino
+    return stat.st_mtime_ns, stat.st_ctime_ns, stat.st_size, stat.st_ino

@@ -1,4 +1,4 @@
-"""Answers that would count, did they not betray that somebody else than the sink gives them."""
+"""Recognizes answers that look valid but come from somebody else than the sink."""
 
 import json
 import re
@@ -10,39 +10,39 @@ from sensor_node.delivery import hints
 if TYPE_CHECKING:
     from sensor_node.delivery.answers import SinkResponse
 
-# Text that cannot be read as UTF-8 has U+FFFD instead, as has the mark at the start of UTF-16.
+# A byte order mark may come first. What is not UTF-8, as the mark of UTF-16, was read as U+FFFD.
 MARKUP = re.compile(r"[\s\ufeff\ufffd]*<")
 MARKUP_TYPE = re.compile(r"\s*(text/html|\w+/([^;,]*\+)?xml)\s*([;,]|$)", re.IGNORECASE)
-# Of an answer that is too long to be read whole: before the first value that is not a plain one.
+# For a body that was cut off: "errors": true before the first value that is an array or an object.
 ERRORS = re.compile(r'[\s\ufeff]*\{[^{}\[\]]*"errors"\s*:\s*true\b')
-# By a header of theirs. They answer 2xx to what they cannot read, or read the body as something
-# else, so they are not the sink of these formats.
+# Databases, by a header of theirs. They are no sinks: they answer 2xx to a body that they cannot
+# read, or take it for something else.
 ENGINES = {"X-Influxdb-Version": "InfluxDB", "X-Server-Hostname": "VictoriaMetrics"}
 
 
 class Stranger(NamedTuple):
-    """Who answers, and what a person should do about it."""
+    """Somebody who answers in the sink's place."""
 
-    what: str
-    hint: str
+    description: str  # who it may be, for people
+    hint: str  # what a person should do about it
 
 
-def recognize(answer: "SinkResponse", verdict: Verdict) -> Stranger | None:
-    """Who gives this answer, if not the sink; `verdict` is what its status says."""
-    if answer.engine and verdict in (Verdict.DELIVERED, Verdict.REFUSED):
-        return Stranger(f"{answer.engine} answers, which stores nothing of this", hints.ENGINE)
-    if answer.status < 300 or verdict is Verdict.DELIVERED:
-        if MARKUP_TYPE.match(answer.content_type) or MARKUP.match(answer.body):
+def recognize(response: "SinkResponse", verdict: Verdict) -> Stranger | None:
+    """Who answers so, if not the sink. `verdict`: of the response's status alone."""
+    if response.engine and verdict in (Verdict.DELIVERED, Verdict.REFUSED):
+        return Stranger(f"{response.engine} answers, which stores nothing of this", hints.ENGINE)
+    if response.status < 300 or verdict is Verdict.DELIVERED:
+        if MARKUP_TYPE.match(response.content_type) or MARKUP.match(response.body):
             return Stranger("a web page, not the sink (captive portal?)", hints.PORTAL)
-        if _has_errors(answer.body):
+        if _has_errors(response.body):
             return Stranger('its answer says "errors": true', hints.ENGINE)
     return None
 
 
 def _has_errors(body: str) -> bool:
-    """Whether it is a JSON object with `"errors": true`, which bulk interfaces hide in a 200."""
+    """Whether it is a JSON object with `"errors": true`: bulk interfaces send that with a 200."""
     try:
-        found = json.loads(body.lstrip("\ufeff"))
+        content = json.loads(body.lstrip("\ufeff"))
     except (ValueError, RecursionError):
         return ERRORS.match(body) is not None
-    return isinstance(found, dict) and found.get("errors") is True
+    return isinstance(content, dict) and content.get("errors") is True

@@ -1,4 +1,4 @@
-"""What nobody foresaw on the way to the sink is an outcome; only a lack of memory is the end."""
+"""Turns an exception that nobody foresaw into an outcome, so that delivery goes on."""
 
 import traceback
 from collections.abc import Callable
@@ -12,16 +12,16 @@ HINT = "this is a fault of the program, or of its surroundings: the log has the 
 
 
 class Unforeseen:
-    """Remembers which errors are in the log already. `mask` takes secrets out of a text."""
+    """Remembers which errors it has logged already. `mask` takes secrets out of a text."""
 
     def __init__(self, mask: Callable[[str], str] = str) -> None:
         self._mask = mask
         self._logged: set[str] = set()
 
     def outcome(self, error: Exception, *, fate_known: bool) -> Outcome:
-        """Try later, with the error's text as the reason; its stack goes to the log, once.
+        """Try later, with the error's text as the reason. Its stack goes to the log, once.
 
-        A process without memory ends all the same: the next one has some.
+        Raises the error itself if the process is out of memory: it ends, and the next one has some.
         """
         if is_out_of_memory(error):
             raise error
