@@ -7,7 +7,7 @@ from pathlib import Path
 from sensor_node.config.loader import Config
 from sensor_node.core.errors import SensorNodeError
 from sensor_node.supervision.disk import insist_on_disk
-from sensor_node.system.proc import ids
+from sensor_node.system.proc import user_and_groups
 
 WRITE_AND_SEARCH = 0o3
 ACL = "system.posix_acl_access"
@@ -22,7 +22,7 @@ def complaints(config: Config, supervisor: int) -> list[tuple[str, str]]:
     database is on a read-only file system is among the database's problems.
     """
     try:
-        user = ids(supervisor)
+        user = user_and_groups(supervisor)
     except OSError:
         return []  # the supervisor has ended
     problems: list[tuple[str, str]] = []

@@ -23,7 +23,7 @@ from typing import Any, TypeVar
 from sensor_node.config.loader import Config
 from sensor_node.config.places import directories
 from sensor_node.core.errors import ConfigError, SensorNodeError
-from sensor_node.system.environment import own
+from sensor_node.system.environment import for_program
 from sensor_node.system.files import real
 
 # As many as the kernel follows: path_resolution(7).
@@ -223,7 +223,7 @@ def _become(uid: int, gid: int, *more_groups: int) -> None:
             f"cannot become {name}, whose files these are ({error.strerror}); "
             "give the command as that user"
         ) from error
-    environment = own(os.environ) | {"HOME": home, "USER": name, "LOGNAME": name}
+    environment = for_program(os.environ) | {"HOME": home, "USER": name, "LOGNAME": name}
     os.environ.clear()
     os.environ.update(environment)
     for place in (Path(sys.executable), Path(__file__)):

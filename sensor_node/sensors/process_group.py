@@ -8,7 +8,7 @@ import signal
 from pathlib import Path
 from urllib.parse import quote
 
-from sensor_node.system.environment import plain
+from sensor_node.system.environment import for_command
 from sensor_node.system.files import open_unlinked
 from sensor_node.system.proc import START_TICKS, boot_id, stat_fields
 
@@ -34,7 +34,7 @@ class GroupRecord:
 
     def environment(self) -> dict[str, str]:
         """The command's environment: ours, with the token, which its own processes inherit."""
-        return plain(os.environ) | {TOKEN_VARIABLE: self._token}
+        return for_command(os.environ) | {TOKEN_VARIABLE: self._token}
 
     def expect(self) -> None:
         """Record that a group is about to begin."""

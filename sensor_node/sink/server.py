@@ -1,4 +1,4 @@
-"""A small sink for trying things out: stores each message once, then answers."""
+"""The development sink: an HTTP server that stores each message once, then answers."""
 
 import json
 import signal
@@ -14,13 +14,13 @@ from typing import Any
 
 from sensor_node.core.errors import SensorNodeError
 
-MAX_BYTES = 16 * 1024 * 1024  # of a body, packed or unpacked: 16 times the agent's largest
+MAX_BYTES = 16 * 1024 * 1024  # of a body, compressed or not: 16 times the node's largest
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 FIELDS = {"id": str, "node": str, "name": str, "value": float, "timestamp": str}
-# `value` has no type, because a REAL column turns -0.0 into 0.0. `received_at`: wall seconds.
+# `value` has no type because a REAL column turns -0.0 into 0.0. `received_at`: wall seconds.
 SCHEMA = """PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL; CREATE TABLE IF NOT EXISTS message
     (id TEXT PRIMARY KEY, node TEXT, name TEXT, value, timestamp TEXT, received_at REAL)"""
-COUNT = "SELECT count(received_at) FROM message"  # an error if it is the agent's own database
+COUNT = "SELECT count(received_at) FROM message"  # fails if the file is a node's own database
 INSERT = "INSERT OR IGNORE INTO message VALUES (:id, :node, :name, :value, :timestamp, :now)"
 
 
@@ -36,7 +36,10 @@ class Sink(ThreadingTCPServer):
         super().__init__((host, port), Exchange)
 
     def add(self, messages: list[dict[str, Any]]) -> dict[str, int]:
-        """Store all in one transaction or, with an exception, none."""
+        """Store all messages in one transaction, or none if it raises sqlite3.Error.
+
+        Returns how many were stored, and how many were known already.
+        """
         rows = [{**message, "now": time.time()} for message in messages]
         with self.lock:
             with self.store:
@@ -47,6 +50,8 @@ class Sink(ThreadingTCPServer):
 
 
 class Exchange(BaseHTTPRequestHandler):
+    """One connection: GET tells the counts, POST stores messages, whatever the path."""
+
     server: Sink
     protocol_version = "HTTP/1.1"
     disable_nagle_algorithm = True
@@ -55,7 +60,7 @@ class Exchange(BaseHTTPRequestHandler):
     def log_message(self, *args: Any, **kwargs: Any) -> None: ...  # no access log
 
     def handle(self) -> None:
-        with suppress(ConnectionError):  # a client that goes away is no news
+        with suppress(ConnectionError):  # a client may go away
             super().handle()
 
     def do_GET(self) -> None:
@@ -72,22 +77,26 @@ class Exchange(BaseHTTPRequestHandler):
             self._answer(503, {"error": f"cannot store: {error}"})
 
     def _messages(self) -> list[dict[str, Any]]:
+        """The messages in the body. Raises ValueError, RecursionError or zlib.error."""
         length = self.headers.get("Content-Length", "none")
         if not length.isdecimal() or len(length) > 9 or int(length) > MAX_BYTES:
             self.close_connection = True  # the body stays unread
             raise ValueError(f"Content-Length is {length:.20}: want at most {MAX_BYTES}")
-        body = self.rfile.read(int(length))  # a message cut short will not parse
+        body = self.rfile.read(int(length))  # a body that was cut short will not parse
         if self.headers["Content-Encoding"] == "gzip":
-            body = (unpacker := zlib.decompressobj(wbits=31)).decompress(body, MAX_BYTES)  # gzip
+            unpacker = zlib.decompressobj(wbits=31)  # 31: gzip
+            body = unpacker.decompress(body, MAX_BYTES)
             if not unpacker.eof or unpacker.unused_data:
                 raise ValueError(f"want one whole gzip stream of at most {MAX_BYTES} bytes")
         if self.headers.get_content_type() == "application/x-ndjson":
             body = b"[" + b",".join(line for line in body.split(b"\n") if line.strip()) + b"]"
-        loaded = json.loads(body, parse_int=float)
-        for one in (messages := loaded if isinstance(loaded, list) else [loaded]):
-            types = isinstance(one, dict) and {name: type(one.get(name)) for name in FIELDS}
-            if types != FIELDS or not abs(one["value"]) < float("inf"):
-                raise ValueError(f"want texts and a finite value for {[*FIELDS]}, not {one!r:.200}")
+        content = json.loads(body, parse_int=float)
+        messages = content if isinstance(content, list) else [content]
+        for message in messages:
+            types = isinstance(message, dict) and {name: type(message.get(name)) for name in FIELDS}
+            if types != FIELDS or not abs(message["value"]) < float("inf"):
+                wanted = f"want texts and a finite value for {[*FIELDS]}"
+                raise ValueError(f"{wanted}, not {message!r:.200}")
         return messages
 
     def _answer(self, status: int, content: dict[str, Any]) -> None:
@@ -98,7 +107,7 @@ class Exchange(BaseHTTPRequestHandler):
 
 
 def serve(host: str, port: int, database: Path) -> int:
-    """Run until SIGTERM or SIGINT. Port 0 is any free one. Raises SensorNodeError, one line."""
+    """Run until SIGTERM or SIGINT, then return 0. Port 0: any free one. Raises SensorNodeError."""
     with ExitStack() as stack:
         try:
             store = sqlite3.connect(database, check_same_thread=False)
@@ -114,6 +123,6 @@ def serve(host: str, port: int, database: Path) -> int:
         print(f"sink: listening on {url}, storing in {database}", flush=True)
         signal.sigwait(STOP_SIGNALS)
         sink.shutdown()
-        sink.lock.acquire()  # a transaction in hand is finished; none begins
+        sink.lock.acquire()  # let a transaction finish; no other begins
     print("sink: stopped; {messages} messages, {duplicates} duplicates".format(**sink.counts))
     return 0

@@ -50,7 +50,7 @@ class LockKeeper:
 
     def sharers(self, config: Config) -> list[int]:
         """The other processes that have the lock or the database open, and can be seen."""
-        found = {pid for file in self._files(config) for pid in proc.with_open(file)}
+        found = {pid for file in self._files(config) for pid in proc.pids_with_open(file)}
         return sorted(found - {os.getpid()})
 
     def _files(self, config: Config) -> list[os.stat_result]:

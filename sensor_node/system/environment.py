@@ -1,4 +1,4 @@
-"""What of our environment is for others: whoever started this node may have a password in it."""
+"""Which environment variables are passed on: others may hold passwords of who started the node."""
 
 from collections.abc import Mapping
 
@@ -11,17 +11,17 @@ OWN = (
 )
 
 
-def plain(environment: Mapping[str, str]) -> dict[str, str]:
-    """For a sensor's command."""
-    return _kept(environment, PLAIN)
+def for_command(environment: Mapping[str, str]) -> dict[str, str]:
+    """The variables that a sensor's command gets."""
+    return _select(environment, PLAIN)
 
 
-def own(environment: Mapping[str, str]) -> dict[str, str]:
-    """For this program, where it goes on as another user."""
-    return _kept(environment, PLAIN + OWN)
+def for_program(environment: Mapping[str, str]) -> dict[str, str]:
+    """The variables that this program keeps when it goes on as another user."""
+    return _select(environment, PLAIN + OWN)
 
 
-def _kept(environment: Mapping[str, str], names: tuple[str, ...]) -> dict[str, str]:
+def _select(environment: Mapping[str, str], names: tuple[str, ...]) -> dict[str, str]:
     return {
         name: value
         for name, value in environment.items()

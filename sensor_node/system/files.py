@@ -1,4 +1,4 @@
-"""Files in directories where somebody else may have put anything: told apart, and opened safely."""
+"""Files in directories where another user may have put anything: recognized, and opened safely."""
 
 import errno
 import os
@@ -10,21 +10,21 @@ FOREIGN_LINK = "is a symbolic link that another user made; remove it"
 
 
 def real(name: Path) -> Path:
-    """Where links lead to. One that leads to itself stays; for that, Path.resolve() may raise."""
+    """The path that links lead to. A link to itself stays; Path.resolve() may raise for one."""
     return Path(os.path.realpath(name))
 
 
 def is_foreign_link(name: Path) -> bool:
-    """Whether another user, but for root, has put a link there, and says where it leads."""
+    """Whether this is a link that another user made, and may lead elsewhere; root may make them."""
     try:
-        found = name.lstat()
+        link = name.lstat()
     except OSError:
         return False
-    return stat.S_ISLNK(found.st_mode) and found.st_uid not in (0, os.geteuid())
+    return stat.S_ISLNK(link.st_mode) and link.st_uid not in (0, os.geteuid())
 
 
 def is_missing(name: Path) -> bool:
-    """Whether nothing is there; what may not be seen may be there."""
+    """Whether nothing has this name; False if we may not look."""
     try:
         name.stat()
     except (FileNotFoundError, NotADirectoryError):
@@ -35,7 +35,10 @@ def is_missing(name: Path) -> bool:
 
 
 def is_irregular(name: Path) -> bool:
-    """Whether what is there is no regular file, told by one look: it may be gone at a second."""
+    """Whether something is there that is no regular file. Raises OSError if we may not look.
+
+    It looks only once: at a second look the file may be gone.
+    """
     try:
         return not stat.S_ISREG(name.stat().st_mode)
     except OSError as error:
@@ -45,7 +48,7 @@ def is_irregular(name: Path) -> bool:
 
 
 def is_same_file(file: os.stat_result, name: Path) -> bool:
-    """Whether the file that `file` is of is the one that has this name now."""
+    """Whether this name means that file now."""
     try:
         return os.path.samestat(file, name.stat())
     except OSError:
@@ -55,7 +58,7 @@ def is_same_file(file: os.stat_result, name: Path) -> bool:
 def open_unlinked(file: Path, mode: str = "r") -> IO[Any]:
     """open() for files in the node's own directories, where somebody may have put anything.
 
-    What is no regular file is an OSError.
+    It follows no link and waits for no pipe. Raises OSError for all but regular files.
     """
     return open(file, mode, opener=_open_unlinked)
 

@@ -1,4 +1,4 @@
-"""What /proc says of processes: which boot this is, and which process a number means."""
+"""What /proc says of processes: their state, users and open files; and which boot this is."""
 
 import contextlib
 import errno
@@ -8,12 +8,12 @@ from pathlib import Path
 from sensor_node.core.errors import ConfigError
 
 PROC = Path("/proc")
-# In the fields that stat_fields() gives: proc(5) counts the state as field 3.
+# Indexes in the list that stat_fields() returns. In proc(5) the state is field 3.
 STATE, PARENT, START_TICKS = 0, 1, 19
 
 
 def insist_on_pidfd() -> None:
-    """Raises ConfigError where there is no pidfd_open(2), by which processes are awaited."""
+    """Raise ConfigError if there is no pidfd_open(2): the node needs it to wait for processes."""
     try:
         os.close(os.pidfd_open(os.getpid()))
     except OSError as error:
@@ -26,21 +26,22 @@ def insist_on_pidfd() -> None:
 
 
 def boot_id(proc: Path = PROC) -> str:
+    """Another one after each boot."""
     return (proc / "sys/kernel/random/boot_id").read_text().strip()
 
 
 def stat_fields(pid: int, proc: Path = PROC) -> list[str]:
-    """The fields of /proc/PID/stat from the third on, the state; none if there is no process."""
+    """The fields of /proc/PID/stat from the state on; none if there is no such process."""
     try:
         stat = (proc / str(pid) / "stat").read_text(errors="replace")
     except (FileNotFoundError, ProcessLookupError):
         return []
-    # The name, in parentheses, may contain anything.
+    # Before them is the name in parentheses, which may contain anything.
     return stat[stat.rindex(")") + 2 :].split()
 
 
-def ids(pid: int, proc: Path = PROC) -> tuple[int, set[int]]:
-    """The effective user of the process, and all of its groups. Raises OSError if it is gone."""
+def user_and_groups(pid: int, proc: Path = PROC) -> tuple[int, set[int]]:
+    """The process's effective user id, and all of its group ids. Raises OSError if it is gone."""
     lines = (proc / str(pid) / "status").read_text(errors="replace").splitlines()
     fields = dict(line.partition(":\t")[::2] for line in lines)
     user, group = (int(fields[name].split()[1]) for name in ("Uid", "Gid"))
@@ -48,9 +49,9 @@ def ids(pid: int, proc: Path = PROC) -> tuple[int, set[int]]:
 
 
 def has_open(pid: int, file: os.stat_result, proc: Path = PROC) -> bool:
-    """Whether the process has the file open. Raises PermissionError where that cannot be seen.
+    """Whether the process has the file open. Raises PermissionError if we may not look.
 
-    That is another user's, or one in a user namespace of its own.
+    That is so for a process of another user, or in a user namespace of its own.
     """
     denied = None
     try:
@@ -71,11 +72,11 @@ def has_open(pid: int, file: os.stat_result, proc: Path = PROC) -> bool:
     return False
 
 
-def with_open(file: os.stat_result, proc: Path = PROC) -> list[int]:
-    """The processes that have the file open, as far as that can be seen from here."""
-    found = []
+def pids_with_open(file: os.stat_result, proc: Path = PROC) -> list[int]:
+    """The processes that have the file open; those that we may not look at are left out."""
+    pids = []
     for entry in proc.iterdir():
         with contextlib.suppress(PermissionError):
             if entry.name.isdecimal() and has_open(int(entry.name), file, proc):
-                found.append(int(entry.name))
-    return found
+                pids.append(int(entry.name))
+    return pids

@@ -40,7 +40,7 @@ def test_each_directory_is_told_once_with_its_hint(tmp_path, monkeypatch) -> Non
     for made in (config.state_directory, config.storage.path.parent):
         made.mkdir()
     assert directories.complaints(config, os.getpid()) == []
-    monkeypatch.setattr(directories, "ids", lambda pid: (NODE, {GROUP}))
+    monkeypatch.setattr(directories, "user_and_groups", lambda pid: (NODE, {GROUP}))
     told = directories.complaints(config, os.getpid())
     assert told == [
         (f"{path}: cannot be written by the node", directories.HINT)
@@ -53,7 +53,7 @@ def test_a_directory_with_an_access_list_is_not_judged(tmp_path, monkeypatch) ->
     file.write_text("[sensor:room]\n")
     config = load_config(file)
     config.state_directory.mkdir()
-    monkeypatch.setattr(directories, "ids", lambda pid: (NODE, {GROUP}))
+    monkeypatch.setattr(directories, "user_and_groups", lambda pid: (NODE, {GROUP}))
     monkeypatch.setattr(os, "listxattr", lambda path: [directories.ACL])
     assert directories.complaints(config, os.getpid()) == []
 
@@ -63,7 +63,7 @@ def test_a_file_system_without_an_inode_is_told(tmp_path, monkeypatch) -> None:
     file.write_text("[sensor:room]\n")
     config = load_config(file)
     config.state_directory.mkdir()
-    monkeypatch.setattr(directories, "ids", lambda pid: (0, {0}))
+    monkeypatch.setattr(directories, "user_and_groups", lambda pid: (0, {0}))
     full = os.statvfs_result((4096, 4096, 9, 9, 9, 100, 0, 0, 0, 255))
     monkeypatch.setattr(os, "statvfs", lambda path: full)
     [(what, hint)] = directories.complaints(config, os.getpid())
