@@ -1,4 +1,4 @@
-"""What time it is, as a value that is handed to whoever needs it."""
+"""The present time, as a value that is passed to all that need it."""
 
 import time
 from dataclasses import dataclass
@@ -6,27 +6,23 @@ from datetime import UTC, datetime, timedelta
 from typing import Protocol
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-# Clocks that are read within this long tell the same instant.
-AS_ONE_SECONDS = 0.001
+# Clocks that are read within this time tell the same instant.
+SAME_INSTANT_SECONDS = 0.001
 MOST_READS = 10
 
 
 def utc_of(wall: float) -> datetime:
-    """Wall seconds as a date, to the year 9999: on some boards gmtime() knows none after 2038."""
+    """Wall seconds as a date, up to the year 9999: on some boards gmtime() fails after 2038."""
     return EPOCH + timedelta(seconds=wall)
 
 
 @dataclass(frozen=True, slots=True)
 class Moment:
-    """One instant on three clocks, all in seconds.
+    """One instant on three clocks, all in seconds."""
 
-    `monotonic` drives rates and waits, `wall` (since 1970, UTC) is only for what is stored, and
-    `boottime` goes on while the machine is suspended.
-    """
-
-    monotonic: float
-    wall: float
-    boottime: float
+    monotonic: float  # for rates and waits
+    wall: float  # since 1970, UTC; only for what is stored
+    boottime: float  # as monotonic, but it goes on while the machine is suspended
 
     @property
     def wall_us(self) -> int:
@@ -35,7 +31,7 @@ class Moment:
 
 
 class Clock(Protocol):
-    """Tells the present moment; tests hand in one that they turn by hand."""
+    """Tells the present moment; tests pass one that they set by hand."""
 
     def now(self) -> Moment: ...
 
@@ -44,13 +40,13 @@ class SystemClock:
     """The machine's own clocks."""
 
     def now(self) -> Moment:
-        """One that is asked anew if the process was interrupted between two of the clocks.
+        """Read the clocks, again if the process was interrupted between two of them.
 
-        Else a reading's wall time would be wrong by as long as that took.
+        Else a reading's wall time would be wrong by the time of the interruption.
         """
         for _ in range(MOST_READS):
             began = time.monotonic()
             moment = Moment(began, time.time(), time.clock_gettime(time.CLOCK_BOOTTIME))
-            if time.monotonic() - began < AS_ONE_SECONDS:
+            if time.monotonic() - began < SAME_INSTANT_SECONDS:
                 break
         return moment

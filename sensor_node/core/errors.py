@@ -1,4 +1,4 @@
-"""The ways in which the appliance can be broken; expected results are values, not exceptions."""
+"""The exceptions of this program; expected results are values, not exceptions."""
 
 
 class SensorNodeError(Exception):
@@ -6,9 +6,9 @@ class SensorNodeError(Exception):
 
 
 class ConfigError(SensorNodeError):
-    """The configuration, or a file it names, must be mended by a person (exit status 78).
+    """A person must correct the configuration, or a file that it names (exit status 78).
 
-    One line for each thing that is wrong.
+    `lines`: one for each thing that is wrong.
     """
 
     def __init__(self, *lines: str) -> None:
@@ -20,9 +20,9 @@ class DatabaseUnusable(ConfigError):
     """The database is not ours, newer than this program, or on a file system that loses data."""
 
 
-# By a program that writes and does not end its transaction.
+# Another program writes and does not end its transaction.
 LOCKED = "locked by another program"
-# Why a database cannot be used now; short and constant, fit to group by and to show.
+# Why a database cannot be used now: short and constant, fit to group by and to show.
 STORAGE_REASONS = (
     "disk full",
     "quota exceeded",
@@ -38,15 +38,14 @@ STORAGE_REASONS = (
 
 
 class DatabaseDamaged(SensorNodeError):
-    """What is in the database is not what was written there. Becomes StorageUnavailable."""
+    """The database holds something else than was written. storage/ makes it StorageUnavailable."""
 
 
 class StorageUnavailable(SensorNodeError):
-    """The database cannot be used now: disk full, read-only, I/O error, locked. Try again later.
+    """The database cannot be used now. Try again later.
 
-    `replaced`: at the next try there is another file in its place.
-
-    `reason` is one of STORAGE_REASONS.
+    `reason` is one of STORAGE_REASONS. After "replaced" the next try opens the file that is there
+    now. `detail`: for people, one line.
     """
 
     def __init__(self, reason: str, detail: str) -> None:
@@ -58,11 +57,11 @@ class SourceError(SensorNodeError):
     """A sensor gave no reading for a tick."""
 
 
-# What Python 3.11 says, in a SystemError, where it has no memory for a call and MemoryError is due.
+# Without memory for a call Python 3.11 may raise a SystemError with such a text, not MemoryError.
 _UNSET = ("without exception set", "without setting an exception")
 
 
 def is_out_of_memory(error: Exception) -> bool:
-    """Whether the process had no memory left for what it was about to do."""
-    unset = isinstance(error, SystemError) and str(error).endswith(_UNSET)
-    return unset or isinstance(error, MemoryError)
+    """Whether the error means that the process has no memory left."""
+    is_unset = isinstance(error, SystemError) and str(error).endswith(_UNSET)
+    return is_unset or isinstance(error, MemoryError)
