@@ -48,20 +48,20 @@ class SinkConnection:
 
     def is_spoilt(self) -> bool:
         """Whether, since the last answer, the kept connection has ended or anything came on it."""
-        kept = self.connection.sock if self.connection else None
-        if kept is None or not _is_readable(kept):
+        sock = self.connection.sock if self.connection else None
+        if sock is None or not _is_readable(sock):
             return False
-        timeout = kept.gettimeout()
-        kept.settimeout(0)
+        timeout = sock.gettimeout()
+        sock.settimeout(0)
         try:
             # TLS has messages of its own, which make a socket readable and are no surplus.
-            self._note_surplus(kept.recv(len(IDLE[0])))
+            self._note_surplus(sock.recv(len(IDLE[0])))
         except (BlockingIOError, ssl.SSLWantReadError):
             return False
         except OSError:
             pass
         finally:
-            kept.settimeout(timeout)
+            sock.settimeout(timeout)
         return True
 
     def end_response(self) -> None:
@@ -85,11 +85,11 @@ class SinkConnection:
             self.connection.close()
 
 
-def _is_readable(kept: Any) -> bool:
+def _is_readable(sock: Any) -> bool:
     """Whether a read would not wait; TLS may have decrypted bytes that nobody has read yet."""
     poll = select.poll()
-    poll.register(kept, select.POLLIN)
-    pending = getattr(kept, "pending", None)
+    poll.register(sock, select.POLLIN)
+    pending = getattr(sock, "pending", None)
     return bool(poll.poll(0)) or bool(pending and pending())
 
 
@@ -190,8 +190,8 @@ class PlainConnection(HTTPConnection):
 
     def send(self, data: Any) -> None:
         progress = self._sink_connection.progress
-        kept = not self._connecting and not progress.dialed
-        if kept and self._sink_connection.is_spoilt():
+        is_kept = not self._connecting and not progress.dialed
+        if is_kept and self._sink_connection.is_spoilt():
             if progress.written:
                 # This cannot be the answer: the request is not out yet.
                 raise ConnectionResetError("the sink sent something before the whole request")
