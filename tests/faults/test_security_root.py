@@ -194,7 +194,7 @@ def test_a_journal_is_played_back_by_nobody(node, place, versions):
         assert victim.read_bytes() == SECRET
         assert not (node.state / "telemetry.db-journal").exists()
         assert command == "start" or "no node has made it" in said.stderr
-    assert list(node.state.glob("telemetry.db-journal.aside-*"))
+    assert list(node.state.glob("telemetry.db-journal.quarantined-*"))
     node.await_delivered()
 
 

@@ -1,4 +1,10 @@
-"""Opens the database for writing or for reading, and says in one line why it cannot."""
+"""Opens the database for writing or for reading; where it cannot, the error is one line.
+
+A file is *replaced* when another file, or none, has its name: a process has put the damaged file
+into quarantine, or a person has exchanged or deleted it. The process that notices closes its
+connection and raises StorageUnavailable("replaced") once, because what it knows is of the old file.
+Its next use opens the file that has the name by then, or makes a fresh one.
+"""
 
 import contextlib
 import errno
@@ -26,14 +32,14 @@ from sensor_node.storage.engine.schema import migrate, schema_version
 from sensor_node.storage.engine.write_lock import LockWatch, WriteLock
 from sensor_node.system.log import LOGGER
 
-# Under the write lock nobody of ours is in the way; this is for a person's sqlite3 shell.
+# Our own processes wait for the write lock instead; this is for a person's sqlite3 shell.
 BUSY_TIMEOUT_MS = 250
 # The WAL-reset bug: https://www.sqlite.org/wal.html#walresetbug. The write lock avoids it.
 WAL_RESET_BUG = ((3, 7, 0), (3, 51, 2))
-# See docs/adr/0005: a quarter of the flash wear at one reading a commit.
+# A quarter of the flash wear at one reading a commit: see docs/adr/0005.
 PAGE_SIZE = 1024
 TRY_TO_WRITE = "UPDATE sink SET state = state WHERE 0"
-# Error codes of https://www.sqlite.org/rescode.html, low byte, as reasons to try again later.
+# Reasons to try again later, by the low byte of https://www.sqlite.org/rescode.html.
 REASONS = {
     sqlite3.SQLITE_FULL: "disk full",
     sqlite3.SQLITE_READONLY: "read-only",
@@ -46,9 +52,9 @@ REASONS = {
     sqlite3.SQLITE_NOTADB: "damaged",
     sqlite3.SQLITE_TOOBIG: "damaged",
 }
-# Of the I/O errors, the file's own fault: it ends too early.
+# I/O errors that are the file's fault and not the disk's.
 DAMAGE = (sqlite3.SQLITE_IOERR_SHORT_READ, sqlite3.SQLITE_IOERR_CORRUPTFS)
-# The same for the lock files beside it.
+# Reasons to try again later where a lock file or another file beside it cannot be opened.
 LOCK_REASONS = refusal.REASONS | {
     errno.ENOSPC: "disk full",
     errno.EROFS: "read-only",
@@ -56,35 +62,35 @@ LOCK_REASONS = refusal.REASONS | {
     errno.EPERM: "no permission",
     errno.EIO: "I/O error",
 }
-# What a reader gets where it cannot make a -shm file.
+# A reader that cannot make a -shm file gets one of these.
 NO_SHM = (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY)
 
-
-Connection = sqlite3.Connection  # for those who only pass one on
+Connection = sqlite3.Connection  # for modules that only pass one on
 
 
 class Database:
-    """A writing connection and the write lock, of one process and one thread.
+    """A connection that writes, and the write lock, for one process and one thread.
 
-    Make it after the fork. `full` gives each commit `synchronous=FULL`: it survives power loss.
-    `replaces`: where the file is damaged it is moved aside, and the next use begins a fresh one.
+    Make it after the fork. `full`: each commit is `synchronous=FULL` and so survives power loss.
+    `replaces`: a damaged file is put into quarantine, and the next use makes a fresh one. Raises
+    DatabaseUnusable for a place or file that no node can use, StorageUnavailable for what may pass.
     """
 
     def __init__(self, path: Path, watch: LockWatch, *, full: bool, replaces: bool = False) -> None:
-        text, refused = filesystem.complaint(path)
-        if refused:
-            raise DatabaseUnusable(text)
+        complaint, is_refused = filesystem.complaint(path)
+        if is_refused:
+            raise DatabaseUnusable(complaint)
         header.insist_on_ours(path)
         try:
             self.lock = WriteLock(path, watch)
         except OSError as error:
-            raise _unopened(path, error) from error
+            raise _cannot_open(path, error) from error
         self.path = path
         self._synchronous = "FULL" if full else "NORMAL"
         self._replaces = replaces
         self._connection: SayingConnection | None = None
-        self.connects = 0  # how many connections there have been, each perhaps to another file
-        self._file: tuple[int, int] | None = None
+        self.connects = 0  # how many connections there have been; each may be to another file
+        self._file_id: tuple[int, int] | None = None  # of the file that the connection is to
         try:
             self._connect()
         except BaseException:
@@ -93,13 +99,13 @@ class Database:
 
     @property
     def connection(self) -> SayingConnection:
-        """Connected to the file that bears the name, which may be another one than before.
+        """To the file that has the name now.
 
-        Raises StorageUnavailable("replaced") once when it is: whoever is at work must think anew.
+        Raises StorageUnavailable("replaced") once where that is another file than before.
         """
         if self._connection is None:
             self._connect()
-        elif self._present() != self._file:
+        elif self._present_file_id() != self._file_id:
             self._disconnect()
             raise StorageUnavailable("replaced", f"{self.path}: is not the file that it was")
         assert self._connection
@@ -107,7 +113,7 @@ class Database:
 
     @contextlib.contextmanager
     def guarded(self) -> Iterator[None]:
-        """SQLite's errors as ours; a damaged file is moved aside."""
+        """Turn SQLite's errors into ours; put a damaged file into quarantine."""
         try:
             with translated(self.path):
                 yield
@@ -140,24 +146,23 @@ class Database:
 
     @contextlib.contextmanager
     def read_transaction(self) -> Iterator[sqlite3.Connection]:
-        """One consistent read, without the write lock."""
+        """One snapshot to read from, without the write lock."""
         with self.guarded():
             connection = self.connection
             connection.execute("BEGIN")
             try:
                 yield connection
             finally:
-                if connection.in_transaction:  # SQLite ends it by itself on an I/O error
+                if connection.in_transaction:  # on an I/O error SQLite itself has ended it
                     connection.execute("ROLLBACK")
 
     def version(self) -> int:
-        """Changes when another process has committed; asking costs next to nothing."""
+        """A number that changes when another process has committed; cheap to ask for."""
         with self.guarded():
             (version,) = self.connection.execute("PRAGMA data_version").fetchone()
-            return (self.connects << 32) + int(version)  # each connection counts from the start
+            return (self.connects << 32) + int(version)  # each connection counts from 1
 
     def close(self) -> None:
-        """For good."""
         if self._connection is not None:
             self._connection.close()
         self.lock.close()
@@ -165,14 +170,14 @@ class Database:
     def _connect(self) -> None:
         """Raises StorageUnavailable or DatabaseUnusable; then nothing is open."""
         if not self.lock.is_in_place():
-            # What bears the name is perhaps another appliance's, and guarded by another lock.
+            # The file of that name may be another appliance's, under another lock.
             raise StorageUnavailable("replaced", f"{self.path}: its lock files were taken away")
         try:
             with self.guarded(), self.lock:
-                self.lock.allow_long()  # a migration
+                self.lock.allow_long()  # a migration takes long
                 home.insist_on(self.path)
                 rollback_journal.quarantine(self.path)
-                self._clear_place()
+                self._prepare_place()
                 shm.insist_on_room(self.path, PAGE_SIZE)
                 self._connection = sqlite3.connect(
                     self.path,
@@ -181,16 +186,16 @@ class Database:
                     factory=SayingConnection,
                 )
                 self.connects += 1
-                self._file = self._present()
-                self._prepare(self._connection)
+                self._file_id = self._present_file_id()
+                self._configure(self._connection)
                 home.note(self.path)
         except BaseException:
             self._disconnect()
             raise
 
-    def _prepare(self, connection: sqlite3.Connection) -> None:
+    def _configure(self, connection: sqlite3.Connection) -> None:
         connection.execute(f"PRAGMA busy_timeout = {BUSY_TIMEOUT_MS}")
-        schema_version(connection)  # refuses before the WAL mode changes what is not ours
+        schema_version(connection)  # refuses another's file before WAL mode changes it
         connection.execute(f"PRAGMA page_size = {PAGE_SIZE}")
         if connection.execute("PRAGMA journal_mode = WAL").fetchone() != ("wal",):
             raise DatabaseUnusable(f"{self.path}: cannot use a WAL here")
@@ -201,44 +206,44 @@ class Database:
         connection.execute("PRAGMA temp_store = MEMORY")
         connection.execute("PRAGMA secure_delete = OFF")
         migrate(connection)
-        # A file that opens for reading only fails here, where opening is tried again.
+        # A file that SQLite could open only for reading fails here, and opening is tried again.
         connection.execute(TRY_TO_WRITE)
 
-    def _clear_place(self) -> None:
-        """What a fresh database must not find; what no database can begin with."""
-        self._file = self._present()
+    def _prepare_place(self) -> None:
+        """Clear away what a fresh database must not find; raise for a file that was cut short."""
+        self._file_id = self._present_file_id()
         size = self.path.stat().st_size if self.path.is_file() else None
-        # SQLite would call it a new file. An empty one is, after a start on a full disk.
+        # SQLite would take it for a new file. An empty one is new, after a start on a full disk.
         if size is not None and size < header.BYTES and (size or wal_bytes(self.path)):
             raise DatabaseDamaged(f"is cut to {size} bytes")
-        if self._file is None and self._replaces:
+        if self._file_id is None and self._replaces:
             try:
-                kept = quarantine.clear(self.path, time.time())
+                wal = quarantine.clear(self.path, time.time())
             except OSError as error:
-                raise _unopened(self.path, error) from error
-            if kept:
-                LOGGER.error("database_gone %s: its WAL is now %s", self.path, kept)
+                raise _cannot_open(self.path, error) from error
+            if wal:
+                LOGGER.error("database_gone %s: its WAL is now %s", self.path, wal)
 
     def _quarantine(self, damage: StorageUnavailable) -> None:
-        """Raises StorageUnavailable("replaced") if the next use finds another file.
+        """Nothing if another process was faster or it is too soon; else raises StorageUnavailable.
 
-        The connection is closed afterwards: then SQLite leaves the WAL alone.
+        The connection closes after the rename, so that SQLite leaves the WAL alone.
         """
         with contextlib.ExitStack() as files:
             try:
                 with self.lock:
-                    if self._file is None or quarantine.file_id(self.path) != self._file:
+                    if self._file_id is None or quarantine.file_id(self.path) != self._file_id:
                         return  # another process was faster
                     if not quarantine.is_time(self.path, time.time()):
                         return
                     self.lock.allow_long()
-                    # On leaving, before the files are closed: that drops this process's locks.
+                    # _disconnect comes before the files close: that drops this process's locks.
                     withheld = quarantine.withheld(self.path, files)
                     files.callback(self._disconnect)
                     moved = None if withheld else quarantine.move(self.path, time.time())
             except OSError as error:
-                said = f"{damage}; cannot be moved aside: {error.strerror}"
-                raise StorageUnavailable("damaged", said) from damage
+                message = f"{damage}; cannot be moved aside: {error.strerror}"
+                raise StorageUnavailable("damaged", message) from damage
         if withheld:
             raise StorageUnavailable("I/O error", f"{self.path}: {withheld}") from damage
         if moved:
@@ -248,12 +253,12 @@ class Database:
             )
             raise StorageUnavailable("replaced", f"{self.path}: was damaged") from damage
 
-    def _present(self) -> tuple[int, int] | None:
-        """Which file bears the name now."""
+    def _present_file_id(self) -> tuple[int, int] | None:
+        """Of the file that has the name now; None if there is none."""
         try:
             return quarantine.file_id(self.path)
         except OSError as error:
-            raise _unopened(self.path, error) from error
+            raise _cannot_open(self.path, error) from error
 
     def _disconnect(self) -> None:
         if self._connection is not None:
@@ -264,14 +269,14 @@ class Database:
 def open_reader(path: Path) -> sqlite3.Connection:
     """A read-only connection, for commands.
 
-    Raises DatabaseUnusable or StorageUnavailable; an absent file is `cannot be opened`.
+    Raises DatabaseUnusable or StorageUnavailable; an absent file is "cannot be opened".
     """
     path = filesystem.resolved(path)
     home.insist_on(path)
-    # It could not play a journal back, nor read as long as there is one.
+    # A reader cannot play a journal back, and cannot read while there is one.
     if rollback_journal.lies_beside(path):
-        with write_lock.at_once(path) as free:
-            if free:
+        with write_lock.at_once(path) as is_locked:
+            if is_locked:
                 rollback_journal.quarantine(path)
     if path.is_file():
         shm.insist_on_room(path, PAGE_SIZE)
@@ -279,7 +284,7 @@ def open_reader(path: Path) -> sqlite3.Connection:
         try:
             return _read_only(path, "mode=ro")
         except sqlite3.OperationalError as error:
-            # A read-only place has no room for -shm. Without a WAL the file itself is all there is.
+            # A -shm file cannot be made in a read-only place. Without a WAL the file holds it all.
             if _code(error) not in NO_SHM or not path.is_file() or wal_bytes(path):
                 raise
         return _read_only(path, "mode=ro&immutable=1")
@@ -287,14 +292,15 @@ def open_reader(path: Path) -> sqlite3.Connection:
 
 @contextlib.contextmanager
 def read_transaction(path: Path) -> Iterator[sqlite3.Connection]:
-    """One consistent view of the database, for commands. Raises as open_reader() does."""
+    """One snapshot of the database, for commands. Raises as open_reader() does."""
     with contextlib.closing(open_reader(path)) as connection, translated(path):
         connection.execute("BEGIN")
         yield connection
 
 
-def _read_only(path: Path, how: str) -> sqlite3.Connection:
-    connection = sqlite3.connect(f"{path.as_uri()}?{how}", uri=True, isolation_level=None)
+def _read_only(path: Path, parameters: str) -> sqlite3.Connection:
+    uri = f"{path.as_uri()}?{parameters}"
+    connection = sqlite3.connect(uri, uri=True, isolation_level=None)
     try:
         connection.execute("PRAGMA busy_timeout = 5000")
         if schema_version(connection) == 0:
@@ -313,7 +319,7 @@ def sqlite_facts() -> dict[str, str | bool]:
 
 
 def _code(error: sqlite3.Error) -> int:
-    """The low byte of the error's code; but some low bytes say less than there is to say."""
+    """The low byte of the error's code, or the code that its whole code means here."""
     code = getattr(error, "sqlite_errorcode", None)
     if code == sqlite3.SQLITE_IOERR_SHMSIZE:
         return sqlite3.SQLITE_FULL  # a disk without room for the -shm file is not dying
@@ -324,7 +330,10 @@ def _code(error: sqlite3.Error) -> int:
 
 @contextlib.contextmanager
 def translated(path: Path) -> Iterator[None]:
-    """SQLite's errors as ours, with the file's name."""
+    """Turn SQLite's errors into ours, with the file's name.
+
+    An error that is in no list is a mistake in our SQL and stays as it is.
+    """
     try:
         yield
     except sqlite3.DatabaseError as error:
@@ -336,7 +345,7 @@ def translated(path: Path) -> Iterator[None]:
         is_write = getattr(error, "sqlite_errorcode", 0) == sqlite3.SQLITE_IOERR_WRITE
         reason = (is_write and refusal.of_writing(path)) or REASONS[code]
         raise StorageUnavailable(reason, f"{path}: {error}") from error
-    except (DatabaseDamaged, UnicodeDecodeError) as error:  # SQLite's own words have damaged text
+    except (DatabaseDamaged, UnicodeDecodeError) as error:  # damaged text in SQLite's message
         raise StorageUnavailable("damaged", f"{path}: {error}") from error
     except DatabaseUnusable as error:
         if str(error).startswith(str(path)):
@@ -344,6 +353,6 @@ def translated(path: Path) -> Iterator[None]:
         raise DatabaseUnusable(f"{path}: {error}") from error
 
 
-def _unopened(path: Path, error: OSError) -> StorageUnavailable:
+def _cannot_open(path: Path, error: OSError) -> StorageUnavailable:
     reason = LOCK_REASONS.get(error.errno or 0, "cannot be opened")
     return StorageUnavailable(reason, f"{path.parent}: {os.strerror(error.errno or 0)}")

@@ -1,7 +1,8 @@
-"""Moves a damaged database aside, with its WAL; a crash in between parts nothing for good.
+"""Puts a damaged database into quarantine: renames it and its WAL, and deletes no readings.
 
-All of it happens under the write lock. Nothing is deleted but second names of a file, and the
--shm file, which SQLite makes anew. See docs/adr/0011.
+A crash at any moment leaves the two under names that belong together. Only second names of a file
+are removed, and the -shm file, which SQLite makes anew. The caller has the write lock. See
+docs/adr/0011.
 """
 
 import calendar
@@ -19,7 +20,7 @@ from sensor_node.storage.engine import home
 
 STAMP = "%Y%m%dT%H%M%SZ"
 NAME_END = re.compile(r"\.damaged-(\d{8}T\d{6}Z)")
-# A dying card must not make the disk a graveyard: each time the next wait is twice as long.
+# A dying card must not fill the disk with damaged databases: each wait is twice the one before.
 AGAIN_SECONDS = 600.0
 MOST_AGAIN_SECONDS = 86_400.0
 LOOK_SECONDS = 5.0
@@ -27,7 +28,7 @@ LOOK_BYTES = 1024 * 1024
 
 
 def files(database: Path) -> list[Path]:
-    """The damaged databases that lie beside this one, oldest first."""
+    """The databases in quarantine beside this one, oldest first."""
     return sorted(file for file in _beside(database, "") if _stamp(database, file))
 
 
@@ -35,20 +36,24 @@ def wal_of(database: Path) -> Path:
     return database.with_name(database.name + "-wal")
 
 
+def shm_of(database: Path) -> Path:
+    return database.with_name(database.name + "-shm")
+
+
 def file_id(database: Path) -> tuple[int, int] | None:
-    """Which file bears the name; None where there is none. Opens nothing."""
+    """Device and inode of the file that has this name; None if there is none. Opens nothing."""
     try:
-        found = database.stat()
+        status = database.stat()
     except FileNotFoundError:
         return None
-    return found.st_dev, found.st_ino
+    return status.st_dev, status.st_ino
 
 
 def withheld(database: Path, files: contextlib.ExitStack) -> str:
-    """Why the disk does not give the data of the file or its WAL, which SQLite calls damage, too.
+    """Why the disk does not give the data of the file or its WAL; "" if it does.
 
-    Empty where it does, as far as can be read in some seconds. Who has a connection must close it
-    before it lets go of `files`.
+    SQLite calls both this and real damage by one name. The files are read for LOOK_SECONDS at most.
+    They stay open in `files`: a caller that has a connection closes it before it closes `files`.
     """
     deadline = time.monotonic() + LOOK_SECONDS
     for name in filter(Path.exists, (database, wal_of(database))):
@@ -63,79 +68,42 @@ def withheld(database: Path, files: contextlib.ExitStack) -> str:
 
 
 def move(database: Path, now: float) -> Path | None:
-    """The new name of the database; None where it is too soon after the last time.
+    """Put the database and its WAL into quarantine. Returns the new name of the database.
 
-    `now` is wall seconds. Raises OSError where the directory cannot be written. Connections stay
-    open meanwhile: SQLite moves the WAL into the file when the last one closes, unless the name
-    has gone.
+    None if it is too soon after the last time, or a file has that name. `now` is wall seconds.
+    Raises OSError if the directory cannot be written. The caller closes its connection afterwards:
+    SQLite moves the WAL into the file when the last one closes, unless the name has gone.
     """
-    aside = _name(database, now)
-    if not is_time(database, now) or aside.exists() or wal_of(aside).exists():
+    quarantined = _name(database, now)
+    if not is_time(database, now) or quarantined.exists() or wal_of(quarantined).exists():
         return None
-    # The WAL has its new name before the database loses its own: whatever happens between the
-    # next lines, the two are found together. Some file systems have no links, and that gap.
+    # The WAL gets its new name before the database loses its old one. So a crash between the next
+    # lines leaves them together. A file system without links has that gap.
     with contextlib.suppress(OSError):
-        os.link(wal_of(database), wal_of(aside))
-    database.rename(aside)
-    _take_wal_away(database, wal_of(aside))
-    home.note(aside)
-    return aside
+        os.link(wal_of(database), wal_of(quarantined))
+    database.rename(quarantined)
+    _remove_wal(database, wal_of(quarantined))
+    home.note(quarantined)
+    return quarantined
 
 
 def clear(database: Path, now: float) -> Path | None:
-    """Before a database is made: take what is left of the one before out of its way.
+    """Before a database is made, remove the WAL and the -shm file of an earlier one.
 
-    Otherwise SQLite would delete the WAL, or take it and the -shm file for the new one's. Returns
-    where a WAL has gone that nobody had moved yet.
+    Otherwise SQLite would delete that WAL, or read both as the new database's. Returns the name in
+    quarantine of a WAL that had no second name yet. `now` is wall seconds. Raises OSError if the
+    directory cannot be written.
     """
     if database.exists() or not (wal_of(database).exists() or shm_of(database).exists()):
         return None
-    return _take_wal_away(database, wal_of(_name(database, now)))
-
-
-def _take_wal_away(database: Path, kept: Path) -> Path | None:
-    """Raises OSError rather than leave a WAL where a fresh database would find it."""
-    wal, found = wal_of(database), None
-    if wal.exists():
-        if any(wal.samefile(name) for name in _beside(database, "-wal")):
-            wal.unlink()
-        elif kept.exists():
-            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(kept))
-        else:
-            found = wal.rename(kept)
-    shm_of(database).unlink(missing_ok=True)
-    directory = os.open(database.parent, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)
-    return found
-
-
-def shm_of(database: Path) -> Path:
-    return database.with_name(database.name + "-shm")
-
-
-def _beside(database: Path, ending: str) -> Iterator[Path]:
-    """What is named as after a move; the database's own name may be any, such as `a[1]*.db`."""
-    return database.parent.glob(f"{glob.escape(database.name)}.damaged-*{ending}")
-
-
-def _stamp(database: Path, file: Path) -> str:
-    """When the file was moved aside; empty if its name does not say so."""
-    found = NAME_END.fullmatch(file.name.removeprefix(database.name))
-    return found[1] if found else ""
-
-
-def _name(database: Path, now: float) -> Path:
-    stamp = utc_of(now).strftime(STAMP)
-    return database.with_name(f"{database.name}.damaged-{stamp}")
+    return _remove_wal(database, wal_of(_name(database, now)))
 
 
 def is_time(database: Path, now: float) -> bool:
-    """Whether the last time is long enough ago.
+    """Whether the last quarantine is long enough ago for another; `now` is wall seconds.
 
-    By the names alone, so that no restart forgets it; a clock that was set is no reason.
+    It goes by the names of the files, so a restart does not shorten the wait. A clock that was set
+    back does not lengthen it.
     """
     before = files(database)
     if not before:
@@ -143,3 +111,42 @@ def is_time(database: Path, now: float) -> bool:
     wait = min(MOST_AGAIN_SECONDS, AGAIN_SECONDS * 2.0 ** (len(before) - 1))
     moved_at = calendar.timegm(time.strptime(_stamp(database, before[-1]), STAMP))
     return abs(now - moved_at) >= wait
+
+
+def _remove_wal(database: Path, quarantined: Path) -> Path | None:
+    """Take the WAL's old name away, and the -shm file; rename a WAL that has no second name.
+
+    Returns the new name of a WAL that was renamed. Raises OSError rather than leave a WAL where a
+    fresh database would find it.
+    """
+    wal, renamed = wal_of(database), None
+    if wal.exists():
+        if any(wal.samefile(name) for name in _beside(database, "-wal")):
+            wal.unlink()
+        elif quarantined.exists():
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(quarantined))
+        else:
+            renamed = wal.rename(quarantined)
+    shm_of(database).unlink(missing_ok=True)
+    directory = os.open(database.parent, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)
+    return renamed
+
+
+def _beside(database: Path, ending: str) -> Iterator[Path]:
+    """Files in quarantine beside it; the database's own name may be any, such as `a[1]*.db`."""
+    return database.parent.glob(f"{glob.escape(database.name)}.damaged-*{ending}")
+
+
+def _stamp(database: Path, file: Path) -> str:
+    """When the file was put into quarantine; "" if its name does not tell."""
+    match = NAME_END.fullmatch(file.name.removeprefix(database.name))
+    return match[1] if match else ""
+
+
+def _name(database: Path, now: float) -> Path:
+    """The name that a database gets in quarantine at that wall time."""
+    return database.with_name(f"{database.name}.damaged-{utc_of(now).strftime(STAMP)}")

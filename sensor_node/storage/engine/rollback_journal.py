@@ -1,7 +1,7 @@
-"""A rollback journal beside our database is never opened: a node that lives has none.
+"""Puts a rollback journal that lies beside the database into quarantine.
 
-The database has a WAL from its first page on. SQLite would play a journal back that somebody has
-put there, whatever the database's header says, and delete the file that it names.
+Our database has a WAL from its first page on, so no node has made that journal. SQLite would play
+it back all the same, whatever the database's header says, and delete the file that it names.
 """
 
 import os
@@ -14,24 +14,26 @@ from sensor_node.system.log import LOGGER
 
 
 def lies_beside(database: Path) -> bool:
-    return os.path.lexists(_name(database))
+    return os.path.lexists(_journal_of(database))
 
 
 def quarantine(database: Path) -> None:
-    """Under the write lock, as SQLite has one for a moment when it makes a database.
+    """Rename the journal, if there is one; it stays where this process may not rename it.
 
-    Whoever may not do so may not play it back either.
+    The caller has the write lock: SQLite itself has a journal for a moment while it makes a
+    database. A process that may not rename the journal may not play it back either.
     """
     if not lies_beside(database):
         return
-    journal = _name(database)
-    kept = journal.with_name(f"{journal.name}.aside-{utc_of(time.time()).strftime(STAMP)}")
+    journal = _journal_of(database)
+    stamp = utc_of(time.time()).strftime(STAMP)
+    quarantined = journal.with_name(f"{journal.name}.quarantined-{stamp}")
     try:
-        journal.rename(kept)
+        journal.rename(quarantined)
     except OSError:
         return
-    LOGGER.error("journal_aside %s: no node has made it; it is now %s", journal, kept)
+    LOGGER.error("journal_quarantined %s: no node has made it; it is now %s", journal, quarantined)
 
 
-def _name(database: Path) -> Path:
+def _journal_of(database: Path) -> Path:
     return database.with_name(database.name + "-journal")

@@ -308,7 +308,7 @@ def test_a_reader_that_is_kept_out_does_not_read_the_file_as_if_nobody_wrote(pat
         open_reader(path)
 
 
-def test_a_journal_beside_a_database_with_a_wal_is_moved_aside(path, caplog):
+def test_a_journal_beside_a_database_with_a_wal_is_put_into_quarantine(path, caplog):
     Database(path, Unwatched(), full=False).close()
     journal = path.with_name(path.name + "-journal")
     for use in (lambda: Database(path, Unwatched(), full=False), lambda: open_reader(path)):
@@ -316,9 +316,9 @@ def test_a_journal_beside_a_database_with_a_wal_is_moved_aside(path, caplog):
         use().close()
         assert not journal.exists()
         assert "no node has made it" in caplog.text
-        [kept] = path.parent.glob("*-journal.aside-*")
-        assert kept.read_bytes() == b"whatever"
-        kept.unlink()
+        [quarantined] = path.parent.glob("*-journal.quarantined-*")
+        assert quarantined.read_bytes() == b"whatever"
+        quarantined.unlink()
         caplog.clear()
 
 
@@ -331,4 +331,4 @@ def test_that_of_another_program_is_left_to_it(path):
         open_reader(path)
     other.execute("COMMIT")
     other.close()
-    assert [file.name for file in path.parent.glob("*aside*")] == []
+    assert list(path.parent.glob("*quarantined*")) == []

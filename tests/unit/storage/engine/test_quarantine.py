@@ -1,4 +1,4 @@
-"""A damaged database is moved aside with its WAL, whatever happens meanwhile, and not for ever."""
+"""A damaged database goes into quarantine with its WAL, whatever happens, and never too often."""
 
 import contextlib
 import errno
@@ -52,8 +52,8 @@ def garble(database):
         file.write(b"\xff" * 1024)
 
 
-def put_to_disk_fails(monkeypatch, failing):
-    """The call of that number, of those that change the directory, never happens."""
+def crash_at_directory_change(monkeypatch, failing):
+    """The process dies before its change number `failing` (from 0) of the directory."""
     calls = iter(range(100))
 
     def counted(act):
@@ -68,7 +68,7 @@ def put_to_disk_fails(monkeypatch, failing):
         monkeypatch.setattr(place, name, counted(getattr(place, name)))
 
 
-def test_it_takes_all_with_it_under_a_name_that_tells_when(path):
+def test_its_wal_goes_with_it_under_a_name_that_tells_when(path):
     moved = quarantine.move(path, NOW)
     assert moved.name == "telemetry.db.damaged-20270115T080000Z"
     assert sorted(file.name for file in path.parent.iterdir()) == [
@@ -84,17 +84,17 @@ def test_it_takes_all_with_it_under_a_name_that_tells_when(path):
 @pytest.mark.parametrize("failing", range(5))
 def test_a_crash_at_any_step_loses_nothing_and_mixes_nothing(path, monkeypatch, failing):
     with monkeypatch.context() as fault:
-        put_to_disk_fails(fault, failing)
+        crash_at_directory_change(fault, failing)
         with pytest.raises(Crash):
             quarantine.move(path, NOW)
     with contextlib.closing(SensorDataSQLRepository(path, replaces=True)) as repository:
-        found = rows(repository, "SELECT count(*) FROM message")[0][0]
+        [(stored,)] = rows(repository, "SELECT count(*) FROM message")
         if moved := quarantine.files(path):
-            assert found == 0
+            assert stored == 0
             assert count(moved[0]) == FOLDED + IN_WAL
             fill(repository, 1)
         else:
-            assert found == FOLDED + IN_WAL
+            assert stored == FOLDED + IN_WAL
             # And what was begun is in nobody's way the next time.
             assert count(quarantine.move(path, NOW + 1)) == FOLDED + IN_WAL
 
@@ -130,7 +130,7 @@ def test_each_time_it_waits_twice_as_long(path):
 def test_the_name_of_a_database_may_be_any(tmp_path, monkeypatch, name):
     path = crashed(tmp_path, name)
     with monkeypatch.context() as fault:
-        put_to_disk_fails(fault, 2)  # its WAL has a second name, and its own still
+        crash_at_directory_change(fault, 2)  # its WAL has both names
         with pytest.raises(Crash):
             quarantine.move(path, NOW)
     [moved] = quarantine.files(path)
@@ -191,8 +191,8 @@ def test_the_next_use_begins_a_fresh_one_and_history_says_so(path):
         assert events(repository, "started")
 
 
-def damaged(repository):
-    """It meets a page that is none."""
+def meet_damage(repository):
+    """SQLite meets a damaged page."""
     error = sqlite3.DatabaseError("database disk image is malformed")
     error.sqlite_errorcode = sqlite3.SQLITE_CORRUPT
     with repository._transaction():
@@ -213,7 +213,7 @@ def processes(path, count, *, replaces=True):
 def test_every_process_follows_whoever_moves_it(path):
     with processes(path, 4) as (first, *others):
         with pytest.raises(StorageUnavailable, match=r"^replaced"):
-            damaged(first)
+            meet_damage(first)
         fill(first, 1)
         uses = (lambda one: one.version(), lambda one: one.counts(), lambda one: fill(one, 1))
         for other, use in zip(others, uses, strict=True):
@@ -229,10 +229,10 @@ def test_every_process_follows_whoever_moves_it(path):
 def test_who_comes_too_late_moves_nothing(path):
     with processes(path, 2) as (first, second):
         with pytest.raises(StorageUnavailable, match=r"^replaced"):
-            damaged(first)
+            meet_damage(first)
         fill(first, 1)
         with pytest.raises(StorageUnavailable):
-            damaged(second)
+            meet_damage(second)
         assert len(quarantine.files(path)) == 1
         fill(second, 1)
     assert count(path) == 2
@@ -241,11 +241,11 @@ def test_who_comes_too_late_moves_nothing(path):
 def test_so_soon_after_the_last_time_it_stays_where_it_is(path):
     with processes(path, 1) as [repository]:
         with pytest.raises(StorageUnavailable, match=r"^replaced"):
-            damaged(repository)
+            meet_damage(repository)
         fill(repository, 1)
         for _ in range(3):
             with pytest.raises(StorageUnavailable, match=r"^damaged"):
-                damaged(repository)
+                meet_damage(repository)
         assert repository.counts().captured == 1
     assert len(quarantine.files(path)) == 1
 
@@ -259,12 +259,12 @@ def test_a_place_where_nothing_can_be_moved_says_so(path, monkeypatch):
         processes(path, 1) as [repository],
         pytest.raises(StorageUnavailable, match="cannot be moved aside: Permission denied"),
     ):
-        damaged(repository)
+        meet_damage(repository)
     assert count(path) == FOLDED + IN_WAL
 
 
 def test_a_file_whose_data_the_disk_does_not_give_is_not_moved(path, monkeypatch):
-    """SQLite has the same word for it; when the disk gives them again, all is there."""
+    """SQLite calls that damage, too. When the disk gives the data again, all is there."""
 
     def refuse(*arguments):
         raise OSError(errno.EIO, "Input/output error")
@@ -276,7 +276,7 @@ def test_a_file_whose_data_the_disk_does_not_give_is_not_moved(path, monkeypatch
             for _ in range(3):
                 for repository in repositories:
                     with pytest.raises(StorageUnavailable, match=r"^I/O error: .*Input/output"):
-                        damaged(repository)
+                        meet_damage(repository)
         for repository in repositories:
             fill(repository, 1)
             assert repository.counts().captured > FOLDED + IN_WAL
@@ -289,18 +289,18 @@ def test_a_command_moves_nothing(path):
         processes(path, 1, replaces=False) as [repository],
         pytest.raises(StorageUnavailable, match=r"^damaged"),
     ):
-        damaged(repository)
+        meet_damage(repository)
     assert quarantine.files(path) == []
 
 
 def test_what_a_person_leaves_of_it_is_kept_out_of_the_fresh_one(path):
-    """The file alone was deleted: SQLite would delete its WAL, or take it for the new one's."""
+    """A person deleted the file alone. SQLite would delete its WAL, or read it as the new one's."""
     path.unlink()
-    log = quarantine.wal_of(path).read_bytes()
+    wal = quarantine.wal_of(path).read_bytes()
     with processes(path, 1) as [repository]:
         assert repository.counts().captured == 0
-    [kept] = path.parent.glob("*.damaged-*")
-    assert kept.read_bytes() == log
+    [quarantined] = path.parent.glob("*.damaged-*")
+    assert quarantined.read_bytes() == wal
 
 
 def test_a_file_that_was_never_ours_is_not_touched(tmp_path):
