@@ -1,8 +1,9 @@
-"""By how much the wall clock was set while readings waited, so that their age is time that passed.
+"""Remembers by how much the wall clock was set while readings waited: that is not their age.
 
 The clock of a box without a battery says 1970 until the network comes. Nobody can set the time
-since boot: what the wall clock moved beyond it was a step, also if the appliance did not run
-meanwhile. Across a boot nothing is known, and all that the wall clock moved counts as a step.
+since boot, so the difference between the two clocks shows a step, even one while no node ran. The
+time since boot says nothing across a boot: all that the wall clock moved then counts as a step.
+See docs/adr/0009.
 """
 
 import json
@@ -12,18 +13,19 @@ from typing import NamedTuple
 from sensor_node.core.clock import Moment
 from sensor_node.storage.journal import key_value
 
-MEMO = "clock"
-# A smaller one is nothing that a wait or an age would notice.
+KEY = "clock"  # of key_value: a Record as JSON
+# A smaller step makes no difference to a wait or an age.
 LEAST_STEP_SECONDS = 1.0
-# Beyond these the oldest are taken together, so that nothing looks older than it is.
+# Of more steps than these, the two oldest become one, so that no reading looks older than it is.
 MOST_STEPS = 100
-# No more readings come before a step is noticed: it is not looked for among the older ones.
+# A step is noticed before so many readings are stored after it. Older ones are not searched for it.
 MOST_AFTER = 1_000_000
-# Nor do more wait in memory to be stored when it is noticed.
+# Not so many captured before a step wait in memory when it is noticed, to be stored after it.
 MOST_LATE = 150_000
-# A step is noticed a little late: the newest readings may be of after it. Those of before are
-# nearer to what the clock said then or, if it was set back, in its future; but not by so little as
-# what is stored while whoever has noticed waits for the write lock.
+# A step is noticed a little late, so the newest readings may have been captured after it. A reading
+# from before the step has a time nearer to the old clock's than to the new one's. If the clock was
+# set back, that time lies in the future, by more than this or half the step. Times of the new clock
+# lie there by less: those that are stored while the housekeeper waits for the write lock.
 LATE_US = 10_000_000
 LAST_BEFORE_FORWARD = """
 SELECT id FROM message
@@ -35,7 +37,7 @@ SELECT id FROM message WHERE id > :above
   AND coalesce(captured_us, timestamp_us) > :now_us + min(-:step_us / 2, :late_us)
 ORDER BY id DESC LIMIT 1
 """
-# The clock was set back: what comes after is earlier.
+# The first reading after the clock was set back: its time is earlier.
 FIRST_AFTER_BACK = """
 SELECT id FROM message
 WHERE id > :id AND id <= :most AND coalesce(captured_us, timestamp_us) < :at_us + :step_us / 2
@@ -44,31 +46,33 @@ ORDER BY id LIMIT 1
 
 
 class Step(NamedTuple):
-    """The clock was set by `seconds`, and then said `wall`; `last_id` was captured before."""
+    """The wall clock was set once."""
 
-    last_id: int
-    seconds: float
-    wall: float
+    last_id: int  # the last message captured before
+    seconds: float  # by how much: negative if it was set back
+    wall: float  # what it said when the step was noticed, in seconds since 1970
 
 
-class Noted(NamedTuple):
-    """What the database remembers: the boot, the wall clock, what that was ahead of the boot's."""
+class Record(NamedTuple):
+    """Where the clocks stood when the housekeeper last looked, and the steps that still matter."""
 
-    boot: str
-    wall: float
-    offset: float
-    steps: list[Step]
+    boot: str  # the kernel's boot id
+    wall: float  # the wall clock, in seconds since 1970
+    offset: float  # the wall clock less the time since boot, in seconds
+    steps: list[Step]  # oldest first
 
 
 def note(
     connection: sqlite3.Connection, now: Moment, boot: str, first_undelivered: int, highest_id: int
 ) -> float | None:
-    """Remember where the clock stands. Returns the seconds by which it was set since, 0: not.
+    """Record where the clocks stand, and a step if there was one since the last record.
 
-    None after another boot: then nobody knows. What is delivered needs no age.
+    `boot` is the boot id. Steps before `first_undelivered` are dropped: what is delivered needs no
+    age. Returns the seconds by which the clock was set, 0 if it was not, None after another boot:
+    then nobody knows.
     """
     offset = now.wall - now.boottime
-    before = _read(connection) or Noted(boot, now.wall, offset, [])
+    before = _read(connection) or Record(boot, now.wall, offset, [])
     same_boot = boot == before.boot
     seconds = offset - before.offset if same_boot else now.wall - before.wall
     steps = [step for step in before.steps if step.last_id >= first_undelivered]
@@ -85,25 +89,25 @@ def note(
     while len(steps) > MOST_STEPS:
         oldest, newer = steps[:2]
         steps[:2] = [newer._replace(seconds=newer.seconds + max(0.0, oldest.seconds))]
-    key_value.put(connection, MEMO, json.dumps(Noted(boot, now.wall, offset, steps)))
+    key_value.put(connection, KEY, json.dumps(Record(boot, now.wall, offset, steps)))
     return seconds if same_boot else None
 
 
 def since(
     connection: sqlite3.Connection, message_id: int, captured_us: int
 ) -> tuple[float, int | None]:
-    """By how many seconds the clock was set since the message was captured.
+    """By how many seconds the clock was set since the message was captured, and the last such id.
 
-    And the last id of which the same is true, None: of all that come after it.
+    All messages from this one to that id have the same seconds. None: all later ones have.
     """
-    noted = _read(connection)
-    steps = noted.steps if noted else []
+    record = _read(connection)
+    steps = record.steps if record else []
     later = [step for step in steps if step.last_id >= message_id]
     seconds = sum(step.seconds for step in later)
     last_alike = later[0].last_id if later else None
     if len(later) == len(steps):
         return seconds, last_alike
-    # It was stored after this step, and may have been captured before.
+    # It was stored after this step, but may have been captured before it.
     step = steps[-len(later) - 1]
     ahead = captured_us / 1e6 - step.wall
     if step.seconds > 0 and ahead < -step.seconds / 2:
@@ -116,9 +120,9 @@ def since(
     return seconds, last_alike
 
 
-def _read(connection: sqlite3.Connection) -> Noted | None:
-    text = key_value.get(connection, MEMO)
+def _read(connection: sqlite3.Connection) -> Record | None:
+    text = key_value.get(connection, KEY)
     if text is None:
         return None
     boot, wall, offset, steps = json.loads(text)
-    return Noted(boot, wall, offset, [Step(*step) for step in steps])
+    return Record(boot, wall, offset, [Step(*step) for step in steps])

@@ -1,4 +1,4 @@
-"""Small facts that the appliance keeps about itself, by name."""
+"""Small facts that the node keeps about itself, as text by name."""
 
 import sqlite3
 
@@ -7,6 +7,7 @@ PUT = "INSERT OR REPLACE INTO key_value(name, value) VALUES (:name, :value)"
 
 
 def get(connection: sqlite3.Connection, name: str) -> str | None:
+    """None if there is none of that name."""
     row = connection.execute(GET, {"name": name}).fetchone()
     return str(row[0]) if row else None
 

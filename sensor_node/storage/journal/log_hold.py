@@ -1,4 +1,4 @@
-"""What the history says of a program that keeps the log from being emptied."""
+"""What the history says of a program that keeps the WAL from being emptied."""
 
 import sqlite3
 from typing import NamedTuple
@@ -12,13 +12,13 @@ SELECT at, kind, detail FROM event WHERE id = max(
 
 
 class LogHold(NamedTuple):
-    """It has lasted `since` then, in wall seconds; `by` whom as seen at its beginning."""
+    """A program keeps the WAL from being emptied."""
 
-    since: float
-    by: str
+    since: float  # wall seconds
+    by: str  # the programs that were seen at the beginning
 
 
 def standing(connection: sqlite3.Connection) -> LogHold | None:
-    """The one that has not ended."""
+    """The hold that has not ended; None if there is none."""
     row = connection.execute(LAST, {"held": HELD, "free": FREE}).fetchone()
     return LogHold(row[0], row[2]) if row and row[1] == HELD else None

@@ -124,6 +124,30 @@ class TestAges:
         assert old(repository, clock, max_age=100) == 0
         assert old(repository, clock, max_age=80) == 5
 
+    def test_are_right_on_both_sides_of_a_boot_in_1970(self, repository, clock) -> None:
+        fill(repository, 5, first_us=us(clock.wall))
+        clock.advance(60)
+        repository.note_clock(clock.now(), BOOT)
+        clock.wall, clock.boottime = 30.0, 30.0
+        repository.note_clock(clock.now(), NEXT_BOOT)
+        fill(repository, 5, first_us=us(clock.wall))
+        clock.advance(30)
+        clock.wall = WALL + 7 * 24 * HOUR
+        repository.note_clock(clock.now(), NEXT_BOOT)
+        clock.advance(10)
+        assert old(repository, clock, max_age=110) == 0
+        assert old(repository, clock, max_age=90) == 5
+        assert old(repository, clock, max_age=30) == 5
+
+    def test_are_right_for_what_was_captured_between_two_leaps(self, repository, clock) -> None:
+        fill(repository, 5, first_us=us(clock.wall))
+        set_by(clock, repository, YEARS)
+        fill(repository, 5, first_us=us(clock.wall))
+        set_by(clock, repository, -YEARS - HOUR)
+        clock.advance(100)
+        assert old(repository, clock, max_age=110) == 0
+        assert old(repository, clock, max_age=90) == 10
+
     def test_of_the_undelivered_are_told_as_they_are(self, repository, clock) -> None:
         fill(repository, 5, first_us=us(clock.wall))
         set_by(clock, repository, YEARS)
