@@ -10,33 +10,30 @@ from typing import NamedTuple
 
 from sensor_node.storage.engine.write_lock import WriteLock
 
-# Below this a checkpoint would write the same few pages again and again, and wear out the flash. A
-# WAL that begins anew is cut to this: it is written in place, and a longer file is one that has
-# something to move.
+# Checkpoints of a shorter WAL would write the same few pages again and again, and wear out the
+# flash. SQLite cuts a WAL that begins anew to this length and overwrites it in place. So a longer
+# file has something to move.
 WAL_CHECKPOINT_BYTES = 1024 * 1024
 WAL_LIMIT_BYTES = 16 * 1024 * 1024
-# Beyond this the generator does it, since the housekeeper seems not to.
+# The housekeeper has failed to checkpoint a longer one, so the generator does.
 WAL_EMERGENCY_BYTES = 4 * WAL_LIMIT_BYTES
 
 
 class Log(NamedTuple):
-    """What a checkpoint left of the WAL: `moved` of its `frames` are in the file.
+    """The WAL after a checkpoint."""
 
-    `busy`: it was not truncated, or not even looked at, for another program's sake.
-    """
-
-    busy: bool
-    frames: int
-    moved: int
+    busy: bool  # another program kept it from being truncated, or from being looked at
+    frames: int  # pages in the WAL; -1 if it was not looked at
+    moved: int  # of these, how many are in the database file
 
     @property
     def is_emptied(self) -> bool:
-        """Whether the next commit begins it anew, or would but for a reader of its very end."""
+        """All is moved: the next commit begins the WAL anew, unless a reader is at its end."""
         return not self.busy and self.moved == self.frames
 
 
 def wal_bytes(database: Path) -> int:
-    """Size of the WAL, by stat() alone: opening and closing it would drop this process's locks."""
+    """The WAL's size, by stat(): opening and closing it would drop this process's locks."""
     try:
         return database.with_name(database.name + "-wal").stat().st_size
     except FileNotFoundError:
@@ -44,9 +41,9 @@ def wal_bytes(database: Path) -> int:
 
 
 def checkpoint(connection: sqlite3.Connection, lock: WriteLock, *, truncate: bool) -> Log:
-    """PASSIVE never waits for readers; TRUNCATE gives the disk back, if no reader is in the way."""
+    """Move what readers allow; `truncate` also gives the disk space back. Waits for no reader."""
     with lock:
-        # On a slow card; ended half way, it would only begin anew.
+        # It takes long on a slow card. If it was killed half way, the next would begin anew.
         lock.allow_long()
         if not truncate:
             return _log(connection.execute("PRAGMA wal_checkpoint(PASSIVE)"))

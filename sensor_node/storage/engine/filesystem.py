@@ -1,4 +1,4 @@
-"""Whether a database can live where it is told to: not on a network, better not in memory."""
+"""Whether a database can lie at a path: not on a network file system, better not in memory."""
 
 import os
 import re
@@ -9,26 +9,28 @@ from sensor_node.core.errors import DatabaseUnusable
 from sensor_node.system.files import FOREIGN_LINK, is_foreign_link, is_irregular, real
 
 MOUNTS = Path("/proc/self/mountinfo")
-# flock, shared memory or both do not work across machines on these.
+# On these, flock, shared memory or both do not work between machines.
 NETWORK_TYPES = frozenset(
     ("nfs", "nfs4", "cifs", "smb3", "9p", "afs", "ceph", "lustre", "fuse.sshfs", "fuse.glusterfs")
 )
-# How the kernel writes a space, tab, newline or backslash.
+# So the kernel writes a space, tab, newline or backslash in a path.
 OCTAL = re.compile(r"\\([0-7]{3})")
-# SQLite's own limit is 512, with room for the ends of its other files' names.
+# SQLite's limit is 512, and the names of its other files are longer.
 MOST_PATH_BYTES = 500
 VOLATILE_TYPES = frozenset(("tmpfs", "ramfs"))
-# Beside the database file, made by SQLite and by us.
+# Name endings of the files that SQLite and we make beside the database.
 COMPANIONS = ("-wal", "-shm", "-journal", ".turnstile", ".writer", ".appliance")
 
 
 def resolved(path: Path) -> Path:
-    """Where the database is, if its place is a link.
+    """The path of the database file itself, where the given path is a symbolic link to it.
 
-    Raises DatabaseUnusable for a link of another user's, and for one in the place of a file beside
-    the database: neither SQLite nor we follow that, but this says what to do. So for a directory,
-    which to SQLite is an I/O error; and for a file that is mounted by itself, as its WAL would lie
-    in another directory than whoever uses the file elsewhere looks into.
+    Raises DatabaseUnusable, with what to do, for:
+    - a link of another user;
+    - a link in the place of a file beside the database: neither SQLite nor we follow it;
+    - a directory or another irregular file, which SQLite calls an I/O error;
+    - a file that is mounted by itself: a user of the file in its own directory would look for the
+      WAL there.
     """
     if is_foreign_link(path):
         raise DatabaseUnusable(f"{path}: {FOREIGN_LINK}")
@@ -36,8 +38,8 @@ def resolved(path: Path) -> Path:
     if path.is_symlink():
         raise DatabaseUnusable(f"{path}: is a symbolic link to itself; remove it")
     if is_irregular(path):
-        what = "a directory" if path.is_dir() else "no regular file"
-        raise DatabaseUnusable(f"{path}: is {what}; set another [storage] path")
+        kind = "a directory" if path.is_dir() else "no regular file"
+        raise DatabaseUnusable(f"{path}: is {kind}; set another [storage] path")
     if any(point == str(path) for point, _, _ in _mounts(_mountinfo())):
         raise DatabaseUnusable(f"{path}: is mounted by itself; mount its directory instead")
     for suffix in COMPANIONS:
@@ -50,19 +52,20 @@ def resolved(path: Path) -> Path:
 
 
 def file_system_of(path: Path, mounts: str) -> tuple[str, str]:
-    """Type and super options of the file system that holds `path`, from mountinfo's text.
+    """Type and super options of the file system that holds `path`; "" if none does.
 
-    The last mount on the longest mount point wins, as later mounts hide earlier ones.
+    `mounts` is the text of mountinfo. Of several mounts on the longest mount point the last counts,
+    as it hides the others.
     """
-    best, found = -1, ("", "")
+    longest, file_system = -1, ("", "")
     for point, kind, options in _mounts(mounts):
-        if len(point) >= best and path.is_relative_to(point):
-            best, found = len(point), (kind, options)
-    return found
+        if len(point) >= longest and path.is_relative_to(point):
+            longest, file_system = len(point), (kind, options)
+    return file_system
 
 
 def _mountinfo() -> str:
-    """Empty where there is no /proc, as in a rescue shell's chroot: its commands only look."""
+    """The text of mountinfo; "" without /proc, as in a rescue shell's chroot, which only reads."""
     if not MOUNTS.exists():
         return ""
     return MOUNTS.read_text(encoding="utf-8", errors="surrogateescape")
@@ -72,13 +75,13 @@ def _mounts(mounts: str) -> Iterator[tuple[str, str, str]]:
     """Mount point, type and super options of each line."""
     for line in filter(None, mounts.split("\n")):
         left, _, right = line.partition(" - ")
-        point = OCTAL.sub(lambda found: chr(int(found[1], 8)), left.split(" ")[4])
+        point = OCTAL.sub(lambda match: chr(int(match[1], 8)), left.split(" ")[4])
         kind, _, options = right.split(" ", 2)
         yield point, kind, options
 
 
 def is_read_only(path: Path) -> bool:
-    """Whether its place is mounted so, or the kernel has made it so after an error."""
+    """Whether the database's file system is mounted read-only, or became so after an error."""
     directory = path.parent.resolve()
     _, options = file_system_of(directory, _mountinfo())
     mounted = os.statvfs(directory).f_flag & os.ST_RDONLY
@@ -86,7 +89,7 @@ def is_read_only(path: Path) -> bool:
 
 
 def complaint(path: Path) -> tuple[str, bool]:
-    """What is wrong with the place of the database, and whether it must be refused."""
+    """What is wrong with the place of the database ("": nothing), and whether it is refused."""
     if len(os.fsencode(real(path))) > MOST_PATH_BYTES:
         text = f"{path}: is too long for SQLite, which takes {MOST_PATH_BYTES} bytes"
         return f"{text}; set another [storage] path", True

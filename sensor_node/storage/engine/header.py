@@ -1,7 +1,7 @@
-"""The header of a database, read as any file is: without a connection, or before one.
+"""Reads a database's header as a plain file, to refuse what is not ours before SQLite opens it.
 
 See https://www.sqlite.org/fileformat.html#the_database_header. A process that has a connection must
-not use this: closing the file takes SQLite's locks from it.
+not use this module: closing the file drops the locks that SQLite holds for the process.
 """
 
 from pathlib import Path
@@ -16,7 +16,10 @@ NO_DATABASE = "is not a SQLite database; move it away or set another [storage] p
 
 
 def insist_on_ours(path: Path) -> None:
-    """Before anything of ours is made beside it; later, such a file is ours and damaged."""
+    """Raise DatabaseUnusable for a file that is no database, or another program's.
+
+    Only before our lock files are made beside it. Where they are, such a file is ours and damaged.
+    """
     if write_lock.was_made_for(path):
         return
     header = _read(path)
@@ -28,7 +31,7 @@ def insist_on_ours(path: Path) -> None:
 
 
 def insist_on_known_schema(path: Path) -> None:
-    """For who may not even open it. Raises DatabaseUnusable if a newer program has had it."""
+    """Raise DatabaseUnusable if a newer program has used it, without opening it in SQLite."""
     header = _read(path)
     version, application = int.from_bytes(header[60:64]), int.from_bytes(header[68:72])
     if application == APPLICATION_ID and version > newest_version():
@@ -36,7 +39,7 @@ def insist_on_known_schema(path: Path) -> None:
 
 
 def _read(path: Path) -> bytes:
-    """Empty where it cannot be read: opening it will say why."""
+    """The header; b"" where it cannot be read, as opening the database will say why."""
     try:
         if not path.is_file():
             return b""

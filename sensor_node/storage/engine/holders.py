@@ -1,4 +1,4 @@
-"""Which programs hold locks on the database: no file of the database is opened to find out.
+"""Finds the programs that hold locks on the database, without opening a file of it.
 
 For the bytes of the -shm file see https://www.sqlite.org/walformat.html#wal_locks.
 """
@@ -18,24 +18,25 @@ OPEN_BYTE = 128
 
 
 class Holder(NamedTuple):
-    """A process by its command's name; `writes`: in a transaction that keeps other writers out."""
+    """A process that has a transaction open."""
 
     pid: int
-    name: str
-    writes: bool
+    name: str  # its command's
+    writes: bool  # the transaction keeps other writers out
 
     def __str__(self) -> str:
         return f"{self.name} (pid {self.pid})"
 
 
 def find(database: Path, supervisor: int | None, proc: Path = PROC) -> list[Holder]:
-    """Those who read or write in a transaction now, but for this process and the supervisor's.
+    """Programs in a transaction now, without this process, the supervisor and its children.
 
-    None of a process that proc does not show: one in another pid namespace.
+    `supervisor` is a pid. Processes of another pid namespace, which proc does not show, are left
+    out.
     """
-    held = _locks(shm_of(database), proc)
-    writing = {lock.pid for lock in held if _touches(lock, WRITE_BYTE, WRITE_BYTE)}
-    reading = {lock.pid for lock in held if _touches(lock, WRITE_BYTE + 1, LAST_READ_BYTE)}
+    shm_locks = _locks(shm_of(database), proc)
+    writing = {lock.pid for lock in shm_locks if _touches(lock, WRITE_BYTE, WRITE_BYTE)}
+    reading = {lock.pid for lock in shm_locks if _touches(lock, WRITE_BYTE + 1, LAST_READ_BYTE)}
     writing |= {lock.pid for lock in _locks(database, proc) if lock.mode == "WRITE"}
     return [
         Holder(pid, _name(pid, proc), pid in writing)
@@ -45,26 +46,29 @@ def find(database: Path, supervisor: int | None, proc: Path = PROC) -> list[Hold
 
 
 def is_open(database: Path, proc: Path = PROC) -> bool:
-    """Whether it is certain that a program has it open, in a transaction or not."""
+    """Whether a program certainly has the database open, in a transaction or not."""
     try:
         file = shm_of(database).stat()
     except OSError:
         return False
-    # Not by the inode alone: small disks give the same numbers.
-    held = [lock for lock in locks.on(file, proc) if lock.device == file.st_dev]
+    # The device counts as well as the inode: small disks have equal inode numbers.
+    shm_locks = [lock for lock in locks.on(file, proc) if lock.device == file.st_dev]
     return any(
         lock.kind == "POSIX" and lock.mode == "READ" and _touches(lock, OPEN_BYTE, OPEN_BYTE)
-        for lock in held
+        for lock in shm_locks
     )
 
 
 def _locks(file: Path, proc: Path) -> list[Lock]:
-    """Those that programs hold in SQLite's way; one of several threads has no pid."""
+    """SQLite's locks on the file, which are POSIX ones, but those whose pid nobody can tell.
+
+    The kernel tells no pid of a lock that one of several threads has.
+    """
     try:
-        found = locks.on(file.stat(), proc)
+        file_locks = locks.on(file.stat(), proc)
     except OSError:
         return []
-    return [lock for lock in found if lock.kind == "POSIX" and lock.pid > 0]
+    return [lock for lock in file_locks if lock.kind == "POSIX" and lock.pid > 0]
 
 
 def _touches(lock: Lock, first: int, last: int) -> bool:
@@ -76,13 +80,13 @@ def _is_ours(pid: int, supervisor: int | None, proc: Path) -> bool:
         return True
     try:
         fields = stat_fields(pid, proc)
-    except OSError:  # with hidepid another user's process shows nothing
+    except OSError:  # hidepid hides another user's process
         return False
     return bool(fields) and int(fields[PARENT]) == supervisor
 
 
 def _name(pid: int, proc: Path) -> str:
-    """It is another program's text."""
+    """The command's name, made printable: the program itself may have set it."""
     try:
         name = (proc / str(pid) / "comm").read_text(errors="replace").strip()
     except OSError:

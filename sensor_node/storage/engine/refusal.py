@@ -1,4 +1,4 @@
-"""What the kernel has against a write: SQLite calls an I/O error whatever is not a full disk."""
+"""Why the kernel refuses a write: SQLite calls every reason but a full disk an I/O error."""
 
 import contextlib
 import errno
@@ -12,7 +12,10 @@ BLOCK_BYTES = 4096
 
 
 def of_writing(database: Path) -> str:
-    """Told by the limit of this process, and by a file without a name; else ""."""
+    """The reason why the database cannot be written; "" if it is none of REASONS.
+
+    It compares sizes with this process's limit, and writes a block to a file without a name.
+    """
     limit, _ = resource.getrlimit(resource.RLIMIT_FSIZE)
     for name in (database, database.with_name(f"{database.name}-wal")):
         with contextlib.suppress(OSError):

@@ -1,7 +1,8 @@
-"""Room for the -shm file, which SQLite maps: to write where the disk has none ends the process.
+"""Makes sure that the disk has room for the -shm file, as SIGBUS ends a process that lacks it.
 
-SQLite writes a byte each 4096 before, so as to be told in time. Where a block is less than that, as
-on small ext4 disks, the byte has room and what is around it has not: SIGBUS.
+SQLite maps the file. First it writes one byte in each 4096, to get an error from a full disk. But a
+file system with smaller blocks, such as a small ext4, may have room for that byte's block and not
+for the next.
 """
 
 import os
@@ -16,27 +17,28 @@ STEP_BYTES = 4096
 # https://www.sqlite.org/walformat.html#the_wal_index_file_format
 REGION_BYTES = 32 * 1024
 REGION_FRAMES = 4096
-HEADER_FRAMES = 34  # that the first region holds less, because of its header
+HEADER_FRAMES = 34  # the first region holds so many fewer, because of its header
 FRAME_HEADER_BYTES = 24
-# For what is written between opening the database and the first use of all of a region: the first
-# commit, and what the file system needs to find the blocks.
+# For what is written between the opening and the first use of a whole region: the first commit, and
+# the file system's own blocks that point to the new ones.
 SLACK_BYTES = 32 * 1024
 
 
 def insist_on_room(path: Path, page_size: int) -> None:
-    """Before the database is opened. Raises StorageUnavailable("disk full").
+    """Call this before the database is opened. Raises StorageUnavailable("disk full").
 
-    Whoever opens the database first makes the index anew, of all that is in the WAL.
+    The first process that opens the database writes the index of the whole WAL anew. `page_size`
+    is in bytes.
     """
     try:
         disk, wal = os.statvfs(path.parent), wal_bytes(path)
     except OSError:
-        return  # opening it will say why
+        return  # opening the database will say why
     if disk.f_frsize >= STEP_BYTES or holders.is_open(path) or not disk.f_blocks:
         return
     file = shm_of(path)
     if not os.access(file if file.exists() else path.parent, os.W_OK):
-        return  # who may not write it is not ended by it
+        return  # a process that may not write it gets no SIGBUS
     frames = wal // (page_size + FRAME_HEADER_BYTES)
     regions = 1 + (frames + HEADER_FRAMES - 1) // REGION_FRAMES
     if disk.f_bavail * disk.f_frsize < regions * REGION_BYTES + SLACK_BYTES:

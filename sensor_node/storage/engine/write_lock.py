@@ -1,8 +1,9 @@
 """The one lock that every writer of the database takes: two flocks, used as a turnstile.
 
-Waiting in flock() is not polling, and whoever waits gets its turn: a process that has just
-released the lock must pass the turnstile again behind those already in it. The files carry no
-data, are opened after the fork (an inherited flock excludes nothing) and are never deleted.
+A process that waits in flock() does not poll, and it gets its turn: a process that has just
+released the lock must pass the turnstile again, behind those that wait there. The lock files are
+empty. Each process opens them after the fork, as an inherited flock excludes nobody. Nobody deletes
+them.
 """
 
 import contextlib
@@ -19,7 +20,7 @@ FLAGS = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW
 
 
 class LockWatch(Protocol):
-    """Is told where this process stands, so that a supervisor can end a holder that hangs."""
+    """Learns what this process does with the lock, so that a supervisor can end a hung holder."""
 
     def waiting(self) -> None: ...
     def holding(self) -> None: ...
@@ -27,7 +28,7 @@ class LockWatch(Protocol):
 
 
 class Unwatched:
-    """For commands that no supervisor looks after."""
+    """The watch of a command, which no supervisor looks after."""
 
     def waiting(self) -> None:
         """Nobody is told."""
@@ -40,7 +41,10 @@ class Unwatched:
 
 
 class WriteLock:
-    """A context manager; not re-entrant, and of use to one thread only."""
+    """A context manager that holds the lock; not re-entrant, for one thread only.
+
+    Raises OSError if a lock file cannot be opened.
+    """
 
     def __init__(self, database: Path, watch: LockWatch) -> None:
         self._turnstile = _open(_turnstile_of(database), database)
@@ -71,15 +75,15 @@ class WriteLock:
         self._watch.released()
 
     def is_in_place(self) -> bool:
-        """Whether those who come to use the database now find this lock, and no other."""
+        """Whether a process that opens the lock files now gets this lock, and not another."""
         return is_same_file(os.fstat(self._writer), self._file)
 
     def allow_long(self) -> None:
-        """What its holder does now may take long and is no hang: to the watch it still waits."""
+        """Call it while holding, before a long operation: the watch then sees no hung holder."""
         self._watch.waiting()
 
     def close(self) -> None:
-        """A second call does nothing: the numbers may be other files' by then."""
+        """A second call does nothing, as other files may have the descriptors' numbers by then."""
         for descriptor in (self._turnstile, self._writer):
             if descriptor >= 0:
                 os.close(descriptor)
@@ -88,7 +92,10 @@ class WriteLock:
 
 @contextlib.contextmanager
 def at_once(database: Path) -> Iterator[bool]:
-    """Whether the lock is there, and ours, without waiting for it."""
+    """Take the lock if it is free, without waiting; whether this process has it now.
+
+    It has not if the lock file is missing: this makes none.
+    """
     try:
         writer = os.open(writer_file(database), FLAGS)
     except OSError:
@@ -106,12 +113,12 @@ def at_once(database: Path) -> Iterator[bool]:
 
 
 def was_made_for(database: Path) -> bool:
-    """Whether the place of this database has ever been used by this program."""
+    """Whether this program has ever used this database's place: its lock files are there."""
     return _turnstile_of(database).exists()
 
 
 def writer_file(database: Path) -> Path:
-    """The file of which the flock is the write lock."""
+    """The lock file whose flock is the write lock."""
     return database.with_name(database.name + ".writer")
 
 
@@ -125,7 +132,8 @@ def _open(file: Path, database: Path) -> int:
     except FileExistsError:
         return os.open(file, FLAGS)
     if os.geteuid() == 0:
-        # Made by a command of root's: the service needs it too. SQLite does so with its own files.
+        # A command of root has made the file, and the service needs it, too. SQLite gives its files
+        # to the database's owner likewise.
         owner = (database if database.exists() else database.parent).stat()
         os.fchown(descriptor, owner.st_uid, owner.st_gid)
     return descriptor
