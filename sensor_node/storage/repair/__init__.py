@@ -1,1 +1,1 @@
-"""Damage: finding it, and reading what a damaged file still has. Not for the first day."""
+"""Finds damage, and reads what a damaged file still has. A newcomer can skip it."""

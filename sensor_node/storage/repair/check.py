@@ -1,6 +1,6 @@
-"""Looks for damage that SQLite itself does not run into, for a bounded time.
+"""Looks for damage that SQLite itself does not come across, for a bounded time.
 
-What a flipped bit makes of a value, a name or a time cannot be told from what was captured.
+If a flipped bit turns a value, a name or a time into another possible one, nobody can tell.
 """
 
 import contextlib
@@ -14,10 +14,10 @@ from sensor_node.core.errors import DatabaseDamaged
 from sensor_node.storage.engine.schema import migrate
 from sensor_node.storage.queue import ledger
 
-# Nobody waits longer for a look, however much there is to look at.
+# No check takes longer, however large the database is.
 CHECK_SECONDS = 2.0
 OBJECTS = "SELECT type, name, sql FROM sqlite_schema"
-# Rows that were never written so, by table; whatever a process would stumble over.
+# By table, whether it has rows that no node wrote so and that a process would stumble over.
 STRANGE = {
     "sink": """
         SELECT count(*) <> 1
@@ -83,7 +83,7 @@ STRANGE = {
         FROM message
         """,
 }
-# Fetched, so that what is no UTF-8 is found.
+# Fetching these finds text that is not UTF-8.
 TEXTS = (
     "SELECT reason, hint FROM sink",
     "SELECT name, value FROM key_value",
@@ -97,14 +97,17 @@ UNOWNED = "SELECT 1 FROM message WHERE id < (SELECT coalesce(min(first_id), 9e18
 
 
 def check_for_damage(connection: sqlite3.Connection, seconds: float) -> None:
-    """Raises DatabaseDamaged, or SQLite's error, if there is damage; gives up after `seconds`."""
+    """Raises DatabaseDamaged, or SQLite's error, if there is damage; ends after `seconds`.
+
+    A check that runs out of time has found nothing.
+    """
     deadline = time.monotonic() + seconds
     timer = threading.Timer(seconds, connection.interrupt)
     timer.daemon = True
     timer.start()
     try:
         for complaint in itertools.chain(_complaints(connection), ledger.audit(connection)):
-            # An integrity check that is interrupted tells stories.
+            # An integrity check that was interrupted may complain about a sound database.
             if time.monotonic() < deadline:
                 raise DatabaseDamaged(complaint)
             return
@@ -122,7 +125,7 @@ def check_for_damage(connection: sqlite3.Connection, seconds: float) -> None:
 
 
 def _complaints(connection: sqlite3.Connection) -> Iterator[str]:
-    """The small tables first, as the time may not last for the others."""
+    """What is wrong, small tables first, as the time may run out in the large ones."""
     missing = _objects_of_a_new_file() - _objects(connection)
     if missing:
         yield f"its tables are not as they were made: {sorted(name for _, name, _ in missing)}"
@@ -144,6 +147,6 @@ def _objects_of_a_new_file() -> set[tuple[str, str, str]]:
 
 
 def _objects(connection: sqlite3.Connection) -> set[tuple[str, str, str]]:
-    """Type, name and text, however the text is broken into lines."""
+    """Type, name and SQL of each object of the schema; line breaks do not count."""
     rows = connection.execute(OBJECTS)
     return {(kind, name, " ".join((sql or "").split())) for kind, name, sql in rows}

@@ -1,7 +1,7 @@
-"""Gives a copy of a database whose first page is damaged the first page of a new one.
+"""Copies a database whose first page is damaged, and gives the copy the first page of a new one.
 
-Without its first page SQLite finds nothing in a file. In databases that the same steps made, it
-differs only in the size of the file and in the list of free pages.
+Without its first page SQLite finds nothing in a file. The first pages of two databases with the
+same schema differ only in the size of the file and in the list of free pages.
 """
 
 import shutil
@@ -10,21 +10,21 @@ from pathlib import Path
 from sensor_node.storage.engine.connection import PAGE_SIZE, Database
 from sensor_node.storage.engine.write_lock import Unwatched
 
-# Stands on one of the next pages, in every database of ours and hardly in another file.
+# Every database of ours has this on one of the pages after the first, and hardly any other file.
 MARK = b"CREATE TABLE message("
 MARK_WITHIN = 64 * PAGE_SIZE
-# Of https://www.sqlite.org/fileformat2.html#the_database_header.
+# The number of pages: https://www.sqlite.org/fileformat2.html#the_database_header.
 PAGES = slice(28, 32)
 
 
 def is_ours(path: Path) -> bool:
-    """Whether the file, or what is left of it, is a Sensor Node database."""
+    """Whether the file is, or once was, a Sensor Node database."""
     with path.open("rb") as file:
         return MARK in file.read(MARK_WITHIN)
 
 
 def copy_with_new_header(path: Path, directory: Path) -> Path:
-    """A copy with its WAL, in the directory. Raises OSError where there is no room for it."""
+    """Returns the copy, which has its WAL beside it in `directory`. Raises OSError without room."""
     copy = directory / path.name
     for suffix in ("", "-wal"):
         if (source := path.with_name(path.name + suffix)).exists():

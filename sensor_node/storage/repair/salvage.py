@@ -1,6 +1,6 @@
-"""Puts readings of another database on top of the queue, with the ids that they have there.
+"""Appends readings of another database to the queue, with the ids that they have there.
 
-Each function is one step inside a transaction of the caller.
+Each function is one step inside a transaction of the caller. See docs/adr/0012.
 """
 
 import itertools
@@ -13,7 +13,7 @@ from sensor_node.core.model import DatedReading, Reading, Stream
 from sensor_node.storage.journal import events, runs
 from sensor_node.storage.queue import batch_ranges, message_ids, streams
 
-# What a stream's rows cover, in its own numbers.
+# First and last number of each row of a stream, as the stream itself counts.
 NUMBERS = """
 SELECT wire_first, wire_first - first_id + coalesce(last_id, :captured)
 FROM stream WHERE name = :name
@@ -23,49 +23,44 @@ INSERT INTO message(status, name, value, timestamp_us, captured_us) VALUES (?, ?
 """
 INSERT_RANGE = """
 INSERT INTO batch(first_id, last_id, status, settled_at, next_attempt_at, failure_order,
-                  fate_unknown,
-                  last_error)
+                  fate_unknown, last_error)
 VALUES (:first_id, :last_id, :status, :now, :now, :failure_order, :unknown, :error)
 """
 ERROR = "salvaged from another database"
 
 
 class Salvaged(NamedTuple):
-    """A reading with the id that it keeps: number `number` of stream `stream`.
+    """A reading of another database, with the id that it keeps."""
 
-    `status`: DEAD or IN_DOUBT, or FAILED where it is to be sent and may have been sent before.
-    """
-
-    stream: str
-    number: int
-    node: str
-    status: str
+    stream: str  # the name of the stream
+    number: int  # within the stream
+    node: str  # the node that captured it
+    status: str  # DEAD or IN_DOUBT; FAILED: to be sent, perhaps again
     reading: Reading | DatedReading
 
 
-def absent(connection: sqlite3.Connection, found: Sequence[Salvaged]) -> list[Salvaged]:
-    """Those whose ids this database has never had, whatever has become of them since."""
+def absent(connection: sqlite3.Connection, readings: Sequence[Salvaged]) -> list[Salvaged]:
+    """The readings whose ids this database has never had, not even for a message that is gone."""
     numbers: dict[str, list[int]] = {}
-    for one in sorted(found):
-        numbers.setdefault(one.stream, []).append(one.number)
-    here: set[tuple[str, int]] = set()
+    for salvaged in sorted(readings):
+        numbers.setdefault(salvaged.stream, []).append(salvaged.number)
+    present: set[tuple[str, int]] = set()
     captured = message_ids.highest_id(connection)
-    for name, wanted in numbers.items():
-        for first, last in connection.execute(NUMBERS, {"name": name, "captured": captured}):
-            known = wanted[bisect_left(wanted, first) : bisect_right(wanted, last)]
-            here.update((name, number) for number in known)
-    return [one for one in found if (one.stream, one.number) not in here]
+    for stream, sought in numbers.items():
+        for first, last in connection.execute(NUMBERS, {"name": stream, "captured": captured}):
+            known = sought[bisect_left(sought, first) : bisect_right(sought, last)]
+            present.update((stream, number) for number in known)
+    return [salvaged for salvaged in readings if (salvaged.stream, salvaged.number) not in present]
 
 
 def make_way(connection: sqlite3.Connection, size: int, most: int, now: float) -> bool:
-    """PENDING -> FAILED, due now, for the `most` oldest: ranges can only be put upon ranges.
+    """PENDING -> FAILED, due now, for the `most` oldest messages, in ranges of up to `size`.
 
-    Returns whether nothing is PENDING any more.
+    Salvaged readings come as batch ranges, and nothing below a batch range may be PENDING. Returns
+    whether nothing is PENDING any more. `now` is wall seconds.
     """
-    first, captured = (
-        message_ids.highest_claimed_id(connection) + 1,
-        message_ids.highest_id(connection),
-    )
+    first = message_ids.highest_claimed_id(connection) + 1
+    captured = message_ids.highest_id(connection)
     end = min(first + most - 1, captured)
     while first <= end:
         last = min(first + size - 1, end, message_ids.end_of_stream(connection, first))
@@ -76,20 +71,20 @@ def make_way(connection: sqlite3.Connection, size: int, most: int, now: float) -
 
 
 def add(
-    connection: sqlite3.Connection, found: Sequence[Salvaged], source: str, size: int, now: float
+    connection: sqlite3.Connection, readings: Sequence[Salvaged], source: str, size: int, now: float
 ) -> None:
-    """Append them, each contiguous run as a stream's; what is captured next is of a new stream.
+    """Append the readings in ranges of up to `size`; what is captured next is of a new stream.
 
-    Nothing may be PENDING.
+    Each run of consecutive numbers becomes a row of `stream`. Nothing may be PENDING. `source` is
+    the name of the file that the readings come from, for the history; `now` is wall seconds.
     """
     runs.keep_account(connection, now)
     present = streams.last(connection)
     top = first = message_ids.highest_id(connection) + 1
-    for run in _contiguous(found):
+    for run in _contiguous(readings):
         head = run[0]
-        run_of = Stream(top, head.stream, head.number, head.node)
-        streams.put(connection, run_of, salvaged=True)
-        rows = [(head.status, *one.reading[:3], one.reading.captured_us) for one in run]
+        streams.put(connection, Stream(top, head.stream, head.number, head.node), salvaged=True)
+        rows = [(head.status, *each.reading[:3], each.reading.captured_us) for each in run]
         connection.executemany(INSERT_MESSAGE, rows)
         end = top + len(run)
         for start in range(top, end, size):
@@ -103,13 +98,15 @@ def add(
         streams.forget(connection, present.first_id, present.first_id)
 
 
-def _contiguous(found: Sequence[Salvaged]) -> Iterator[list[Salvaged]]:
+def _contiguous(readings: Sequence[Salvaged]) -> Iterator[list[Salvaged]]:
     """Runs of one stream, node and status without a gap in their numbers."""
-    places = enumerate(found)
-    for _, run in itertools.groupby(
-        places, key=lambda one: (one[1].stream, one[1].node, one[1].status, one[1].number - one[0])
-    ):
-        yield [one for _, one in run]
+
+    def run_of(numbered: tuple[int, Salvaged]) -> tuple[str, str, str, int]:
+        place, salvaged = numbered
+        return salvaged.stream, salvaged.node, salvaged.status, salvaged.number - place
+
+    for _, run in itertools.groupby(enumerate(readings), run_of):
+        yield [salvaged for _, salvaged in run]
 
 
 def _insert_range(
