@@ -1,10 +1,15 @@
-"""The schema, step by step: each step is one transaction, and `user_version` is the last one."""
+"""The schema as steps, each one transaction; `user_version` is the number of the last one done.
+
+Columns that end in _us are microseconds since 1970, other times are wall seconds since 1970, unless
+a comment says something else. Comments stand outside the SQL: a check compares the SQL of a
+database with that of a new one.
+"""
 
 import sqlite3
 
 from sensor_node.core.errors import DatabaseDamaged, DatabaseUnusable
 
-# "SnoD": tells our files from other SQLite databases.
+# "SnoD", in each of our files and in no other SQLite database.
 APPLICATION_ID = 0x536E6F44
 
 FOREIGN = "is another program's database; set another [storage] path"
@@ -14,14 +19,16 @@ UNRELEASED = (
     "sensor-node-ctl salvage FILE"
 )
 OUR_TABLES = {"message", "batch", "tally"}
-# Schema 1 was changed again and again before there was a release.
+# Schema 1 changed several times, before any release.
 FIRST_VERSION = 2
-# A larger number was never a version of the schema.
+# A header with a larger version is damaged.
 MOST_VERSION = 999
 
 VERSION_2 = (
-    # id: never reused, gap-free in capture order. status: PENDING SENT FAILED DEAD IN_DOUBT.
-    # captured_us: when this node captured it, where timestamp_us, the reading's own, says another.
+    # id: without gaps, in the order of capture, never reused.
+    # status: PENDING, SENT, FAILED, DEAD or IN_DOUBT.
+    # name: the sensor's. timestamp_us: the reading's own time.
+    # captured_us: when this node captured it; NULL if that is timestamp_us.
     """
     CREATE TABLE message(
       id INTEGER PRIMARY KEY AUTOINCREMENT,
@@ -31,13 +38,22 @@ VERSION_2 = (
       timestamp_us INTEGER NOT NULL,
       captured_us INTEGER)
     """,
-    # The ranges cover the ids from 1 to the highest claimed one, without hole or overlap. What lies
-    # above is PENDING. failure_order: rises with each failure of any range. failures: for the
-    # batch's own sake, as large as it is now. failed_epoch: the sink's epoch at the first failure.
-    # alone: has failed as a single message. unsent: could not be sent as it was. isolated: the
-    # name of the sensor that is set apart. accepted_at_failure, accepted_at_refusal: how many
-    # messages the sink had accepted at the last failure, and at the first refusal of the lone
-    # message. answers: failures that a sink that was UP answered.
+    # Batch ranges cover the ids from 1 to the highest claimed one, without hole or overlap. The
+    # messages above are PENDING. Columns:
+    # status: of all its messages. attempts: how often it was claimed.
+    # requeue_count: how often a person requeued it.
+    # owner: the process that has claimed it, while it is SENDING.
+    # claimed_at, settled_at: the last time; a SENDING range with settled_at was claimed before.
+    # next_attempt_at: when it is due, if FAILED.
+    # failure_order: rises with each failure of any range.
+    # failures: how often it has failed for its own sake, in its present size.
+    # answers: how many of all its failures a sink that was UP answered.
+    # failed_epoch: the sink's epoch at the first failure.
+    # accepted_at_failure, accepted_at_refusal: how many messages the sink had accepted at the last
+    # failure, and at the first refusal of the lone message.
+    # fate_unknown: 1 if the sink may have it. alone: 1 if it has failed as a single message.
+    # unsent: 1 if it could not be sent as it was.
+    # isolated: the name of its sensor, if that is set apart. last_error: of the last failure.
     """
     CREATE TABLE batch(
       first_id INTEGER PRIMARY KEY,
@@ -62,9 +78,8 @@ VERSION_2 = (
       isolated TEXT,
       last_error TEXT)
     """,
-    # Failures are rare, so these cost nothing on the way that most messages go. settled_at: a claim
-    # has one if its messages were claimed before. Not `fate_unknown = 1`: a query with
-    # `fate_unknown = :fate` would be planned anew each time, as the value might be that.
+    # Failures are rare, so these indexes cost most messages nothing. None has `fate_unknown = 1` as
+    # its condition: SQLite would plan a query with `fate_unknown = :fate` anew for each value.
     """
     CREATE INDEX batch_due ON batch(fate_unknown, next_attempt_at)
     WHERE status = 'FAILED' AND isolated IS NULL
@@ -91,6 +106,7 @@ VERSION_2 = (
     CREATE INDEX batch_sending_again ON batch(first_id)
     WHERE status = 'SENDING' AND settled_at IS NOT NULL
     """,
+    # n: how many messages are in batch ranges of that status. The triggers keep it.
     "CREATE TABLE tally(status TEXT PRIMARY KEY, n INTEGER NOT NULL DEFAULT 0) WITHOUT ROWID",
     """
     INSERT INTO tally(status) VALUES
@@ -112,6 +128,8 @@ VERSION_2 = (
       UPDATE tally SET n = n + NEW.last_id - NEW.first_id + 1 WHERE status = NEW.status;
     END
     """,
+    # One row, whose columns are explained at SinkRecord in core/settlement.py.
+    # next_send_at: max_rate allows no batch before.
     """
     CREATE TABLE sink(
       id INTEGER PRIMARY KEY CHECK(id = 1),
@@ -132,8 +150,7 @@ VERSION_2 = (
       next_send_at REAL NOT NULL DEFAULT 0)
     """,
     "INSERT INTO sink(id, state, epoch, since) VALUES (1, 'UP', 1, 0)",
-    # Sensors whose readings fail alone. accepted_at_failure: how many messages the sink had
-    # accepted at the last of these failures.
+    # Sensors whose readings fail alone. The columns are explained at Suspect in core/isolation.py.
     """
     CREATE TABLE suspect(
       name TEXT PRIMARY KEY,
@@ -146,8 +163,11 @@ VERSION_2 = (
       taken INTEGER NOT NULL DEFAULT 0,
       times INTEGER NOT NULL DEFAULT 0) WITHOUT ROWID
     """,
-    # wire_first: the number on the wire of the message first_id; another only if salvaged. last_id:
-    # where it ended, as the streams above may be forgotten; none of the present one.
+    # Runs of ids that share a name on the wire. first_id: where the stream begins.
+    # name: 24 hexadecimal digits. wire_first: the number of first_id on the wire; it differs from
+    # first_id only if the stream was salvaged. node: whose readings they are.
+    # salvaged: 1 if they come from another database. last_id: where the stream ended, NULL for the
+    # present one; the next stream does not tell, as its row may be deleted.
     """
     CREATE TABLE stream(
       first_id INTEGER PRIMARY KEY,
@@ -157,8 +177,10 @@ VERSION_2 = (
       salvaged INTEGER NOT NULL DEFAULT 0,
       last_id INTEGER)
     """,
+    # n: how many readings were not stored, for that reason.
     "CREATE TABLE dropped(reason TEXT PRIMARY KEY, n INTEGER NOT NULL) WITHOUT ROWID",
-    # first, last: message ids, or microseconds for dropped readings.
+    # The history. at, until: the first and the last time, as one event may go on.
+    # n: how often, or how many messages. first, last: their ids; microseconds for dropped readings.
     """
     CREATE TABLE event(
       id INTEGER PRIMARY KEY,
@@ -171,10 +193,11 @@ VERSION_2 = (
       last INTEGER)
     """,
     "CREATE INDEX event_kind ON event(kind)",
-    # What was captured and sent at moments of this run, for rates. at: CLOCK_BOOTTIME.
+    # Counts of this run, for rates. at: CLOCK_BOOTTIME seconds. captured, sent: messages so far.
     "CREATE TABLE sample(at REAL PRIMARY KEY, captured INTEGER NOT NULL, sent INTEGER NOT NULL)",
-    # How each configured sensor is. silent_after: seconds. since, heard_at, noted_at:
-    # CLOCK_MONOTONIC. noted_id: readings holds what was stored up to this id.
+    # How each configured sensor is; see VitalSigns in core/model.py.
+    # readings, failures: in the database's whole life. noted_id: readings counts up to this id.
+    # silent_after: seconds. since, heard_at, noted_at: CLOCK_MONOTONIC seconds.
     """
     CREATE TABLE sensor(
       name TEXT PRIMARY KEY,
@@ -193,7 +216,9 @@ VERSION_2 = (
       silent INTEGER NOT NULL DEFAULT 0,
       unaccounted INTEGER NOT NULL DEFAULT 0) WITHOUT ROWID
     """,
+    # See journal/key_value.py.
     "CREATE TABLE key_value(name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID",
+    # The status of each message, with SENDING, which the table message has not.
     """
     CREATE VIEW message_status AS
       SELECT message.id,
@@ -212,15 +237,15 @@ STEPS = (VERSION_2,)
 
 
 def newest_version() -> int:
-    """The version that this program makes, and the last one that it can read."""
+    """The version that this program makes, and the highest one that it can read."""
     return FIRST_VERSION + len(STEPS) - 1
 
 
 def schema_version(connection: sqlite3.Connection) -> int:
-    """0 for a new file.
+    """The version that the file has; 0 for a new file.
 
-    Raises DatabaseUnusable for what this program must not touch, DatabaseDamaged for a file that
-    has our tables under a header that we never wrote.
+    Raises DatabaseUnusable for another program's file and for an unknown version, DatabaseDamaged
+    for a file that has our tables under a header that no node wrote.
     """
     (version,) = connection.execute("PRAGMA user_version").fetchone()
     (application,) = connection.execute("PRAGMA application_id").fetchone()
@@ -239,7 +264,7 @@ def schema_version(connection: sqlite3.Connection) -> int:
 
 
 def migrate(connection: sqlite3.Connection) -> None:
-    """Bring the schema up to date, under the write lock."""
+    """Bring the schema up to date. The caller has the write lock."""
     present = schema_version(connection)
     for version, step in enumerate(STEPS, FIRST_VERSION):
         if version <= present:

@@ -178,14 +178,14 @@ def test_every_reason_has_its_place_in_the_list():
 GARBAGE = b"This is a letter, not a database.\n" * 100
 
 
-def refused(path, said):
+def refused(path, message):
     """Neither a writer nor a reader opens it; nothing changes and nothing stays open."""
     before, open_before = contents(path.parent), descriptors()
     for opening in (lambda: Database(path, Unwatched(), full=False), lambda: open_reader(path)):
         with pytest.raises(DatabaseUnusable) as caught:
             opening()
         assert str(caught.value).startswith(f"{path}: ")
-        assert said in str(caught.value)
+        assert message in str(caught.value)
     assert contents(path.parent) == before
     assert descriptors() == open_before
 

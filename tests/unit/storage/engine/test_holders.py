@@ -25,11 +25,11 @@ READ = "BEGIN; SELECT count(*) FROM message"
 
 @pytest.fixture
 def proc(tmp_path, monkeypatch):
-    """Says what /proc shows: the locks on a -shm file, or of the database, and who has them."""
-    found = os.stat_result((0o600, INODE, os.makedev(8, 2), 1, 0, 0, 0, 0, 0, 0))
+    """Fills a /proc with locks on the -shm file or the database; returns the holders."""
+    status = os.stat_result((0o600, INODE, os.makedev(8, 2), 1, 0, 0, 0, 0, 0, 0))
     shm = tmp_path / "x.db-shm"
 
-    def say(*locks, names=(), parents=()):
+    def holders_of(*locks, names=(), parents=()):
         (tmp_path / "locks").write_text("".join(f"{line}\n" for line in locks))
         for pid, name in dict(names).items():
             (tmp_path / str(pid)).mkdir()
@@ -40,9 +40,9 @@ def proc(tmp_path, monkeypatch):
 
     real = type(shm).stat
     monkeypatch.setattr(
-        type(shm), "stat", lambda path, **how: found if path == shm else real(path, **how)
+        type(shm), "stat", lambda path, **options: status if path == shm else real(path, **options)
     )
-    return say
+    return holders_of
 
 
 def lock(pid, first, last="", *, mode="READ ", device="08:02", inode=INODE):
@@ -51,14 +51,14 @@ def lock(pid, first, last="", *, mode="READ ", device="08:02", inode=INODE):
 
 def test_who_reads_and_who_writes_is_told_apart(proc) -> None:
     locks = [
-        *(lock(pid, 128) for pid in (7, 8, 9)),  # whoever is connected
+        *(lock(pid, 128) for pid in (7, 8, 9)),  # all that have it open
         lock(8, 124),
         lock(9, 120, mode="WRITE"),
         lock(9, 125),
     ]
-    found = proc(*locks, names={7: "idle", 8: "sqlite3", 9: "python3"})
-    assert found == [Holder(8, "sqlite3", False), Holder(9, "python3", True)]
-    assert str(found[0]) == "sqlite3 (pid 8)"
+    holders = proc(*locks, names={7: "idle", 8: "sqlite3", 9: "python3"})
+    assert holders == [Holder(8, "sqlite3", False), Holder(9, "python3", True)]
+    assert str(holders[0]) == "sqlite3 (pid 8)"
 
 
 @pytest.mark.parametrize("byte", range(120, 128))
@@ -69,8 +69,8 @@ def test_each_byte_of_a_transaction_counts(proc, byte) -> None:
 
 def test_this_appliances_processes_are_left_out(proc) -> None:
     locks = [lock(pid, 124) for pid in (os.getpid(), 99, 100, 101)]
-    found = proc(*locks, names={100: "child", 101: "other"}, parents={100: 99, 101: 98})
-    assert [holder.name for holder in found] == ["other"]
+    holders = proc(*locks, names={100: "child", 101: "other"}, parents={100: 99, 101: 98})
+    assert [holder.name for holder in holders] == ["other"]
 
 
 def test_other_files_and_those_who_wait_are_left_out(proc) -> None:
@@ -106,8 +106,8 @@ def test_open_is_only_what_is_so_beyond_doubt(proc, tmp_path) -> None:
 
 
 def test_a_name_is_made_visible_and_may_be_unknown(proc) -> None:
-    found = proc(lock(8, 124), lock(9, 124), names={8: "\x1b[31mred"})
-    assert [holder.name for holder in found] == ["\\x1b[31mred", "a program"]
+    holders = proc(lock(8, 124), lock(9, 124), names={8: "\x1b[31mred"})
+    assert [holder.name for holder in holders] == ["\\x1b[31mred", "a program"]
 
 
 def test_a_process_that_shows_nothing_of_itself_is_another_program(proc, monkeypatch) -> None:

@@ -17,13 +17,13 @@ REGION = 32 * 1024
 
 @pytest.fixture
 def disk(monkeypatch):
-    """Says how many bytes are free, and what else statvfs tells."""
+    """Sets how many bytes statvfs() says are free, in blocks of what size."""
 
-    def say(free, *, block=1024, blocks=1000):
-        found = SimpleNamespace(f_blocks=blocks, f_bavail=free // block, f_frsize=block)
-        monkeypatch.setattr(os, "statvfs", lambda path: found)
+    def set_free(free, *, block=1024, blocks=1000):
+        status = SimpleNamespace(f_blocks=blocks, f_bavail=free // block, f_frsize=block)
+        monkeypatch.setattr(os, "statvfs", lambda path: status)
 
-    return say
+    return set_free
 
 
 def has_room(path) -> bool:

@@ -65,7 +65,7 @@ def big(place, count=3000):
 
 
 def salvage(repository, path, policy=POLICY):
-    """The damaged_file, closed, and how many readings came back."""
+    """Returns the damaged file, closed, and how many readings came back."""
     added = 0
     with contextlib.closing(DamagedFile(path, "nobody")) as damaged_file:
         for chunk in damaged_file.undelivered(at_most_once=policy.at_most_once):
@@ -78,14 +78,14 @@ def salvage(repository, path, policy=POLICY):
 
 def wire(repository):
     """Id on the wire, node, status, value, time of each message."""
-    found = rows(
+    messages = rows(
         repository,
         "SELECT (SELECT name || '-' || (message.id - first_id + wire_first) || ' ' || node"
         "  FROM stream WHERE first_id <= message.id ORDER BY first_id DESC LIMIT 1),"
         " status, name, value, timestamp_us FROM message ORDER BY id",
     )
-    assert len({one[0] for one in found}) == len(found)
-    return {one[0]: one[1:] for one in found}
+    assert len({wire_id for wire_id, *_ in messages}) == len(messages)
+    return {wire_id: tuple(fields) for wire_id, *fields in messages}
 
 
 class TestWhatComesBack:
@@ -103,8 +103,8 @@ class TestWhatComesBack:
             if status == "SENT":
                 assert key not in after
             else:
-                kept = status if status in ("DEAD", "IN_DOUBT") else "FAILED"
-                assert after[key] == (kept, *reading)
+                new_status = status if status in ("DEAD", "IN_DOUBT") else "FAILED"
+                assert after[key] == (new_status, *reading)
         assert len(after) == 3 + 25
 
     def test_goes_on_top_of_what_was_waiting_and_a_new_stream_begins_after_it(
@@ -185,7 +185,8 @@ class TestWhatComesBack:
         deliver(repository, 15)
         repository.purge(0, None, NOW)
         assert repository.salvage(chunk, "old.db", POLICY, NOW) == 15
-        assert {f"{one.stream}-{one.number} edge-00" for one in chunk} <= wire(repository).keys()
+        ids = {f"{salvaged.stream}-{salvaged.number} edge-00" for salvaged in chunk}
+        assert ids <= wire(repository).keys()
 
     def test_makes_way_in_transactions_that_are_not_long(self, repository, old, monkeypatch):
         monkeypatch.setattr("sensor_node.storage.repository.MAKE_WAY_CHUNK", 4)
@@ -325,9 +326,9 @@ class TestADamagedFile:
         path = big(place)
         content = page + path.read_bytes()[PAGE:]
         path.write_bytes(content)
-        with pytest.raises(SensorNodeError, match=r"cannot be read|is not a Sensor") as told:
+        with pytest.raises(SensorNodeError, match=r"cannot be read|is not a Sensor") as error:
             DamagedFile(path, "")
-        assert "\n" not in str(told.value)
+        assert "\n" not in str(error.value)
         assert replace_header.is_ours(path)
         damaged_file, added = salvage(
             repository, replace_header.copy_with_new_header(path, tmp_path)
@@ -379,8 +380,8 @@ def test_values_come_back_bit_for_bit(repository, place):
         old.begin_run(WHO, 0.0, "old run")
         old.capture(readings, [], 0.0, ROOM)
         salvage(repository, old.path)
-    found = rows(repository, "SELECT value FROM message ORDER BY id")
-    assert [value.hex() for (value,) in found] == [value.hex() for value in values]
+    stored = rows(repository, "SELECT value FROM message ORDER BY id")
+    assert [value.hex() for (value,) in stored] == [value.hex() for value in values]
 
 
 def test_readings_of_many_streams_and_nodes_keep_each_its_own(repository, place):
@@ -396,27 +397,27 @@ def test_readings_of_many_streams_and_nodes_keep_each_its_own(repository, place)
 
 
 @pytest.mark.parametrize(
-    ("made", "told"),
+    ("script", "message"),
     [
         ("CREATE TABLE x(y)", "is not a Sensor Node database"),
         ("PRAGMA user_version = 1", "is not a Sensor Node database"),
         ("PRAGMA application_id = 1399746372; PRAGMA user_version = 99", "newer version"),
     ],
 )
-def test_what_is_no_database_of_ours_is_refused(place, made, told):
+def test_what_is_no_database_of_ours_is_refused(place, script, message):
     path = place / "x.db"
     with contextlib.closing(sqlite3.connect(path)) as connection:
-        connection.executescript(made)
-    with pytest.raises(SensorNodeError, match=told):
+        connection.executescript(script)
+    with pytest.raises(SensorNodeError, match=message):
         DamagedFile(path, "")
 
 
-def test_nothing_but_salvaged_rows_is_what_absent_lets_through(repository):
-    """Numbers above and below what a stream of the same name has here."""
+def test_only_ids_that_are_not_here_yet_are_added(repository):
+    """Numbers above and below those that a stream of the same name has in this database."""
     [(name,)] = rows(repository, "SELECT name FROM stream")
     fill(repository, 5)
-    found = [
+    readings = [
         Salvaged(name, number, "edge-01", "FAILED", Reading("a", 1.0, 0)) for number in range(8)
     ]
-    assert repository.salvage(found, "x", POLICY, NOW) == 3
+    assert repository.salvage(readings, "x", POLICY, NOW) == 3
     assert audit(repository) == []
