@@ -7,8 +7,6 @@ Its next use opens the file that has the name by then, or makes a fresh one.
 """
 
 import contextlib
-import errno
-import os
 import sqlite3
 import time
 from collections.abc import Iterator
@@ -21,9 +19,9 @@ from sensor_node.storage.engine import (
     header,
     home,
     quarantine,
-    refusal,
     rollback_journal,
     shm,
+    sqlite_errors,
     write_lock,
 )
 from sensor_node.storage.engine.after_commit import Line, SayingConnection
@@ -39,29 +37,6 @@ WAL_RESET_BUG = ((3, 7, 0), (3, 51, 2))
 # A quarter of the flash wear at one reading a commit: see docs/adr/0005.
 PAGE_SIZE = 1024
 TRY_TO_WRITE = "UPDATE sink SET state = state WHERE 0"
-# Reasons to try again later, by the low byte of https://www.sqlite.org/rescode.html.
-REASONS = {
-    sqlite3.SQLITE_FULL: "disk full",
-    sqlite3.SQLITE_READONLY: "read-only",
-    sqlite3.SQLITE_PERM: "no permission",
-    sqlite3.SQLITE_IOERR: "I/O error",
-    sqlite3.SQLITE_BUSY: "locked by another program",
-    sqlite3.SQLITE_LOCKED: "locked by another program",
-    sqlite3.SQLITE_CANTOPEN: "cannot be opened",
-    sqlite3.SQLITE_CORRUPT: "damaged",
-    sqlite3.SQLITE_NOTADB: "damaged",
-    sqlite3.SQLITE_TOOBIG: "damaged",
-}
-# I/O errors that are the file's fault and not the disk's.
-DAMAGE = (sqlite3.SQLITE_IOERR_SHORT_READ, sqlite3.SQLITE_IOERR_CORRUPTFS)
-# Reasons to try again later where a lock file or another file beside it cannot be opened.
-LOCK_REASONS = refusal.REASONS | {
-    errno.ENOSPC: "disk full",
-    errno.EROFS: "read-only",
-    errno.EACCES: "no permission",
-    errno.EPERM: "no permission",
-    errno.EIO: "I/O error",
-}
 # A reader that cannot make a -shm file gets one of these.
 NO_SHM = (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY)
 
@@ -84,7 +59,7 @@ class Database:
         try:
             self.lock = WriteLock(path, watch)
         except OSError as error:
-            raise _cannot_open(path, error) from error
+            raise sqlite_errors.cannot_open(path, error) from error
         self.path = path
         self._synchronous = "FULL" if full else "NORMAL"
         self._replaces = replaces
@@ -115,7 +90,7 @@ class Database:
     def guarded(self) -> Iterator[None]:
         """Turn SQLite's errors into ours; put a damaged file into quarantine."""
         try:
-            with translated(self.path):
+            with sqlite_errors.translated(self.path):
                 yield
         except StorageUnavailable as error:
             if error.reason == "damaged" and self._replaces:
@@ -220,7 +195,7 @@ class Database:
             try:
                 wal = quarantine.clear(self.path, time.time())
             except OSError as error:
-                raise _cannot_open(self.path, error) from error
+                raise sqlite_errors.cannot_open(self.path, error) from error
             if wal:
                 LOGGER.error("database_gone %s: its WAL is now %s", self.path, wal)
 
@@ -258,7 +233,7 @@ class Database:
         try:
             return quarantine.file_id(self.path)
         except OSError as error:
-            raise _cannot_open(self.path, error) from error
+            raise sqlite_errors.cannot_open(self.path, error) from error
 
     def _disconnect(self) -> None:
         if self._connection is not None:
@@ -280,12 +255,12 @@ def open_reader(path: Path) -> sqlite3.Connection:
                 rollback_journal.quarantine(path)
     if path.is_file():
         shm.insist_on_room(path, PAGE_SIZE)
-    with translated(path):
+    with sqlite_errors.translated(path):
         try:
             return _read_only(path, "mode=ro")
         except sqlite3.OperationalError as error:
             # A -shm file cannot be made in a read-only place. Without a WAL the file holds it all.
-            if _code(error) not in NO_SHM or not path.is_file() or wal_bytes(path):
+            if sqlite_errors.code_of(error) not in NO_SHM or not path.is_file() or wal_bytes(path):
                 raise
         return _read_only(path, "mode=ro&immutable=1")
 
@@ -293,7 +268,7 @@ def open_reader(path: Path) -> sqlite3.Connection:
 @contextlib.contextmanager
 def read_transaction(path: Path) -> Iterator[sqlite3.Connection]:
     """One snapshot of the database, for commands. Raises as open_reader() does."""
-    with contextlib.closing(open_reader(path)) as connection, translated(path):
+    with contextlib.closing(open_reader(path)) as connection, sqlite_errors.translated(path):
         connection.execute("BEGIN")
         yield connection
 
@@ -316,43 +291,3 @@ def sqlite_facts() -> dict[str, str | bool]:
     first, last = WAL_RESET_BUG
     affected = first <= sqlite3.sqlite_version_info <= last
     return {"version": sqlite3.sqlite_version, "wal_reset_bug": affected}
-
-
-def _code(error: sqlite3.Error) -> int:
-    """The low byte of the error's code, or the code that its whole code means here."""
-    code = getattr(error, "sqlite_errorcode", None)
-    if code == sqlite3.SQLITE_IOERR_SHMSIZE:
-        return sqlite3.SQLITE_FULL  # a disk without room for the -shm file is not dying
-    if code in DAMAGE or (code is None and isinstance(error, sqlite3.OperationalError)):
-        return sqlite3.SQLITE_CORRUPT  # without a code: text in the database is not UTF-8
-    return int(code or sqlite3.SQLITE_ERROR) & 0xFF
-
-
-@contextlib.contextmanager
-def translated(path: Path) -> Iterator[None]:
-    """Turn SQLite's errors into ours, with the file's name.
-
-    An error that is in no list is a mistake in our SQL and stays as it is.
-    """
-    try:
-        yield
-    except sqlite3.DatabaseError as error:
-        code = _code(error)
-        if code == sqlite3.SQLITE_NOTADB and not write_lock.was_made_for(path):
-            raise DatabaseUnusable(f"{path}: {header.NO_DATABASE}") from error
-        if code not in REASONS:
-            raise
-        is_write = getattr(error, "sqlite_errorcode", 0) == sqlite3.SQLITE_IOERR_WRITE
-        reason = (is_write and refusal.of_writing(path)) or REASONS[code]
-        raise StorageUnavailable(reason, f"{path}: {error}") from error
-    except (DatabaseDamaged, UnicodeDecodeError) as error:  # damaged text in SQLite's message
-        raise StorageUnavailable("damaged", f"{path}: {error}") from error
-    except DatabaseUnusable as error:
-        if str(error).startswith(str(path)):
-            raise
-        raise DatabaseUnusable(f"{path}: {error}") from error
-
-
-def _cannot_open(path: Path, error: OSError) -> StorageUnavailable:
-    reason = LOCK_REASONS.get(error.errno or 0, "cannot be opened")
-    return StorageUnavailable(reason, f"{path.parent}: {os.strerror(error.errno or 0)}")

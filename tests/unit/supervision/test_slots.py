@@ -6,7 +6,7 @@ import time
 import pytest
 
 from sensor_node.core.errors import STORAGE_REASONS
-from sensor_node.storage.engine.connection import LOCK_REASONS, REASONS
+from sensor_node.storage.engine.sqlite_errors import LOCK_REASONS, REASONS
 from sensor_node.supervision.slots import SAID, SLOT_BYTES, make_slots
 
 

@@ -9,9 +9,10 @@ from storage_fixtures import dump, fill, rows
 
 from sensor_node.core.errors import STORAGE_REASONS, DatabaseUnusable, StorageUnavailable
 from sensor_node.storage.engine import connection as connections
-from sensor_node.storage.engine import refusal
-from sensor_node.storage.engine.connection import Database, open_reader, translated
+from sensor_node.storage.engine import refusal, sqlite_errors
+from sensor_node.storage.engine.connection import Database, open_reader
 from sensor_node.storage.engine.schema import newest_version
+from sensor_node.storage.engine.sqlite_errors import translated
 from sensor_node.storage.engine.write_lock import Unwatched
 from sensor_node.storage.queue import message_ids
 from sensor_node.storage.repository import SensorDataSQLRepository
@@ -171,7 +172,7 @@ def test_a_mistake_of_ours_is_not_taken_for_trouble_with_the_storage():
 
 
 def test_every_reason_has_its_place_in_the_list():
-    known = {*connections.REASONS.values(), *refusal.REASONS.values(), "replaced"}
+    known = {*sqlite_errors.REASONS.values(), *refusal.REASONS.values(), "replaced"}
     assert known == set(STORAGE_REASONS)
 
 
