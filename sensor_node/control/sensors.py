@@ -12,6 +12,7 @@ from sensor_node.storage.engine.connection import Connection
 from sensor_node.storage.journal import key_value
 from sensor_node.storage.queue import vital_signs
 from sensor_node.storage.queue.vital_signs import Fresh, SensorRow
+from sensor_node.supervision.roles import ROLES
 
 # The row of a sensor that is well may be this old, and one commit interval older.
 NOTE_SECONDS = 10.0
@@ -61,7 +62,8 @@ def judge(
 
 def _waits_for_database(report: dict[str, Any]) -> bool:
     """Whether readings wait in memory for the database. Then no row is written."""
-    generators = [row for row in report["processes"] if row["role"] == "generator"]
+    capturing = {role.name for role in ROLES.values() if role.captures}
+    generators = [row for row in report["processes"] if row["role"] in capturing]
     has_trouble = any(generator["trouble"] for generator in generators)
     storage = report["storage"]
     if not storage:

@@ -10,6 +10,9 @@ from sensor_node.config.loader import Config
 from sensor_node.core.clock import Moment
 from sensor_node.core.model import Claim
 from sensor_node.delivery.batch_sender import BatchSender, policy_of
+from sensor_node.processes import owner as owners
+from sensor_node.processes.context import ServiceContext
+from sensor_node.processes.network import open_batch_sender
 from sensor_node.processes.service import LONGEST_WAIT_SECONDS
 from sensor_node.storage.queue.claiming import Backlog
 from sensor_node.storage.repository import SensorDataSQLRepository
@@ -18,6 +21,14 @@ from sensor_node.storage.repository import SensorDataSQLRepository
 # others need neither the memory for HTTP nor a connection.
 PATIENCE_SECONDS = 0.1
 UNSEEN = -1
+
+
+def open_service(context: ServiceContext) -> "DeliveryService":
+    """Raises StorageUnavailable."""
+    owner = owners.own_owner_id(context.role)
+    repository, batch_sender = open_batch_sender(context)
+    listen = context.bell.listen_for_commits
+    return DeliveryService(context.config, owner, repository, batch_sender, listen)
 
 
 class DeliveryService:

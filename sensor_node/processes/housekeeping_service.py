@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 from sensor_node.config.loader import Config
 from sensor_node.core.clock import Moment
+from sensor_node.processes.context import ServiceContext
 from sensor_node.processes.log_watch import LogWatch
 from sensor_node.storage.engine.checkpoint import WAL_CHECKPOINT_BYTES, WAL_LIMIT_BYTES
 from sensor_node.storage.journal.clock_steps import LEAST_STEP_SECONDS
@@ -23,6 +24,12 @@ SUMMARY_SECONDS = 3600.0
 CLOCK_NOTE_SECONDS = 3600.0
 # DEAD and IN_DOUBT messages wait for a person, but not at the cost of all others.
 PARKED_SHARE = 0.1
+
+
+def open_service(context: ServiceContext) -> "HousekeepingService":
+    """Raises StorageUnavailable."""
+    repository = context.open_repository(power_safe=False)
+    return HousekeepingService(context.config, repository, context.is_final, context.supervisor)
 
 
 class HousekeepingService:

@@ -7,11 +7,19 @@ from sensor_node.core.settlement import SinkRecord
 from sensor_node.delivery.batch_sender import BatchSender, policy_of
 from sensor_node.delivery.signature import signatures
 from sensor_node.processes import owner as owners
+from sensor_node.processes.context import ServiceContext
+from sensor_node.processes.network import open_batch_sender
 from sensor_node.storage.queue.claiming import Backlog
 from sensor_node.storage.repository import SensorDataSQLRepository
 from sensor_node.system.log import LOGGER
 
 LOOK_AROUND_SECONDS = 1.0
+
+
+def open_service(context: ServiceContext) -> "RetryService":
+    """Raises StorageUnavailable."""
+    owner = owners.own_owner_id(context.role)
+    return RetryService(context.config, owner, *open_batch_sender(context))
 
 
 class RetryService:

@@ -10,7 +10,9 @@ from pathlib import Path
 from sensor_node.config.loader import Config
 from sensor_node.core.clock import Clock, Moment
 from sensor_node.core.errors import StorageUnavailable
+from sensor_node.processes import owner
 from sensor_node.processes.buffer import Buffer
+from sensor_node.processes.context import ServiceContext
 from sensor_node.processes.sampler import Sampler
 from sensor_node.processes.sensor import Sensor
 from sensor_node.processes.watch import Watch
@@ -50,6 +52,24 @@ class Start:
     who: NodeIdentity
     run: str
     run_started: float
+
+
+def open_service(context: ServiceContext) -> "SensorService":
+    """Capturing begins at once; the database is opened at the first step."""
+    config = context.config
+    settings = {f"[{row.section}] {row.option}": row.value for row in config.effective}
+    run = owner.owner_id_of("supervisor", context.supervisor)
+    start = Start(NodeIdentity(config.node_id, settings), run, context.run_started)
+
+    def open_repository() -> SensorDataSQLRepository:
+        return context.open_repository(power_safe=True)
+
+    tell_commit = context.bell.tell_commit
+    service = SensorService(
+        config, start, open_repository, context.clock, context.wake, tell_commit
+    )
+    service.start_sampling()
+    return service
 
 
 class SensorService:

@@ -12,6 +12,7 @@ from multiprocessing.process import BaseProcess
 from sensor_node.config.loader import Config
 from sensor_node.core.schedule import restart_delay
 from sensor_node.processes import owner
+from sensor_node.supervision.roles import Role
 from sensor_node.supervision.slots import Slot
 from sensor_node.supervision.states import ChildReport, ChildState
 from sensor_node.supervision.worker import STOP_SIGNALS, ChildSpec, work
@@ -45,9 +46,9 @@ class ExitStatus:
 class Child:
     """A role's place in the appliance, whichever process fills it at the moment."""
 
-    def __init__(self, name: str, slot: Slot) -> None:
+    def __init__(self, name: str, role: Role, slot: Slot) -> None:
         self.name = name
-        self.role = name.partition("-")[0]
+        self.role = role
         self.slot = slot
         self.state = ChildState.STOPPED
         self.restarts = 0
@@ -107,7 +108,7 @@ class Child:
         self.state, self.kill_at, self.aborted_at = ChildState.STARTING, None, None
         self.killed = False
         pid = self._process.pid
-        self._owner = owner.owner_id_of(self.role, pid or 0)
+        self._owner = owner.owner_id_of(self.role.name, pid or 0)
 
     def look(self) -> bool:
         """Whether the child has become RUNNING since the last look."""
@@ -183,7 +184,7 @@ class Child:
         heartbeat = self.slot.heartbeat()
         return ChildReport(
             name=self.name,
-            role=self.role,
+            role=self.role.name,
             pid=self.pid,
             owner=self._owner,
             state=self.state.value,

@@ -3,6 +3,7 @@
 import enum
 from typing import Protocol
 
+from sensor_node.supervision.roles import Role
 from sensor_node.supervision.slots import Heartbeat
 
 # P1: capture waits for another process's transaction at most this long.
@@ -43,6 +44,6 @@ def judge(heartbeat: Heartbeat, now: float, limit: float, child: Observed) -> Li
     return Liveness.HANGS if now - heartbeat.beat > limit else Liveness.WELL
 
 
-def step_limit(role: str, request_timeout: float) -> float:
-    """Seconds that one turn of the role's loop may take."""
-    return STEP_SECONDS + (request_timeout if role in ("sender", "retrier") else 0.0)
+def step_limit(role: Role, request_timeout: float) -> float:
+    """Seconds that one pass of the role's loop may take."""
+    return STEP_SECONDS + (request_timeout if role.uses_network else 0.0)

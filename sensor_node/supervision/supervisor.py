@@ -12,7 +12,7 @@ from types import FrameType
 from sensor_node import __version__
 from sensor_node.config.loader import Config, load_config
 from sensor_node.core.errors import ConfigError
-from sensor_node.supervision import hangs, logfile
+from sensor_node.supervision import hangs, logfile, roles
 from sensor_node.supervision.child import Child, ExitStatus, reap_strangers
 from sensor_node.supervision.lock_keeper import LockKeeper, LockState
 from sensor_node.supervision.slots import make_slots
@@ -23,14 +23,10 @@ from sensor_node.system import log
 from sensor_node.system.files import real
 from sensor_node.system.log import LOGGER
 
-# generator, retrier, housekeeper and the most senders that the configuration allows
-MOST_CHILDREN = 3 + 64
 LOOP_SECONDS = 0.5
 STARTING_LOOP_SECONDS = 0.02
 # A turn that took longer means that this process itself was stopped or the machine suspended.
 OVERSLEPT_SECONDS = 3.0
-GENERATOR_STOP_SECONDS = 5.0
-HOUSEKEEPER_STOP_SECONDS = 5.0
 # For the time between asking and killing, all processes together.
 STOP_MARGIN_SECONDS = 5.0
 WAITS_FOR_DATABASE = "waiting for the database: its tables are made anew, or somebody writes to it"
@@ -45,8 +41,10 @@ class Supervisor:
         self._notifier = notifier
         self._signals: queue.SimpleQueue[int] = queue.SimpleQueue()
         self._wake_reader, self._wake_writer = socket.socketpair()
-        self._slots = make_slots(MOST_CHILDREN)
-        self._children = [Child(name, self._slots.pop()) for name in _names(config)]
+        self._slots = make_slots(roles.most_children())
+        self._children = [
+            Child(name, role, self._slots.pop()) for name, role in roles.children(config).items()
+        ]
         self._run_started, self._since = time.monotonic(), time.time()
         self._last_loop = self._run_started
         self._unclean = _was_left_open(real(config.storage.path))
@@ -57,6 +55,10 @@ class Supervisor:
         self._stopping = False
         self._problem = ""
         self._reported: Report | None = None
+
+    @property
+    def _capture(self) -> Child:
+        return next(child for child in self._children if child.role.captures)
 
     def run(self) -> int:
         """Until SIGTERM or SIGINT (0), or until an error that only a person can mend (78)."""
@@ -160,28 +162,28 @@ class Supervisor:
         LOGGER.setLevel(config.log.level.upper())
         LOGGER.info("reloaded config=%s", config.file)
         known = {child.name: child for child in self._children}
-        for name in _names(config):
+        for name, role in roles.children(config).items():
             if name not in known:
-                self._children.append(Child(name, self._slots.pop()))
+                self._children.append(Child(name, role, self._slots.pop()))
         self._replace_children(now)
 
     def _replace_children(self, now: float) -> None:
         for child in self._children:
             if child.pid is not None:
-                child.ask_to_stop(now, _stop_seconds(child, self._config))
+                child.ask_to_stop(now, child.role.seconds_to_stop(self._config))
 
     def _keep_locks(self, now: float) -> int | None:
         """Returns 1 if another appliance is found at the place of this one."""
         kept = self._lock_keeper.keep(self._config)
         if kept is LockState.LOCK_MADE_ANEW:
-            self._children[0].remember("lock gone", "its file was deleted while the node ran")
+            self._capture.remember("lock gone", "its file was deleted while the node ran")
             self._replace_children(now)
         if kept is not LockState.AS_IT_WAS:
             self._reported = None  # what else there was is gone as well
         return 1 if kept is LockState.TAKEN else None
 
     def _start_due(self, now: float) -> None:
-        wanted = _names(self._config)
+        wanted = roles.children(self._config)
         for child in list(self._children):
             if child.pid is not None or now < child.restart_at or self._is_held_back(child):
                 continue
@@ -192,15 +194,14 @@ class Supervisor:
                 self._slots.append(child.slot)
 
     def _is_held_back(self, child: Child) -> bool:
-        """After an unclean stop the generator opens the database alone, and looks for damage.
+        """After an unclean stop capture opens the database alone, and looks for damage.
 
         If it cannot, the others need not wait for it.
         """
-        generator = self._children[0]
-        if child is generator:
+        if child.role.captures:
             return False
-        heartbeat = generator.slot.heartbeat()
-        if heartbeat.checked or heartbeat.trouble or generator.restarts:
+        heartbeat = self._capture.slot.heartbeat()
+        if heartbeat.checked or heartbeat.trouble or self._capture.restarts:
             self._unclean = False
         return self._unclean
 
@@ -280,24 +281,26 @@ class Supervisor:
 
     def _stop_all(self) -> None:
         """Capture first, so that nothing new comes; who notes the orderly stop last."""
-        seconds = GENERATOR_STOP_SECONDS + HOUSEKEEPER_STOP_SECONDS + STOP_MARGIN_SECONDS
-        seconds += self._config.process.stop_timeout
+        groups = roles.stop_groups()
+        seconds = STOP_MARGIN_SECONDS + sum(
+            max(role.seconds_to_stop(self._config) for role in group) for group in groups
+        )
         self._stopping = True
         self._notifier.send("STOPPING=1", f"EXTEND_TIMEOUT_USEC={int(seconds * 1e6)}")
         LOGGER.info("stopping")
         in_order = True
-        for roles in (("generator",), ("sender", "retrier"), ("housekeeper",)):
-            group = [child for child in self._children if child.role in roles and child.pid]
-            for child in group:
+        for group in groups:
+            stopping = [child for child in self._children if child.role in group and child.pid]
+            for child in stopping:
                 if in_order:
                     child.slot.make_final()
-                child.ask_to_stop(time.monotonic(), _stop_seconds(child, self._config))
-            in_order &= self._await_end(group)
+                child.ask_to_stop(time.monotonic(), child.role.seconds_to_stop(self._config))
+            in_order &= self._await_end(stopping)
 
-    def _await_end(self, group: list[Child]) -> bool:
+    def _await_end(self, stopping: list[Child]) -> bool:
         """Whether capture ended well, too: what a killed generator had in memory is gone."""
         in_order = True
-        while any(child.pid is not None for child in group):
+        while any(child.pid is not None for child in stopping):
             now = time.monotonic()
             self._end_hangs(now)
             self._announce(now)
@@ -305,7 +308,7 @@ class Supervisor:
             for child in self._children:
                 if exit_status := child.reap():
                     child.state = ChildState.STOPPED
-                    in_order &= exit_status.exit_code == 0 or child.role != "generator"
+                    in_order &= exit_status.exit_code == 0 or not child.role.captures
         return in_order
 
 
@@ -318,23 +321,11 @@ def _was_left_open(database: Path) -> bool:
     return wal.stat().st_size > 0 if wal.exists() else shm.exists()
 
 
-def _names(config: Config) -> list[str]:
-    senders = [f"sender-{number}" for number in range(1, config.process.senders + 1)]
-    return ["generator", *senders, "retrier", "housekeeper"]
-
-
-def _stop_seconds(child: Child, config: Config) -> float:
-    """Network processes may finish the request in hand; the others have little to finish."""
-    if child.role == "generator":
-        return GENERATOR_STOP_SECONDS
-    return HOUSEKEEPER_STOP_SECONDS if child.role == "housekeeper" else config.process.stop_timeout
-
-
 def _is_hopeless(child: Child, exit_status: ExitStatus) -> bool:
     """A configuration error stops the appliance before it is ready, or if nothing is captured.
 
     Later, a network role's is a problem of the sink and is tried again.
     """
     return exit_status.exit_code == EXIT_CONFIG and (
-        child.role == "generator" or not exit_status.was_ready
+        child.role.captures or not exit_status.was_ready
     )

@@ -3,24 +3,22 @@
 import contextlib
 import errno
 import gc
-import importlib
 import os
 import signal
 import sys
-from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sensor_node.config.loader import Config
 from sensor_node.core.clock import SystemClock
 from sensor_node.core.errors import ConfigError, StorageUnavailable, is_out_of_memory
-from sensor_node.processes import owner
 from sensor_node.processes.bell import Bell, NoBell
+from sensor_node.processes.context import ServiceContext
 from sensor_node.processes.service import (
     LONGEST_WAIT_SECONDS,
     POLL_SECONDS,
-    Service,
     Wake,
     prepare_process,
     run_service,
@@ -28,24 +26,14 @@ from sensor_node.processes.service import (
 from sensor_node.supervision.logfile import log_file
 from sensor_node.supervision.pidfile import has_lock
 from sensor_node.supervision.program import keep_program
+from sensor_node.supervision.roles import ROLES, Role
 from sensor_node.supervision.slots import Slot
 from sensor_node.system import log
 
 if TYPE_CHECKING:
-    from sensor_node.delivery.client import HttpTelemetryClient
     from sensor_node.storage.repository import SensorDataSQLRepository
 
 EXIT_CONFIG = 78
-# The kernel ends network processes before capture when memory is short.
-OOM_SCORE = {"generator": 0, "housekeeper": 100, "sender": 500, "retrier": 500}
-NETWORK_ROLES = ("sender", "retrier")
-PRELOADED = (
-    "sensor_node.delivery.batch_sender",
-    "sensor_node.processes.delivery_service",
-    "sensor_node.processes.housekeeping_service",
-    "sensor_node.processes.retry_service",
-    "sensor_node.processes.sensor_service",
-)
 # No file and no memory is left.
 REFUSED = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
@@ -61,7 +49,7 @@ class ChildSpec:
     `after_death`: of the one before it in its place, which may have died of damage.
     """
 
-    role: str
+    role: Role
     config: Config
     slot: Slot
     supervisor: int
@@ -78,8 +66,8 @@ def preload() -> None:
     The HTTP library is not among it: capture never loads it, and others only when they send. What
     speaks HTTP is kept as it is now, so that an upgrade never leaves a child with half a program.
     """
-    for module in PRELOADED:
-        importlib.import_module(module)
+    for role in ROLES.values():
+        role.load_service()
     keep_program()
     # A collection in a child would write to every object, and so copy it.
     gc.freeze()
@@ -107,16 +95,11 @@ def work(spec: ChildSpec) -> None:
     _cut_ties(spec.inherited)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
     log.configure(spec.config.log.level, log_file(spec.config))
-    _set_oom_score(OOM_SCORE[spec.role])
-    pending_events = list(spec.pending_events)
-
+    _set_oom_score(spec.role.oom_score)
     try:
         with contextlib.ExitStack() as leaving:
             bell, longest_wait = _bell(spec, wake, leaving)
-
-            def open_service() -> Service:
-                return _open_service(spec, wake, bell, pending_events)
-
+            open_service = partial(spec.role.open_service, _context(spec, wake, bell))
             run_service(open_service, SystemClock(), spec.slot, wake, spec.supervisor, longest_wait)
     except ConfigError as error:
         # The supervisor says it, once for all children that find the same.
@@ -129,76 +112,42 @@ def work(spec: ChildSpec) -> None:
             error = MemoryError()
         # A stack says nothing about what the system refuses to whoever asks.
         refused = isinstance(error, MemoryError) or getattr(error, "errno", 0) in REFUSED
-        log.LOGGER.error("crashed role=%s %r", spec.role, error, exc_info=not refused)
+        log.LOGGER.error("crashed role=%s %r", spec.role.name, error, exc_info=not refused)
         sys.exit(1)
+
+
+def _context(spec: ChildSpec, wake: Wake, bell: Bell | NoBell) -> ServiceContext:
+    pending_events = list(spec.pending_events)
+
+    def open_repository(*, power_safe: bool) -> "SensorDataSQLRepository":
+        return _open_repository(spec, pending_events, power_safe=power_safe)
+
+    return ServiceContext(
+        role=spec.role.name,
+        config=spec.config,
+        clock=SystemClock(),
+        open_repository=open_repository,
+        bell=bell,
+        wake=lambda: wake.put(0),
+        is_final=spec.slot.is_final,
+        supervisor=spec.supervisor,
+        run_started=spec.run_started,
+    )
 
 
 def _bell(
     spec: ChildSpec, wake: Wake, leaving: contextlib.ExitStack
 ) -> tuple[Bell | NoBell, float]:
     """How this process tells the others what it did, and how long it may wait to be told."""
-    listens = spec.role in NETWORK_ROLES
+    listens = spec.role.uses_network
     try:
         bell = leaving.enter_context(contextlib.closing(Bell(spec.config.runtime_directory)))
         if listens:
-            bell.listen(wake, commits=spec.role != "retrier")
+            bell.listen(wake, commits=spec.role.hears_commits)
     except OSError as error:
         log.LOGGER.info("no_bell %s: asking the database every %g s", error, POLL_SECONDS)
         return NoBell(), POLL_SECONDS if listens else LONGEST_WAIT_SECONDS
     return bell, LONGEST_WAIT_SECONDS
-
-
-def _open_service(
-    spec: ChildSpec, wake: Wake, bell: Bell | NoBell, pending_events: list[tuple[str, str]]
-) -> Service:
-    """The role's service. Imports here of what preload() has loaded, but for HTTP."""
-    config, clock = spec.config, SystemClock()
-    if spec.role == "generator":
-        return _open_generator(spec, wake, bell.tell_commit, pending_events)
-    network = spec.role in NETWORK_ROLES
-    power_safe = network and config.sink.at_most_once
-    repository = _open_repository(spec, pending_events, power_safe=power_safe)
-    if not network:
-        from sensor_node.processes.housekeeping_service import HousekeepingService
-
-        return HousekeepingService(config, repository, spec.slot.is_final, spec.supervisor)
-    from sensor_node.delivery.batch_sender import BatchSender
-    from sensor_node.processes.delivery_service import DeliveryService
-    from sensor_node.processes.retry_service import RetryService
-
-    def connect() -> "HttpTelemetryClient":
-        from sensor_node.delivery.client import HttpTelemetryClient
-
-        return HttpTelemetryClient(config.sink, clock)
-
-    batch_sender = BatchSender(config, repository, connect, clock, bell.tell_outcome)
-    what = (config, owner.own_owner_id(spec.role), repository, batch_sender)
-    if spec.role == "retrier":
-        return RetryService(*what)
-    return DeliveryService(*what, bell.listen_for_commits)
-
-
-def _open_generator(
-    spec: ChildSpec,
-    wake: Wake,
-    tell_commit: Callable[[], None],
-    pending_events: list[tuple[str, str]],
-) -> Service:
-    from sensor_node.processes.sensor_service import SensorService, Start
-    from sensor_node.storage.journal.runs import NodeIdentity
-
-    config, clock = spec.config, SystemClock()
-    settings = {f"[{row.section}] {row.option}": row.value for row in config.effective}
-    who = NodeIdentity(config.node_id, settings)
-
-    def open_repository() -> "SensorDataSQLRepository":
-        return _open_repository(spec, pending_events, power_safe=True)
-
-    run = owner.owner_id_of("supervisor", spec.supervisor)
-    start = Start(who, run, spec.run_started)
-    service = SensorService(config, start, open_repository, clock, lambda: wake.put(0), tell_commit)
-    service.start_sampling()
-    return service
 
 
 def _open_repository(

@@ -22,6 +22,7 @@ import os, resource, sys, time
 from pathlib import Path
 from sensor_node.config.loader import load_config
 from sensor_node.supervision import worker
+from sensor_node.supervision.roles import ROLES
 from sensor_node.supervision.slots import make_slots
 
 def call(depth):
@@ -43,7 +44,7 @@ def step(*_):
 
 worker.run_service = step
 worker.work(worker.ChildSpec(
-    role="housekeeper", config=load_config(sys.argv[1]), slot=make_slots(1)[0],
+    role=ROLES["housekeeper"], config=load_config(sys.argv[1]), slot=make_slots(1)[0],
     supervisor=os.getppid(), inherited=(), pending_events=(), run_started=time.monotonic(),
     unclean=False, after_death=False,
 ))

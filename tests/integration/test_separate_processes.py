@@ -23,6 +23,7 @@ import sensor_node.control.main
 from sensor_node.supervision import appliance, worker
 from sensor_node.config.loader import load_config
 from sensor_node.supervision.pidfile import ApplianceLock
+from sensor_node.supervision.roles import ROLES
 from sensor_node.supervision.slots import make_slots
 
 worker.preload()
@@ -33,7 +34,7 @@ config = load_config(sys.argv[1])
 appliance.make_directories(config)
 lock = ApplianceLock(config)
 worker.work(worker.ChildSpec(
-    role=sys.argv[2], config=config, slot=make_slots(1)[0], supervisor=os.getppid(),
+    role=ROLES[sys.argv[2]], config=config, slot=make_slots(1)[0], supervisor=os.getppid(),
     inherited=(), pending_events=(), run_started=time.monotonic(),
     unclean=False, after_death=False,
 ))

@@ -1,4 +1,4 @@
-"""Says in one line, with a reason to group by, what SQLite or the kernel has against the database."""
+"""Says in one line, with a reason to group by, what is wrong with the database."""
 
 import contextlib
 import errno

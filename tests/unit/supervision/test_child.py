@@ -18,6 +18,7 @@ from sensor_node.supervision import worker
 from sensor_node.supervision.child import MOST_PENDING_EVENTS, SOUND_LIFE_SECONDS, Child, ExitStatus
 from sensor_node.supervision.lock_keeper import LockKeeper
 from sensor_node.supervision.pidfile import ApplianceLock
+from sensor_node.supervision.roles import ROLES
 from sensor_node.supervision.slots import make_slots
 from sensor_node.supervision.states import ChildState
 from sensor_node.supervision.supervisor import Supervisor
@@ -37,7 +38,7 @@ def config(tmp_path):
 def child(config, monkeypatch):
     """The place of a sender; what fills it does as `does` says with its birth."""
     [slot] = make_slots(1)
-    child = Child("sender-1", slot)
+    child = Child("sender-1", ROLES["sender"], slot)
     monkeypatch.setattr(child_module, "work", live_on)
     yield child
     child.signal(signal.SIGKILL)
@@ -89,7 +90,9 @@ class TestStarting:
 
     def test_tells_the_child_all_that_it_must_know(self, child, config, monkeypatch) -> None:
         def tell(spec):
-            spec.slot.say(f"{spec.role} {spec.supervisor} {spec.inherited} {spec.pending_events}")
+            spec.slot.say(
+                f"{spec.role.name} {spec.supervisor} {spec.inherited} {spec.pending_events}"
+            )
 
         does(monkeypatch, tell)
         child.remember("process died", "sender-1 exited")
@@ -298,7 +301,7 @@ def test_news_is_written_down_once_however_often_the_database_fails(
     """And no try leaves a file open."""
     config.state_directory.mkdir()
     spec = worker.ChildSpec(
-        role="sender",
+        role=ROLES["sender"],
         config=config,
         slot=child.slot,
         supervisor=os.getpid(),

@@ -7,6 +7,7 @@ import pytest
 
 from sensor_node.storage.repository import SensorDataSQLRepository
 from sensor_node.supervision.hangs import HOLD_SECONDS, STEP_SECONDS, Liveness, judge, step_limit
+from sensor_node.supervision.roles import ROLES
 from sensor_node.supervision.slots import Heartbeat, make_slots
 
 NOW = 1000.0
@@ -100,12 +101,12 @@ def test_nobody_looks_whether_a_child_is_stopped_while_all_is_well() -> None:
 
 @pytest.mark.parametrize("role", ["sender", "retrier"])
 def test_a_request_comes_on_top_for_network_processes(role) -> None:
-    assert step_limit(role, request_timeout=600.0) == STEP_SECONDS + 600.0
+    assert step_limit(ROLES[role], request_timeout=600.0) == STEP_SECONDS + 600.0
 
 
 @pytest.mark.parametrize("role", ["generator", "housekeeper"])
 def test_a_slow_sink_gives_the_others_no_more_time(role) -> None:
-    assert step_limit(role, request_timeout=600.0) == STEP_SECONDS
+    assert step_limit(ROLES[role], request_timeout=600.0) == STEP_SECONDS
 
 
 @pytest.fixture

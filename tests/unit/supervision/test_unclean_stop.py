@@ -31,7 +31,7 @@ def supervise(tmp_path):
 
 
 def waiting(supervisor):
-    return {child.role for child in supervisor._children if supervisor._is_held_back(child)}
+    return {child.role.name for child in supervisor._children if supervisor._is_held_back(child)}
 
 
 @pytest.mark.parametrize(
