@@ -1,4 +1,4 @@
-"""Running the appliance in this process: what must be so before the supervisor starts its loop."""
+"""Runs the appliance in this process: checks and locks its place, then runs the supervisor."""
 
 import os
 import time
@@ -19,7 +19,7 @@ LOCK_POLL_SECONDS = 0.1
 
 
 def run(config: Config) -> int:
-    """Until stopped. Returns the exit status; raises SensorNodeError if it cannot begin."""
+    """Run until stopped. Returns the exit status. Raises SensorNodeError if it cannot begin."""
     notifier = Notifier()
     try:
         os.umask(0o027)
@@ -39,7 +39,7 @@ def run(config: Config) -> int:
 
 
 def make_directories(config: Config) -> None:
-    """Raises ConfigError where the database cannot be written, SensorNodeError without its disk."""
+    """Raises ConfigError if the database cannot be written, SensorNodeError without its disk."""
     insist_on_disk(config)
     for directory in (config.state_directory, config.runtime_directory, config.storage.path.parent):
         try:
@@ -49,7 +49,7 @@ def make_directories(config: Config) -> None:
         if not os.access(directory, os.W_OK | os.X_OK):
             raise ConfigError(f"{directory}: cannot be written; see its owner and mount options")
     for entry in (*config.state_directory.iterdir(), *config.runtime_directory.iterdir()):
-        # Whoever may write here must not make us, perhaps root, write elsewhere.
+        # Another user who may write here must not make us, perhaps root, write elsewhere.
         if entry.is_symlink() and entry != config.storage.path:
             raise ConfigError(f"{entry}: is a symbolic link; remove it")
     database = config.storage.path

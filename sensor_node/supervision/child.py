@@ -17,7 +17,7 @@ from sensor_node.supervision.slots import Slot
 from sensor_node.supervision.states import ChildReport, ChildState
 from sensor_node.supervision.worker import STOP_SIGNALS, ChildSpec, work
 
-# See docs/adr: the supervisor has one thread and never a connection, so that fork is safe.
+# Fork is safe: the supervisor has one thread and never a connection. See docs/adr/0001.
 FORK = multiprocessing.get_context("fork")
 # A child that lived this long is started again at once.
 SOUND_LIFE_SECONDS = 10.0
@@ -28,11 +28,11 @@ LONG_WAIT_SECONDS = 2.0
 
 @dataclass(frozen=True, slots=True)
 class ExitStatus:
-    """How a child ended: its exit code as multiprocessing gives it, and its last words."""
+    """How a child ended."""
 
-    exit_code: int
+    exit_code: int  # as multiprocessing gives it: -9 means killed by SIGKILL
     was_ready: bool
-    said: str
+    message: str  # the last one that it left in its slot
 
     @property
     def how(self) -> str:
@@ -44,7 +44,12 @@ class ExitStatus:
 
 
 class Child:
-    """A role's place in the appliance, whichever process fills it at the moment."""
+    """One place in the appliance, filled by one process after the other.
+
+    `name` is sender-2, say. `restarts` counts deaths. Monotonic seconds: `kill_at`, when a process
+    that was asked to stop is killed; `restart_at`, when the next one may start; `aborted_at`, when
+    it was sent SIGABRT. `killed`: it was sent SIGKILL.
+    """
 
     def __init__(self, name: str, role: Role, slot: Slot) -> None:
         self.name = name
@@ -77,11 +82,12 @@ class Child:
     def start(
         self, config: Config, run_started: float, inherited: list[int], *, unclean: bool = False
     ) -> None:
-        """Fork. Signals wait until the child has its own way of taking them.
+        """Fork a process. Signals stay blocked until the child has installed its own handlers.
 
+        `run_started`: monotonic seconds. `inherited`: descriptors that the child must give up.
         `unclean`: the last run left the database as it was when it died.
 
-        Raises OSError where the system has no room for one more process; then nothing has changed.
+        Raises OSError if the system has no room for one more process; then nothing has changed.
         """
         self.slot.reset()
         spec = ChildSpec(
@@ -118,11 +124,11 @@ class Child:
         return False
 
     def reap(self) -> ExitStatus | None:
-        """How the process ended, once, if it has."""
+        """How the process ended. Returned once for each process; None while it lives."""
         if self._process is None or self._process.exitcode is None:
             return None
         heartbeat = self.slot.heartbeat()
-        exit_status = ExitStatus(self._process.exitcode, heartbeat.ready, heartbeat.said)
+        exit_status = ExitStatus(self._process.exitcode, heartbeat.ready, heartbeat.message)
         self._process.join()
         self._process.close()
         self._process = None
@@ -130,7 +136,7 @@ class Child:
         return exit_status
 
     def plan_restart(self, exit_status: ExitStatus, now: float) -> None:
-        """At once after a sound life, else later and later. Capture is never given up."""
+        """After a death: at once after a sound life, else later and later, but never give up."""
         sound = now - self._started >= SOUND_LIFE_SECONDS
         self._short_lives = 0 if sound else self._short_lives + 1
         self.restart_at = now + restart_delay(self._short_lives)
@@ -141,17 +147,18 @@ class Child:
         self.remember("process died", f"{self.name} {exit_status.how}")
 
     def plan_another_start(self, now: float) -> None:
-        """There was no process to die."""
+        """After a start that failed: later and later. It does not count as a death."""
         self._short_lives += 1
         self.restart_at = now + restart_delay(self._short_lives)
         self.state = ChildState.BACKOFF
 
     def plan_replacement(self, now: float) -> None:
-        """It ended because it was asked to, for another with the new configuration."""
+        """After it was asked to end: the next one, with the new configuration, starts at once."""
         self.restart_at = now
         self.state = ChildState.BACKOFF
 
     def ask_to_stop(self, now: float, timeout: float) -> None:
+        """Send SIGTERM; after `timeout` seconds the process is to be killed."""
         self.state = ChildState.STOPPING
         self.kill_at = now + timeout
         self.signal(signal.SIGTERM)
@@ -161,7 +168,10 @@ class Child:
             os.kill(self._process.pid, number)
 
     def waits_for_database(self, now: float) -> bool:
-        """Whether it cannot open the database yet: a migration, or a lock that another has."""
+        """Whether it has waited long for the write lock while it opens the database.
+
+        Its tables are being migrated, or another program has the lock.
+        """
         since = self.slot.heartbeat().waiting_since
         return (
             self.state is ChildState.STARTING
@@ -176,7 +186,7 @@ class Child:
         return self.pid is not None and owner.waits_for_disk(self.pid)
 
     def remember(self, kind: str, detail: str) -> None:
-        """For the next process in this place to write down."""
+        """Give an event to the next process in this place, which writes it to the database."""
         if len(self._pending_events) < MOST_PENDING_EVENTS:
             self._pending_events.append((kind, detail))
 
@@ -197,12 +207,12 @@ class Child:
 
 
 def reap_strangers(children: Iterable[Child]) -> None:
-    """A container's first process is the parent of all whose own has died."""
+    """Reap orphans: in a container the first process (pid 1) inherits them."""
     if os.getpid() != 1:
         return
     own = {child.pid for child in children}
     with contextlib.suppress(ChildProcessError):
         while ended := os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT):
             if ended.si_pid in own:
-                return  # at the next turn, and the others after it
+                return  # reap() sees to it; the next pass goes on with the others
             os.waitpid(ended.si_pid, 0)

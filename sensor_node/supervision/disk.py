@@ -1,8 +1,8 @@
-"""The disk that the database is on: without it, a start would begin another one on the wrong disk.
+"""Insists on the disk that the database was on: else a start would make a new database elsewhere.
 
-Where the database is not in the state directory, a note in that says on which mount point it was.
-That is told by the device: what is mounted from the same file system (bind) is not told apart, nor
-are the mounts of a unit's sandbox taken for disks.
+If the database is outside the state directory, a note in that directory names its mount point. A
+mount point is recognized by its device. So a bind mount of the same file system is not seen, and
+neither are the mounts of a unit's sandbox, which are no disks.
 """
 
 import contextlib
@@ -19,9 +19,9 @@ def note_file(config: Config) -> Path:
 
 
 def insist_on_disk(config: Config) -> None:
-    """Before the database's directory is made. Raises SensorNodeError where its disk is missing.
+    """Call it before the database's directory is made. Raises SensorNodeError without its disk.
 
-    That may be mended without us, so a supervisor of ours goes on asking.
+    It is not a ConfigError: the disk may be mounted later, so the service manager tries again.
     """
     directory = real(config.storage.path).parent
     if _is_own(config, directory):
@@ -40,7 +40,7 @@ def insist_on_disk(config: Config) -> None:
 
 
 def note_disk(config: Config) -> None:
-    """That the database is there."""
+    """Note the mount point that the database is on now."""
     directory = real(config.storage.path).parent
     mount = _mount_point(directory)
     if _is_own(config, directory) or _noted(config, directory) == mount:
@@ -54,7 +54,7 @@ def _is_own(config: Config, directory: Path) -> bool:
 
 
 def _noted(config: Config, directory: Path) -> Path | None:
-    """None where there is no note, or one about another place."""
+    """The noted mount point; None if there is no note, or one about another directory."""
     try:
         with open_unlinked(note_file(config), "rb") as opened:
             mount, noted = map(os.fsdecode, opened.read().split(b"\0"))
@@ -64,4 +64,4 @@ def _noted(config: Config, directory: Path) -> Path | None:
 
 
 def _mount_point(directory: Path) -> Path:
-    return next(one for one in (directory, *directory.parents) if os.path.ismount(one))
+    return next(path for path in (directory, *directory.parents) if os.path.ismount(path))

@@ -6,9 +6,9 @@ from typing import Protocol
 from sensor_node.supervision.roles import Role
 from sensor_node.supervision.slots import Heartbeat
 
-# P1: capture waits for another process's transaction at most this long.
+# Capture waits for another process's transaction at most this long.
 HOLD_SECONDS = 5.0
-# A child that was asked for its stack is killed this much later.
+# A child is killed so long after SIGABRT, which makes it print its stack.
 ABORT_SECONDS = 2.0
 # More than any step may take; a network process's request comes on top.
 STEP_SECONDS = 30.0
@@ -22,18 +22,20 @@ class Liveness(enum.Enum):
 
 
 class Observed(Protocol):
-    """A child, where a look into /proc tells what keeps it."""
+    """A child's process, as /proc shows it."""
 
     def is_stopped(self) -> bool: ...
     def waits_for_disk(self) -> bool: ...
 
 
 def judge(heartbeat: Heartbeat, now: float, limit: float, child: Observed) -> Liveness:
-    """`now` and `limit` in monotonic seconds.
+    """`now` in monotonic seconds; `limit`: the seconds that a pass of its loop may take.
 
-    Waiting for the write lock is no fault. But who is stopped meanwhile may have the turnstile,
-    and then nobody else gets the lock. Nor is waiting for a slow disk with the lock: a kill would
-    give it to nobody sooner, and with a generator what it has in memory would be gone.
+    Waiting for the write lock is no fault. But a process that is stopped while it waits may have
+    the turnstile, and then nobody else gets the lock.
+
+    Nor is it a fault to wait for a slow disk with the lock. A kill would not free the lock sooner,
+    and would lose the readings that a generator has in memory.
     """
     if heartbeat.holding_since is not None:
         late = now - heartbeat.holding_since > HOLD_SECONDS

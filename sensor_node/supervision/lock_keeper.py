@@ -1,4 +1,4 @@
-"""What others find a running appliance by: its lock and its pid file, which anybody may delete."""
+"""Keeps the lock and the pid file by which others find a running appliance; both may be deleted."""
 
 import contextlib
 import enum
@@ -14,7 +14,7 @@ from sensor_node.system.log import LOGGER
 
 
 class LockState(enum.Enum):
-    """What became of the appliance's files since the last look."""
+    """What has happened to the appliance's files since the last check."""
 
     AS_IT_WAS = "all is there"
     PID_FILE_MADE_ANEW = "the pid file was gone, or empty"
@@ -23,7 +23,7 @@ class LockState(enum.Enum):
 
 
 class LockKeeper:
-    """The appliance's lock, which children inherit, that of the database, and the pid file."""
+    """Holds the appliance's lock, which children inherit, the database's lock, and the pid file."""
 
     def __init__(self, config: Config) -> None:
         self._lock = ApplianceLock(config)
@@ -31,15 +31,15 @@ class LockKeeper:
         self._pid_file = -1
 
     def take(self) -> bool:
-        """Whether the place is ours now, and the database, if there is one; does not wait."""
+        """Try to take both locks, without waiting. True if no other process has one of them."""
         return self._lock.take() and self._file.keep()
 
     def be_found(self, config: Config) -> None:
-        """Write the pid file. Raises SensorNodeError where that cannot be."""
-        self._forget_pid_file()  # its lock would be in the way of the new one
+        """Write the pid file, so that others find us. Raises SensorNodeError if it cannot."""
+        self._close_pid_file()  # the old descriptor's lock would be in the way of the new one
         self._pid_file = write_pid_file(config)
 
-    def _forget_pid_file(self) -> None:
+    def _close_pid_file(self) -> None:
         if self._pid_file >= 0:
             os.close(self._pid_file)
         self._pid_file = -1
@@ -49,9 +49,9 @@ class LockKeeper:
         return next(filter(None, map(holder, self._files(config))), None)
 
     def sharers(self, config: Config) -> list[int]:
-        """The other processes that have the lock or the database open, and can be seen."""
-        found = {pid for file in self._files(config) for pid in proc.pids_with_open(file)}
-        return sorted(found - {os.getpid()})
+        """The pids of other visible processes that have the lock file or the database open."""
+        pids = {pid for file in self._files(config) for pid in proc.pids_with_open(file)}
+        return sorted(pids - {os.getpid()})
 
     def _files(self, config: Config) -> list[os.stat_result]:
         files = [os.fstat(self._lock.fd)]
@@ -61,7 +61,7 @@ class LockKeeper:
 
     @property
     def lock_fd(self) -> int:
-        """The lock's descriptor as of now."""
+        """The lock's descriptor; keep() may replace it."""
         return self._lock.fd
 
     @property
@@ -73,20 +73,20 @@ class LockKeeper:
         """Let go of the place."""
         self._lock.close()
         self._file.close()
-        self._forget_pid_file()
+        self._close_pid_file()
 
     def keep(self, config: Config) -> LockState:
-        """Put back what is gone.
+        """Make deleted files anew, and see whether the place is still ours.
 
-        TAKEN: from a directory that was moved away nothing may go into the one that came after it.
-        Until somebody takes its place, it may come back.
+        If our directory was moved away, nothing is written into the one that has replaced it. We go
+        on, as ours may come back, until another appliance takes the place: TAKEN.
         """
-        kept = self._keep_place(config)
-        if kept is not LockState.TAKEN and self.is_in_place and not self._file.keep():
+        state = self._keep_place(config)
+        if state is not LockState.TAKEN and self.is_in_place and not self._file.keep():
             path, pid = config.storage.path, self.holder(config)
             LOGGER.error("place_taken %s: pid %s has the file; this one ends", path, pid)
             return LockState.TAKEN
-        return kept
+        return state
 
     def _keep_place(self, config: Config) -> LockState:
         if self._lock.is_in_place():
@@ -119,7 +119,7 @@ class LockKeeper:
 
 
 def _size(file: Path) -> int | None:
-    """None where there is none, or nobody may know."""
+    """In bytes; None if there is no such file, or it cannot be seen."""
     try:
         return file.stat().st_size
     except OSError:

@@ -1,4 +1,4 @@
-"""The log file, where nobody else takes care of standard error; only the supervisor rotates it."""
+"""The log file, if standard error goes to one; only the supervisor rotates it."""
 
 import contextlib
 import os
@@ -17,9 +17,9 @@ def log_file(config: Config) -> Path:
 
 
 def rotate(config: Config) -> None:
-    """If our standard error is the log file and it is full: copy it, then begin anew.
+    """If our standard error is the log file and it is full, copy it, then truncate it.
 
-    Copied and cut, not renamed: all children append to the same open file.
+    It is not renamed, because all children append to the same open file.
     """
     error = os.fstat(2)
     if error.st_size < MOST_BYTES:
@@ -38,11 +38,11 @@ def rotate(config: Config) -> None:
 
 
 def _copy(file: Path) -> Path:
-    """A whole copy, or OSError and nothing: a full disk must not cost the older files."""
+    """Copy the whole file. Raises OSError and leaves no copy, so that older files are kept."""
     copy = file.with_name(f"{file.name}.new")
     try:
-        with file.open("rb") as full, open_unlinked(copy, "wb") as kept:
-            shutil.copyfileobj(full, kept)
+        with file.open("rb") as source, open_unlinked(copy, "wb") as target:
+            shutil.copyfileobj(source, target)
     except OSError:
         copy.unlink(missing_ok=True)
         raise

@@ -36,12 +36,16 @@ def lock_file(config: Config) -> Path:
 class ApplianceLock:
     """A flock beside the database that the children share by being forked.
 
-    It is free only when the supervisor and all its children are gone, so that every batch that is
-    SENDING then is known to be a dead process's. The file is empty and never deleted.
+    It is free only when the supervisor and all its children are gone. So whoever takes it knows
+    that every batch that is SENDING is a dead process's. The file is empty and never deleted.
     """
 
     def __init__(self, config: Config) -> None:
-        """Raises ConfigError, and makes nothing, where somebody's link says where it is to be."""
+        """Open the lock file.
+
+        Raises ConfigError, and makes no file, if the database's path is another user's link.
+        Raises SensorNodeError if the file cannot be opened.
+        """
         if is_foreign_link(config.storage.path):
             raise ConfigError(f"{config.storage.path}: {FOREIGN_LINK}")
         self._config = config
@@ -55,11 +59,11 @@ class ApplianceLock:
 
     @property
     def file(self) -> Path:
-        """Where those who come now look for it: the database's link may have been turned."""
+        """Where a new appliance would look for it now; the database's link may have changed."""
         return lock_file(self._config)
 
     def take(self) -> bool:
-        """Whether the lock is ours now; does not wait."""
+        """Try to take the lock, without waiting. Whether it is ours."""
         try:
             fcntl.flock(self.fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -67,11 +71,11 @@ class ApplianceLock:
         return True
 
     def is_in_place(self) -> bool:
-        """Whether those who come to take the lock now find this one, and no other."""
+        """Whether a new appliance would find this very file."""
         return is_same_file(os.fstat(self.fd), self.file)
 
     def is_at_home(self) -> bool:
-        """Whether the directory is the one that it was made in, and not a successor's."""
+        """Whether its directory is still in its place, not moved away or replaced."""
         return is_same_file(self._directory, self._home)
 
     def close(self) -> None:
@@ -83,11 +87,12 @@ def pid_file(runtime_directory: Path) -> Path:
 
 
 def write_pid_file(config: Config) -> int:
-    """The pid on the first line, as everybody expects; then who that is, as pids are used again.
+    """Write the pid on the first line, as usual, and our owner id on the second.
 
-    Returns a descriptor: whoever keeps that has a lock on the file, and so is known to live.
+    The owner id tells us from a later process with the same pid. Returns a descriptor that holds a
+    lock on the file for as long as it is open: the lock proves that we live.
 
-    Raises SensorNodeError: an appliance that nobody can find or stop had better not start.
+    Raises SensorNodeError if it cannot: nobody could find or stop such an appliance.
     """
     file, owner_id = pid_file(config.runtime_directory), owner.own_owner_id("supervisor")
     try:
@@ -103,7 +108,7 @@ def write_pid_file(config: Config) -> int:
 
 
 def _lock(opened: int) -> None:
-    """Whoever looks whether it is locked has it for a moment."""
+    """Try a few times: a process that checks the lock holds it for a moment."""
     for _ in range(LOCK_TRIES):
         try:
             fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -114,7 +119,7 @@ def _lock(opened: int) -> None:
 
 
 def remove_pid_file(config: Config) -> None:
-    """If it is this process's, and not a successor's."""
+    """Unless it is by now another process's."""
     if running_pid(config.runtime_directory) == os.getpid():
         with contextlib.suppress(FileNotFoundError):
             pid_file(config.runtime_directory).unlink()
@@ -135,10 +140,11 @@ def running_pid(runtime_directory: Path) -> int | None:
 
 
 def _holds(pid: int, file: os.stat_result, owner_id: str) -> bool:
-    """Whether it is a supervisor that keeps the file.
+    """Whether that process is the supervisor that wrote the file.
 
-    The lock tells, also in a container where /proc names another boot than it does to the service.
-    Where locks cannot be seen, it is at least of the user who wrote the file.
+    The file's lock shows it, even in a container whose /proc gives another boot id than the
+    service sees. Where locks cannot be seen, the owner id must be a living process's, and of the
+    user who owns the file.
     """
     if holder(file) == pid:
         return True
@@ -161,19 +167,20 @@ def is_elsewhere(runtime_directory: Path) -> bool:
 
 
 def is_appliance(owner_id: str) -> bool:
-    """Whether an owner text means a living process."""
+    """Whether an owner id is well-formed and its process lives."""
     return re.fullmatch(OWNER_ID, owner_id) is not None and owner.is_alive(owner_id)
 
 
 def has_lock(config: Config, pid: int) -> bool:
-    """Whether the process is of the appliance that is found here, whatever a file here says.
+    """Whether the process belongs to the appliance in this place, whatever its pid file says.
 
-    All of them have the appliance's lock open, and nobody can make a stranger open it.
+    All its processes have the lock file open, and nobody can make another process open it.
     """
     try:
         return has_open(pid, lock_file(config).stat())
     except PermissionError:
-        # Another user's, and the kernel decides; but root may do what it likes.
+        # It is another user's process: the kernel decides who may signal it. Root may always, so
+        # root needs the lock as proof.
         return os.geteuid() != 0 or holder(lock_file(config).stat()) == pid
     except OSError:
         return False

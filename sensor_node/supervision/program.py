@@ -1,6 +1,6 @@
-"""The program as it was at the start: what it imports later comes from memory, not from the disk.
+"""Keeps the program as it was at the start: later imports come from memory, not from the disk.
 
-An upgrade puts other files in the place of a running node's, long before the node is restarted.
+An upgrade replaces the files of a running node, perhaps long before the node is restarted.
 """
 
 import importlib
@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from importlib.machinery import ModuleSpec
 from types import CodeType, ModuleType
 
-# What a worker may import from after it was forked.
+# A worker may import modules of these packages after the fork.
 LATER = (
     "sensor_node.delivery",
     "sensor_node.processes",
@@ -22,7 +22,7 @@ LATER = (
 
 
 class Program(importlib.abc.MetaPathFinder, importlib.abc.InspectLoader):
-    """Finds and loads those modules that nobody had imported when it was made."""
+    """Finds and loads the modules of LATER that were not imported yet when it was made."""
 
     def __init__(self) -> None:
         self._kept = {
@@ -49,20 +49,20 @@ class Program(importlib.abc.MetaPathFinder, importlib.abc.InspectLoader):
         return self._kept[name][0]
 
     def get_source(self, name: str) -> None:
-        """None: the file that had it may be another's."""
+        """None: the file on the disk may be another version's."""
 
 
 def keep_program() -> None:
-    """Raises OSError or SyntaxError where its files are being replaced right now."""
+    """Raises OSError or SyntaxError if the program's files are being replaced right now."""
     sys.meta_path.insert(0, Program())
 
 
 def _specs_in(directories: Sequence[str], prefix: str) -> Iterator[ModuleSpec]:
-    """Of all modules there, without importing them."""
-    for found in pkgutil.iter_modules(directories, prefix):
-        spec = found.module_finder.find_spec(found.name, None)
+    """The specs of all modules in these directories and below, without importing them."""
+    for module in pkgutil.iter_modules(directories, prefix):
+        spec = module.module_finder.find_spec(module.name, None)
         if spec is None:
             continue
         yield spec
         if spec.submodule_search_locations:
-            yield from _specs_in(spec.submodule_search_locations, f"{found.name}.")
+            yield from _specs_in(spec.submodule_search_locations, f"{module.name}.")

@@ -1,8 +1,8 @@
-"""Where each child shows its supervisor that it lives: a slot in an anonymous shared map.
+"""Shows the supervisor that each child lives: one slot a child, in an anonymous shared map.
 
-Written without locks, as aligned words of 32 bits, which every processor stores whole; read by the
-supervisor alone. It serves supervision only: no child reads another's slot. The words are items of
-a memoryview; struct.pack_into() would let the supervisor see a zero in between.
+The child writes its slot and the supervisor reads it; no child reads another's. There are no locks:
+every processor stores an aligned word of 32 bits whole. The words are items of a memoryview; with
+struct.pack_into() the supervisor could see a zero in between.
 """
 
 import mmap
@@ -11,28 +11,26 @@ from dataclasses import dataclass
 
 from sensor_node.core.errors import STORAGE_REASONS
 
-BEAT, WAITING, HOLDING, READY, TROUBLE, SAID_LENGTH, FINAL, CHECKED, SINCE = range(9)
-SAID = 36
+BEAT, WAITING, HOLDING, READY, TROUBLE, MESSAGE_LENGTH, FINAL, CHECKED, SINCE = range(9)
+# Where the last message begins, after the words.
+MESSAGE = 36
 SLOT_BYTES = 1024
-# Times are milliseconds of the monotonic clock, which begin anew each 50 days; 0 is none.
+# Times are milliseconds of the monotonic clock modulo this, which is 50 days; 0: no time.
 TIMES = 2**32
 
 
 @dataclass(frozen=True, slots=True)
 class Heartbeat:
-    """What a slot says; times in monotonic seconds, None for: not so.
+    """What a slot says. Times are monotonic seconds."""
 
-    `trouble_since` in wall seconds, for people; 0 if there is none.
-    """
-
-    beat: float
-    waiting_since: float | None
-    holding_since: float | None
-    ready: bool
-    checked: bool
-    trouble: str
-    trouble_since: float
-    said: str
+    beat: float  # the last pass of its loop
+    waiting_since: float | None  # for the write lock; None: it does not wait
+    holding_since: float | None  # the write lock; None: it does not hold it
+    ready: bool  # its service is open, or waits for the database
+    checked: bool  # it has opened the database, and checked it if that was to be done
+    trouble: str  # why it cannot use the database; empty: it can
+    trouble_since: float  # wall seconds, for people; 0: no trouble
+    message: str  # its last message
 
 
 class Slot:
@@ -40,8 +38,8 @@ class Slot:
 
     def __init__(self, memory: mmap.mmap, index: int) -> None:
         whole = memoryview(memory)[index * SLOT_BYTES : (index + 1) * SLOT_BYTES]
-        self._words = whole[:SAID].cast("I")
-        self._said = whole[SAID:]
+        self._words = whole[:MESSAGE].cast("I")
+        self._message = whole[MESSAGE:]
 
     # In the child
 
@@ -70,33 +68,33 @@ class Slot:
             self._put(TROUBLE, trouble)
 
     def checked(self) -> None:
-        """The database is open and has been looked at, if that was to be done."""
+        """The database is open and has been checked for damage, if that was to be done."""
         self._put(CHECKED, 1)
 
     def is_final(self) -> bool:
         """Whether the whole appliance is being stopped, not this child replaced."""
         return bool(self._get(FINAL))
 
-    def say(self, text: str) -> None:
-        """Last words, for the supervisor to pass on."""
-        words = text.encode()[: SLOT_BYTES - SAID]
-        self._said[: len(words)] = words
-        self._put(SAID_LENGTH, len(words))
+    def leave_message(self, text: str) -> None:
+        """Leave a last message for the supervisor to log; it is cut if it is too long."""
+        message = text.encode()[: SLOT_BYTES - MESSAGE]
+        self._message[: len(message)] = message
+        self._put(MESSAGE_LENGTH, len(message))
 
     # In the supervisor
 
     def reset(self) -> None:
-        """Before each start, and after the supervisor itself has slept too long."""
-        for word in (WAITING, HOLDING, READY, TROUBLE, SAID_LENGTH, FINAL, CHECKED, SINCE):
+        """Clear the slot before each start."""
+        for word in (WAITING, HOLDING, READY, TROUBLE, MESSAGE_LENGTH, FINAL, CHECKED, SINCE):
             self._put(word, 0)
         self.beat()
 
     def make_final(self) -> None:
-        """Before the stop that has no start after it."""
+        """Tell the child, before it is asked to stop, that the whole appliance stops."""
         self._put(FINAL, 1)
 
     def forgive(self) -> None:
-        """Start all measures of time anew."""
+        """Measure all times from now, after the supervisor itself has slept too long."""
         now = _now()
         self._put(BEAT, now)
         for word in (WAITING, HOLDING):
@@ -104,7 +102,7 @@ class Slot:
                 self._put(word, now)
 
     def heartbeat(self) -> Heartbeat:
-        said = bytes(self._said[: self._get(SAID_LENGTH)])
+        message = bytes(self._message[: self._get(MESSAGE_LENGTH)])
         trouble = self._get(TROUBLE)
         return Heartbeat(
             beat=self._time(BEAT) or 0.0,
@@ -114,7 +112,7 @@ class Slot:
             checked=bool(self._get(CHECKED)),
             trouble=STORAGE_REASONS[trouble - 1] if trouble else "",
             trouble_since=float(self._get(SINCE)),
-            said=said.decode(errors="replace"),
+            message=message.decode(errors="replace"),
         )
 
     def _time(self, word: int) -> float | None:

@@ -30,49 +30,40 @@ class ChildState(enum.StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class ChildReport:
-    """One child. `since` wall seconds; `owner` as in a claim; `trouble` with the database.
+    """One child. Times are wall seconds."""
 
-    `died_before`: when it died for the last time but one, `trouble_since`: both wall seconds, 0 for
-    never.
-    """
-
-    name: str
-    role: str
+    name: str  # sender-2
+    role: str  # sender
     pid: int | None
-    owner: str
-    state: str
-    since: float
-    restarts: int
-    died_before: float
-    trouble: str
-    trouble_since: float
+    owner: str  # its owner id, as in its claims
+    state: str  # of ChildState
+    since: float  # when it came into this state
+    restarts: int  # deaths in this place
+    died_before: float  # the last death but one; 0: never
+    trouble: str  # why it cannot use the database; empty: it can
+    trouble_since: float  # 0: no trouble
 
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """The appliance. `node`: its readings go by this name, whatever the host is called by now.
+    """The whole appliance, as the supervisor knows it."""
 
-    `reloads` counts the configurations taken; `problem` is of the last reload.
-
-    `settings`: what it goes by, whatever its files say by now.
-    """
-
-    pid: int
+    pid: int  # the supervisor's
     version: str
-    config: str
-    node: str
-    since: float
-    ready: bool
-    reloads: int
+    config: str  # the file
+    node: str  # the name its readings bear, even if the host has another name by now
+    since: float  # when the supervisor started, in wall seconds
+    ready: bool  # all children have been RUNNING since the start, or since the last reload
+    reloads: int  # how many there were, refused ones too
     stopping: bool
-    problem: str
+    problem: str  # why the last reload was refused; empty: it was not
     processes: list[ChildReport]
-    settings: list[Effective]
+    settings: list[Effective]  # in use now; the files may have changed since
 
 
 @dataclass(frozen=True, slots=True)
 class Outline:
-    """What the report of every version says: an upgrade may leave one running and bring another."""
+    """What the report of every version says: after an upgrade the old version may still run."""
 
     pid: int
     version: str
@@ -84,11 +75,10 @@ def report_file(runtime_directory: Path) -> Path:
 
 
 def write_report(config: Config, report: Report) -> bool:
-    """Replaced as a whole, so that a reader never sees half of it.
+    """Replace the report as a whole, so that a reader never sees half of it.
 
-    Where there is no room for another file, the one that is there is written over: half a report
-    is none to a reader, who looks again. False where that fails too: a full disk must not end the
-    supervisor.
+    If there is no room for a second file, overwrite the first: a reader takes half a report for
+    none, and looks again. Returns False if that fails too; a full disk must not end the supervisor.
     """
     file, text = report_file(config.runtime_directory), json.dumps(asdict(report))
     temporary = file.with_suffix(".new")
@@ -112,7 +102,7 @@ def _write_over(file: Path, text: str) -> bool:
 
 
 def read_outline(runtime_directory: Path, pid: int | None) -> Outline | None:
-    """None where there is no report of that supervisor."""
+    """None if that supervisor has no report."""
     try:
         values = _read(runtime_directory)
         outline = Outline(values["pid"], values["version"], values["ready"])
@@ -124,13 +114,13 @@ def read_outline(runtime_directory: Path, pid: int | None) -> Outline | None:
 
 
 def report_of(runtime_directory: Path, pid: int | None) -> Report | None:
-    """None where there is none of that supervisor: a start leaves the last run's for a while."""
+    """None if that supervisor has none: soon after a start the last run's may still be there."""
     report = read_report(runtime_directory)
     return report if report and report.pid == pid else None
 
 
 def read_report(runtime_directory: Path) -> Report | None:
-    """None where there is none, or one of another version."""
+    """None if there is none, or if it is of another version."""
     try:
         values = _read(runtime_directory)
         children = [ChildReport(**child) for child in values.pop("processes")]
@@ -151,7 +141,7 @@ def _read(runtime_directory: Path) -> dict[str, Any]:
 
 
 def _is_sound(record: Any) -> bool:
-    """Whether each value is of the kind that the supervisor writes."""
+    """Whether each value is of the type that the supervisor writes, and in its range."""
     for name, kind in get_type_hints(type(record)).items():
         if not isinstance(getattr(record, name), list if get_origin(kind) is list else kind):
             return False

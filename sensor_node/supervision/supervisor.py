@@ -25,9 +25,9 @@ from sensor_node.system.log import LOGGER
 
 LOOP_SECONDS = 0.5
 STARTING_LOOP_SECONDS = 0.02
-# A turn that took longer means that this process itself was stopped or the machine suspended.
+# If a pass of the loop took longer, this process was stopped or the machine was suspended.
 OVERSLEPT_SECONDS = 3.0
-# For the time between asking and killing, all processes together.
+# On top of the roles' own seconds: what asking and killing all processes takes.
 STOP_MARGIN_SECONDS = 5.0
 WAITS_FOR_DATABASE = "waiting for the database: its tables are made anew, or somebody writes to it"
 
@@ -61,7 +61,11 @@ class Supervisor:
         return next(child for child in self._children if child.role.captures)
 
     def run(self) -> int:
-        """Until SIGTERM or SIGINT (0), or until an error that only a person can mend (78)."""
+        """Run until stopped. Returns the exit status.
+
+        0 after SIGTERM or SIGINT, 1 if another appliance has taken the place, 78 for an error that
+        only a person can mend.
+        """
         self._take_signals()
         preload()
         status = None
@@ -89,13 +93,13 @@ class Supervisor:
 
         for end in (self._wake_reader, self._wake_writer):
             end.setblocking(False)
-        # connection.wait() goes on after a signal; the byte in this socket ends it.
+        # A signal does not end connection.wait(); the byte that it writes to this socket does.
         signal.set_wakeup_fd(self._wake_writer.fileno(), warn_on_full_buffer=False)
         for number in STOP_SIGNALS:
             signal.signal(number, enqueue)
 
     def _wait(self, now: float) -> None:
-        """For a child's end, a signal, the next start, or the next turn."""
+        """Sleep until a child ends, a signal comes, or the next start or pass is due."""
         starting = self._unclean or any(
             child.state is ChildState.STARTING for child in self._children
         )
@@ -111,13 +115,14 @@ class Supervisor:
             return
 
     def _forgive_if_overslept(self, now: float) -> None:
+        """The children may have slept as well: measure their times from now."""
         if now - self._last_loop > OVERSLEPT_SECONDS:
             for child in self._children:
                 child.slot.forgive()
         self._last_loop = now
 
     def _reap(self, now: float) -> int | None:
-        """Take note of children that have ended. Returns 78 if none of this can go on."""
+        """Plan what follows each child that has ended. Returns 78 if the appliance must end."""
         for child in list(self._children):
             exit_status = child.reap()
             if exit_status is None:
@@ -127,8 +132,8 @@ class Supervisor:
                 continue
             LOGGER.warning("process_died name=%s %s", child.name, exit_status.how)
             if _is_hopeless(child, exit_status):
-                LOGGER.error("configuration %s", exit_status.said)
-                self._notifier.send(f"STATUS={exit_status.said}", f"ERRNO={EXIT_CONFIG}")
+                LOGGER.error("configuration %s", exit_status.message)
+                self._notifier.send(f"STATUS={exit_status.message}", f"ERRNO={EXIT_CONFIG}")
                 return EXIT_CONFIG
             child.plan_restart(exit_status, now)
         reap_strangers(self._children)
@@ -173,14 +178,14 @@ class Supervisor:
                 child.ask_to_stop(now, child.role.seconds_to_stop(self._config))
 
     def _keep_locks(self, now: float) -> int | None:
-        """Returns 1 if another appliance is found at the place of this one."""
-        kept = self._lock_keeper.keep(self._config)
-        if kept is LockState.LOCK_MADE_ANEW:
+        """Put back files that were deleted. Returns 1 if another appliance has taken the place."""
+        state = self._lock_keeper.keep(self._config)
+        if state is LockState.LOCK_MADE_ANEW:
             self._capture.remember("lock gone", "its file was deleted while the node ran")
             self._replace_children(now)
-        if kept is not LockState.AS_IT_WAS:
-            self._reported = None  # what else there was is gone as well
-        return 1 if kept is LockState.TAKEN else None
+        if state is not LockState.AS_IT_WAS:
+            self._reported = None  # the report was probably deleted too: write it again
+        return 1 if state is LockState.TAKEN else None
 
     def _start_due(self, now: float) -> None:
         wanted = roles.children(self._config)
@@ -194,9 +199,10 @@ class Supervisor:
                 self._slots.append(child.slot)
 
     def _is_held_back(self, child: Child) -> bool:
-        """After an unclean stop capture opens the database alone, and looks for damage.
+        """Whether a child must not start yet.
 
-        If it cannot, the others need not wait for it.
+        After an unclean stop the capturing process first opens the database alone and checks it for
+        damage. Once it has done so, or has failed to, the others start.
         """
         if child.role.captures:
             return False
@@ -211,11 +217,12 @@ class Supervisor:
             child.start(self._config, self._run_started, inherited, unclean=self._unclean)
             LOGGER.info("process_started name=%s pid=%s", child.name, child.pid)
         except OSError as error:
-            # No memory or no process number to spare: the others go on, this one comes later.
+            # No memory or no process number is free: the others go on, this one is started later.
             LOGGER.error("process_not_started name=%s %s", child.name, error)
             child.plan_another_start(now)
 
     def _end_hangs(self, now: float) -> None:
+        """Kill children that do not move. SIGABRT first makes a child print its stack."""
         self._all_well = True
         for child in self._children:
             if child.pid is None:
@@ -224,26 +231,26 @@ class Supervisor:
                 self._kill(child, "did not stop in time")
                 continue
             limit = hangs.step_limit(child.role, self._config.sink.timeout)
-            verdict = hangs.judge(child.slot.heartbeat(), now, limit, child)
-            self._all_well &= verdict is hangs.Liveness.WELL
-            if verdict in (hangs.Liveness.HOLDS_LOCK, hangs.Liveness.BLOCKS_LOCK):
-                self._kill(child, verdict.value)
-            elif verdict is hangs.Liveness.HANGS and child.aborted_at is None:
-                LOGGER.error("process_aborted name=%s it %s", child.name, verdict.value)
+            liveness = hangs.judge(child.slot.heartbeat(), now, limit, child)
+            self._all_well &= liveness is hangs.Liveness.WELL
+            if liveness in (hangs.Liveness.HOLDS_LOCK, hangs.Liveness.BLOCKS_LOCK):
+                self._kill(child, liveness.value)
+            elif liveness is hangs.Liveness.HANGS and child.aborted_at is None:
+                LOGGER.error("process_aborted name=%s it %s", child.name, liveness.value)
                 child.aborted_at = now
                 child.signal(signal.SIGABRT)
             elif child.aborted_at is not None and now - child.aborted_at > hangs.ABORT_SECONDS:
                 self._kill(child, "does not end")
 
-    def _kill(self, child: Child, why: str) -> None:
-        """Once: it takes a moment to be gone, and what is stuck in the kernel takes longer."""
+    def _kill(self, child: Child, reason: str) -> None:
+        """Send SIGKILL once. The process may take a while to end if the kernel keeps it."""
         if not child.killed:
-            LOGGER.error("process_killed name=%s it %s", child.name, why)
+            LOGGER.error("process_killed name=%s it %s", child.name, reason)
             child.killed = True
             child.signal(signal.SIGKILL)
 
     def _announce(self, now: float) -> None:
-        """Say what has changed, to whoever started us and to `status`."""
+        """Tell the service manager and `status` what has changed."""
         for child in self._children:
             child.look()
         running = all(child.state is ChildState.RUNNING for child in self._children)
@@ -256,11 +263,11 @@ class Supervisor:
         if self._all_well:
             self._notifier.feed_watchdog(now)
         report = self._report()
-        # Not where another appliance may be by now.
-        wanted = report != self._reported and self._lock_keeper.is_in_place
-        if wanted and write_report(self._config, report):
+        # If the place is no longer ours, another appliance's report may be there.
+        is_due = report != self._reported and self._lock_keeper.is_in_place
+        if is_due and write_report(self._config, report):
             self._reported = report
-        # Whoever hears it may look into the report.
+        # Last: whoever hears it may read the report at once.
         if became_ready:
             self._notifier.send("READY=1", f"MAINPID={os.getpid()}", "STATUS=running")
 
@@ -280,7 +287,11 @@ class Supervisor:
         )
 
     def _stop_all(self) -> None:
-        """Capture first, so that nothing new comes; who notes the orderly stop last."""
+        """Stop one group of roles after the other.
+
+        The last process notes the stop in the database. If capture did not end well, the stop is
+        not orderly, and nobody is told to note it.
+        """
         groups = roles.stop_groups()
         seconds = STOP_MARGIN_SECONDS + sum(
             max(role.seconds_to_stop(self._config) for role in group) for group in groups
@@ -298,7 +309,10 @@ class Supervisor:
             in_order &= self._await_end(stopping)
 
     def _await_end(self, stopping: list[Child]) -> bool:
-        """Whether capture ended well, too: what a killed generator had in memory is gone."""
+        """Wait for these processes. False if a capturing one did not end well.
+
+        What a killed one had in memory is lost.
+        """
         in_order = True
         while any(child.pid is not None for child in stopping):
             now = time.monotonic()
@@ -313,18 +327,19 @@ class Supervisor:
 
 
 def _was_left_open(database: Path) -> bool:
-    """Whether the last run did not stop in good order; by stat() alone.
+    """Whether the last run did not stop in good order; known by stat() alone.
 
-    A reader of a database that nobody writes leaves an empty WAL and a -shm file.
+    An empty WAL with its -shm file does not count: a reader may have left them.
     """
     wal, shm = (database.with_name(database.name + end) for end in ("-wal", "-shm"))
     return wal.stat().st_size > 0 if wal.exists() else shm.exists()
 
 
 def _is_hopeless(child: Child, exit_status: ExitStatus) -> bool:
-    """A configuration error stops the appliance before it is ready, or if nothing is captured.
+    """Whether a child ended with a configuration error that must end the appliance.
 
-    Later, a network role's is a problem of the sink and is tried again.
+    It must if the child was not ready yet, or if nothing is captured without it. Later, another
+    role's error (a token file, say) is treated as a death, and the role is started again.
     """
     return exit_status.exit_code == EXIT_CONFIG and (
         child.role.captures or not exit_status.was_ready

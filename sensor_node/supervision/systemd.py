@@ -1,19 +1,19 @@
-"""sd_notify(3): telling whoever started us, systemd or our own `start`, how we are."""
+"""sd_notify(3): tells whoever started us, systemd or our own `start`, how we are."""
 
 import contextlib
 import os
 import socket
 import time
 
-# Asked for again while it is needed.
+# One request extends the start timeout by this; it is repeated while more is needed.
 MORE_SECONDS = 30.0
 
 
 class Notifier:
-    """Sends to $NOTIFY_SOCKET, if there is one; nobody listening is no error."""
+    """Sends to $NOTIFY_SOCKET, if there is one. It is no error if nobody listens."""
 
     def __init__(self) -> None:
-        # Children, and the commands they run, must not speak for us.
+        # Children, and the commands that they run, must not notify in our name.
         self._address = os.environ.pop("NOTIFY_SOCKET", "")
         microseconds = int(os.environ.pop("WATCHDOG_USEC", "0") or 0)
         os.environ.pop("WATCHDOG_PID", None)
@@ -31,17 +31,17 @@ class Notifier:
             channel.setblocking(False)
             channel.sendto("\n".join(lines).encode(), address)
 
-    def ask_for_time(self, now: float, why: str) -> None:
-        """Starting takes longer than expected; `now` is monotonic seconds."""
+    def ask_for_time(self, now: float, reason: str) -> None:
+        """Ask for more time to start; `now` is monotonic seconds."""
         if now - self._asked_at >= MORE_SECONDS / 3:
             self._asked_at = now
-            self.send(f"EXTEND_TIMEOUT_USEC={int(MORE_SECONDS * 1e6)}", f"STATUS={why}")
+            self.send(f"EXTEND_TIMEOUT_USEC={int(MORE_SECONDS * 1e6)}", f"STATUS={reason}")
 
     def reloading(self) -> None:
         self.send("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}")
 
     def feed_watchdog(self, now: float) -> None:
-        """Three times a period; `now` is monotonic seconds."""
+        """Send WATCHDOG=1 three times a period; `now` is monotonic seconds."""
         if self._watchdog_seconds and now - self._fed_at >= self._watchdog_seconds:
             self._fed_at = now
             self.send("WATCHDOG=1")

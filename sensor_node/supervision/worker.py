@@ -34,53 +34,49 @@ if TYPE_CHECKING:
     from sensor_node.storage.repository import SensorDataSQLRepository
 
 EXIT_CONFIG = 78
-# No file and no memory is left.
+# The system has no file or no memory left to give.
 REFUSED = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
 @dataclass(frozen=True, slots=True)
 class ChildSpec:
-    """All that a child is told: how it came to be and what it is to do.
-
-    `inherited`: descriptors of the supervisor's that are none of its business. `news`: what the
-    supervisor, which never opens the database, wants to be remembered there (kind, detail).
-    `unclean`: the last run left the database as it was when it died, and nobody has opened it yet.
-    `after_death`: of the one before it in its place, which may have died of damage.
-    """
+    """All that a new child is told."""
 
     role: Role
     config: Config
     slot: Slot
-    supervisor: int
-    inherited: tuple[int, ...]
+    supervisor: int  # pid
+    inherited: tuple[int, ...]  # the supervisor's descriptors, which the child must give up
+    # (kind, detail): the child writes them to the database, which the supervisor never opens.
     pending_events: tuple[tuple[str, str], ...]
-    run_started: float
-    unclean: bool
-    after_death: bool
+    run_started: float  # when the supervisor started, in monotonic seconds
+    unclean: bool  # the last run left the database as it was when it died; nobody has opened it
+    after_death: bool  # the one before it in its place has died, perhaps of a damaged database
 
 
 def preload() -> None:
-    """Before the first fork: the children share the memory of what all of them import.
+    """Import the services before the first fork, so that all children share their memory.
 
-    The HTTP library is not among it: capture never loads it, and others only when they send. What
-    speaks HTTP is kept as it is now, so that an upgrade never leaves a child with half a program.
+    The HTTP library is left out: capture never loads it, and the others only when they send. The
+    modules that import it are kept in memory as they are now. So a child never mixes modules of two
+    versions after an upgrade.
     """
     for role in ROLES.values():
         role.load_service()
     keep_program()
-    # A collection in a child would write to every object, and so copy it.
+    # Otherwise a garbage collection in a child would write to every object, and so copy its page.
     gc.freeze()
 
 
 def open_descriptors(but: int) -> list[int]:
-    """What a child must not share: all but the standard ones and that one."""
+    """The descriptors that a child must not share: all but 0, 1, 2 and `but`."""
     present = [int(entry.name) for entry in Path("/proc/self/fd").iterdir()]
     return [fd for fd in present if fd not in (0, 1, 2, but) and _is_open(fd)]
 
 
 def _is_open(fd: int) -> bool:
-    """The descriptor that iterdir() itself used is closed by now."""
+    """False for the descriptor that iterdir() itself used: it is closed by now."""
     try:
         os.fstat(fd)
     except OSError:
@@ -102,15 +98,15 @@ def work(spec: ChildSpec) -> None:
             open_service = partial(spec.role.open_service, _context(spec, wake, bell))
             run_service(open_service, SystemClock(), spec.slot, wake, spec.supervisor, longest_wait)
     except ConfigError as error:
-        # The supervisor says it, once for all children that find the same.
-        spec.slot.say(str(error))
+        # The supervisor logs it: once, although each child may find the same error.
+        spec.slot.leave_message(str(error))
         sys.exit(EXIT_CONFIG)
     except Exception as error:
         if is_out_of_memory(error):
-            # What the stack still holds is needed for the line.
+            # Free what the stack still holds: the log line needs memory.
             error.__traceback__ = error.__context__ = None
             error = MemoryError()
-        # A stack says nothing about what the system refuses to whoever asks.
+        # If the system refuses to give more, the place where it did so explains nothing.
         refused = isinstance(error, MemoryError) or getattr(error, "errno", 0) in REFUSED
         log.LOGGER.error("crashed role=%s %r", spec.role.name, error, exc_info=not refused)
         sys.exit(1)
@@ -138,7 +134,10 @@ def _context(spec: ChildSpec, wake: Wake, bell: Bell | NoBell) -> ServiceContext
 def _bell(
     spec: ChildSpec, wake: Wake, leaving: contextlib.ExitStack
 ) -> tuple[Bell | NoBell, float]:
-    """How this process tells the others what it did, and how long it may wait to be told."""
+    """The bell, and the longest time in seconds that this process may sleep.
+
+    Without a bell nothing wakes a network process, so it asks the database more often.
+    """
     listens = spec.role.uses_network
     try:
         bell = leaving.enter_context(contextlib.closing(Bell(spec.config.runtime_directory)))
@@ -153,13 +152,16 @@ def _bell(
 def _open_repository(
     spec: ChildSpec, pending_events: list[tuple[str, str]], *, power_safe: bool
 ) -> "SensorDataSQLRepository":
-    """Write the news down there, each once however often opening fails."""
+    """Open the database and write the pending events: each once, however often opening fails.
+
+    Raises StorageUnavailable.
+    """
     from sensor_node.storage.engine.filesystem import resolved
     from sensor_node.storage.repository import SensorDataSQLRepository
 
     path = resolved(spec.config.storage.path)
     if not has_lock(spec.config, os.getpid()):
-        # What is there now is perhaps another appliance's.
+        # The database that is there now may be another appliance's.
         raise StorageUnavailable("replaced", f"{path}: the appliance's lock file was taken away")
     repository = SensorDataSQLRepository(path, spec.slot, power_safe=power_safe, replaces=True)
     try:
@@ -176,15 +178,15 @@ def _open_repository(
 
 
 def _cut_ties(inherited: tuple[int, ...]) -> None:
-    """Point the supervisor's descriptors at nothing.
+    """Point the supervisor's descriptors at /dev/null.
 
-    They are replaced, not closed: should an object of the supervisor's close its number later, it
-    must not be the database's by then.
+    They are not closed: then the database might get one of their numbers, and an object that the
+    child has inherited might close that number later.
     """
-    nothing = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+    null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
     for fd in inherited:
-        os.dup2(nothing, fd, inheritable=False)
-    os.close(nothing)
+        os.dup2(null, fd, inheritable=False)
+    os.close(null)
 
 
 def _set_oom_score(score: int) -> None:

@@ -82,15 +82,15 @@ class TestStarting:
 
     def test_forgets_what_the_slot_said_of_the_process_before(self, child, config) -> None:
         child.slot.ready()
-        child.slot.say("of the old one")
+        child.slot.leave_message("of the old one")
         child.slot.make_final()
         start(child, config)
-        assert child.slot.heartbeat().said == ""
+        assert child.slot.heartbeat().message == ""
         assert not child.slot.is_final()
 
     def test_tells_the_child_all_that_it_must_know(self, child, config, monkeypatch) -> None:
         def tell(spec):
-            spec.slot.say(
+            spec.slot.leave_message(
                 f"{spec.role.name} {spec.supervisor} {spec.inherited} {spec.pending_events}"
             )
 
@@ -98,22 +98,22 @@ class TestStarting:
         child.remember("process died", "sender-1 exited")
         child.start(config, time.monotonic(), [17])
         pending_events = "(('process died', 'sender-1 exited'),)"
-        assert end_of(child).said == f"sender {os.getpid()} (17,) {pending_events}"
+        assert end_of(child).message == f"sender {os.getpid()} (17,) {pending_events}"
         child.start(config, time.monotonic(), [])
-        assert end_of(child).said == f"sender {os.getpid()} () ()"
+        assert end_of(child).message == f"sender {os.getpid()} () ()"
 
     def test_holds_stop_signals_back_until_the_child_can_take_them(
         self, child, config, monkeypatch
     ) -> None:
         def blocked(spec):
             mask = signal.pthread_sigmask(signal.SIG_BLOCK, [])
-            spec.slot.say(str(set(STOP_SIGNALS) <= mask))
+            spec.slot.leave_message(str(set(STOP_SIGNALS) <= mask))
 
         does(monkeypatch, blocked)
         before = signal.pthread_sigmask(signal.SIG_BLOCK, [])
         start(child, config)
         assert signal.pthread_sigmask(signal.SIG_BLOCK, []) == before
-        assert end_of(child).said == "True"
+        assert end_of(child).message == "True"
 
 
 class TestASystemWithoutRoomForOneMoreProcess:
@@ -178,20 +178,20 @@ class TestADeath:
         ],
     )
     def test_is_told_in_words(self, exit_code, how) -> None:
-        assert ExitStatus(exit_code, was_ready=True, said="").how == how
+        assert ExitStatus(exit_code, was_ready=True, message="").how == how
 
     def test_comes_with_last_words_and_whether_it_was_ready(
         self, child, config, monkeypatch
     ) -> None:
         def confess(spec):
-            spec.slot.say("[sink] token_file: cannot be read")
+            spec.slot.leave_message("[sink] token_file: cannot be read")
             os._exit(78)
 
         does(monkeypatch, confess)
         start(child, config)
         exit_status = end_of(child)
         assert (exit_status.exit_code, exit_status.was_ready) == (78, False)
-        assert exit_status.said == "[sink] token_file: cannot be read"
+        assert exit_status.message == "[sink] token_file: cannot be read"
 
     def test_after_which_no_signal_is_sent_to_whoever_has_the_pid_now(
         self, child, config, monkeypatch
@@ -204,7 +204,7 @@ class TestADeath:
 
 
 class TestStartingAgain:
-    DEATH = ExitStatus(1, was_ready=True, said="")
+    DEATH = ExitStatus(1, was_ready=True, message="")
 
     def test_is_at_once_after_a_sound_life(self, child, config) -> None:
         start(child, config)
@@ -242,11 +242,11 @@ class TestStartingAgain:
         assert child.state is ChildState.BACKOFF
 
     def test_hands_the_next_one_the_news_of_the_death(self, child, config, monkeypatch) -> None:
-        does(monkeypatch, lambda spec: spec.slot.say(repr(spec.pending_events)))
+        does(monkeypatch, lambda spec: spec.slot.leave_message(repr(spec.pending_events)))
         child.plan_restart(ExitStatus(-signal.SIGKILL, True, ""), 0.0)
         start(child, config)
         expected = (("process died", "sender-1 was killed by SIGKILL"),)
-        assert end_of(child).said == repr(expected)
+        assert end_of(child).message == repr(expected)
 
     def test_hands_over_no_more_news_than_a_few(self, child) -> None:
         for _ in range(1000):

@@ -19,7 +19,7 @@ WELL = Heartbeat(
     checked=True,
     trouble="",
     trouble_since=0.0,
-    said="",
+    message="",
 )
 
 

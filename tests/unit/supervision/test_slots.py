@@ -7,7 +7,7 @@ import pytest
 
 from sensor_node.core.errors import STORAGE_REASONS
 from sensor_node.storage.engine.sqlite_errors import LOCK_REASONS, REASONS
-from sensor_node.supervision.slots import SAID, SLOT_BYTES, make_slots
+from sensor_node.supervision.slots import MESSAGE, SLOT_BYTES, make_slots
 
 
 @pytest.fixture
@@ -20,7 +20,7 @@ def slot():
 def test_a_new_one_says_nothing_but_that_it_has_just_begun(slot) -> None:
     heartbeat = slot.heartbeat()
     assert (heartbeat.waiting_since, heartbeat.holding_since) == (None, None)
-    assert (heartbeat.ready, heartbeat.trouble, heartbeat.said) == (False, "", "")
+    assert (heartbeat.ready, heartbeat.trouble, heartbeat.message) == (False, "", "")
     assert 0 <= time.monotonic() - heartbeat.beat < 10
     assert not slot.is_final()
 
@@ -29,7 +29,7 @@ def test_its_words_are_aligned_whichever_it_is(slot) -> None:
     """Else one could be seen half written; so could one of more than 32 bits, on some boards."""
     assert slot._words.itemsize == 4
     assert SLOT_BYTES % 4 == 0
-    assert SAID % 4 == 0
+    assert MESSAGE % 4 == 0
 
 
 def test_a_time_outlives_the_end_of_its_word(slot, monkeypatch) -> None:
@@ -73,34 +73,34 @@ def test_whatever_keeps_the_database_from_being_used_has_a_place_in_it() -> None
 
 @pytest.mark.parametrize("words", ["", "x", "[sink] token_file: want text", "é" * 10])
 def test_it_keeps_last_words(slot, words) -> None:
-    slot.say(words)
-    assert slot.heartbeat().said == words
+    slot.leave_message(words)
+    assert slot.heartbeat().message == words
 
 
 def test_last_words_that_are_too_long_are_cut_and_touch_no_other_slot() -> None:
     first, second = make_slots(2)
     second.reset()
     before = second.heartbeat()
-    first.say("é" * SLOT_BYTES)
-    assert len(first.heartbeat().said.encode()) <= SLOT_BYTES - SAID + 2
-    assert first.heartbeat().said.startswith("é" * 400)
+    first.leave_message("é" * SLOT_BYTES)
+    assert len(first.heartbeat().message.encode()) <= SLOT_BYTES - MESSAGE + 2
+    assert first.heartbeat().message.startswith("é" * 400)
     assert second.heartbeat() == before
 
 
 def test_shorter_last_words_leave_nothing_of_longer_ones(slot) -> None:
-    slot.say("a long story")
-    slot.say("short")
-    assert slot.heartbeat().said == "short"
+    slot.leave_message("a long story")
+    slot.leave_message("short")
+    assert slot.heartbeat().message == "short"
 
 
 def test_each_is_a_childs_own() -> None:
     slots = make_slots(67)
     for number, slot in enumerate(slots):
         slot.reset()
-        slot.say(str(number))
+        slot.leave_message(str(number))
     slots[3].ready()
     slots[3].make_final()
-    assert [slot.heartbeat().said for slot in slots] == [str(number) for number in range(67)]
+    assert [slot.heartbeat().message for slot in slots] == [str(number) for number in range(67)]
     assert [slot.heartbeat().ready for slot in slots] == [number == 3 for number in range(67)]
     assert [slot.is_final() for slot in slots] == [number == 3 for number in range(67)]
 
@@ -110,11 +110,11 @@ def test_a_reset_forgets_what_the_last_process_said(slot) -> None:
     slot.waiting()
     slot.holding()
     slot.trouble("disk full")
-    slot.say("bye")
+    slot.leave_message("bye")
     slot.make_final()
     slot.reset()
     heartbeat = slot.heartbeat()
-    assert (heartbeat.ready, heartbeat.trouble, heartbeat.said) == (False, "", "")
+    assert (heartbeat.ready, heartbeat.trouble, heartbeat.message) == (False, "", "")
     assert (heartbeat.waiting_since, heartbeat.holding_since) == (None, None)
     assert not slot.is_final()
 
@@ -137,11 +137,11 @@ def test_what_a_forked_child_writes_its_parent_reads(slot) -> None:
     if pid == 0:
         slot.ready()
         slot.holding()
-        slot.say("from the child")
+        slot.leave_message("from the child")
         os._exit(0)
     os.waitpid(pid, 0)
     heartbeat = slot.heartbeat()
-    assert (heartbeat.ready, heartbeat.said) == (True, "from the child")
+    assert (heartbeat.ready, heartbeat.message) == (True, "from the child")
     assert heartbeat.holding_since is not None
 
 
