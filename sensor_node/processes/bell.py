@@ -10,16 +10,17 @@ from sensor_node.processes.service import Wake
 
 
 class Bell:
-    """A file of one byte: the kernel signals who listens when somebody reads or writes it.
+    """A file of one byte: when a process reads or writes it, the kernel signals those that listen.
 
-    Reading tells of a commit, and costs the flash nothing; writing, of what has failed and of a
-    probe's end, so that these can be heard without the commits. A ring says no more than "look now"
-    and may be lost; looking once a second finds the same. Make it after the fork. Raises OSError
-    where there can be no such file.
+    A read tells of a commit, and wears no flash. A write tells of a failed batch or of a probe's
+    end, so that a process can hear these without the commits.
+
+    A ring says no more than "look now", and may be lost: a look once a second finds the same. Make
+    it after the fork. Raises OSError if there can be no such file.
     """
 
     def __init__(self, runtime_directory: Path) -> None:
-        # The kernel watches directories: in one of its own nothing else happens.
+        # The kernel watches whole directories, so the file has one for itself.
         place = runtime_directory / "bell"
         place.mkdir(0o750, exist_ok=True)
         flags = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
@@ -30,7 +31,7 @@ class Bell:
                 "bell", flags | os.O_RDWR | os.O_CREAT, 0o640, dir_fd=self._directory
             )
             opened.callback(os.close, self._file)
-            # Reading nothing rings nothing.
+            # To read from an empty file would not ring.
             os.pwrite(self._file, b"\n", 0)
             self._opened = opened.pop_all()
 
@@ -45,24 +46,30 @@ class Bell:
             os.pwrite(self._file, b"\n", 0)
 
     def listen(self, wake: Wake, *, commits: bool) -> None:
-        """From now on outcomes wake this process; OSError: this kernel cannot tell."""
+        """Let outcomes wake this process from now on, and `commits` if wanted.
+
+        Raises OSError if this kernel cannot watch directories.
+        """
         signal.signal(signal.SIGIO, lambda number, frame: wake.put(0))
         self.listen_for_commits(commits)
 
     def listen_for_commits(self, wanted: bool) -> None:
-        """Whether commits wake it too. Look anew: what is told just now may be lost."""
+        """Say whether commits wake it too. Then look again: a ring of just now may be lost."""
         events = fcntl.DN_MODIFY | (fcntl.DN_ACCESS if wanted else 0)
-        # The kernel would add to what it has.
+        # Clear it first: the kernel would add these events to the present ones.
         fcntl.fcntl(self._directory, fcntl.F_NOTIFY, 0)
         fcntl.fcntl(self._directory, fcntl.F_NOTIFY, events | fcntl.DN_MULTISHOT)
 
     def close(self) -> None:
-        """Not after the interpreter has put the signal's default back: that ends the process."""
+        """Stop listening.
+
+        Call it before the interpreter ends, which puts back SIGIO's default: that kills a process.
+        """
         self._opened.close()
 
 
 class NoBell:
-    """Where there can be none: who would have listened asks the database instead."""
+    """In place of a bell that cannot be: processes then ask the database more often instead."""
 
     def tell_commit(self) -> None:
         """Nobody hears it."""

@@ -13,24 +13,24 @@ from sensor_node.sensors.source import SensorConfig
 # Of real sensors: a minute of 2,500 readings a second. 20 MB, with names of their own 50 MB; at
 # worst twice that, see _has_room().
 MOST_REAL = 150_000
-# Simulated sensors wait for room instead, and make their ticks up afterwards. They have room for
-# what they give in so many seconds, within bounds.
+# Simulated sensors wait for room instead, and make up their ticks afterwards. Their room is what
+# they give in so many seconds, within bounds.
 HOLD_SECONDS = 60.0
 MOST_SIMULATED = 100_000
 LEAST_ROOM = 1000
 
 
 class SensorReadings(NamedTuple):
-    """What one turn of a sensor gave."""
+    """What one read of a sensor gave."""
 
     sensor: str
     readings: Readings
 
 
 class Buffer:
-    """Filled by sampling threads, emptied by the one writer only after its COMMIT.
+    """Sampling threads fill it; the one writer empties it, and only after its COMMIT.
 
-    `between_commits`: seconds for which readings are here although all is well.
+    `between_commits`: the seconds that readings wait here although all is well.
     """
 
     def __init__(self, sensors: Sequence[SensorConfig], between_commits: float) -> None:
@@ -45,7 +45,7 @@ class Buffer:
         self._held: Counter[str] = Counter()
         self._mock = self._real = 0
         self._dropped: dict[str, Dropped] = {}
-        # Why the writer cannot write: what is dropped meanwhile is dropped for this.
+        # Why the writer cannot write now; this is also why readings are dropped meanwhile.
         self.trouble = ""
 
     def simulated_room(self) -> int:
@@ -53,11 +53,11 @@ class Buffer:
         return max(0, self._simulated_room - self._mock)
 
     def is_half_full(self) -> bool:
-        """The writer had better not wait for its time."""
+        """Whether the writer should commit now, before its time."""
         return 2 * self._mock >= self._simulated_room or 2 * self._real >= MOST_REAL
 
     def add(self, sensor: str, readings: Readings) -> None:
-        """What a sensor's turn gave; a real one's is dropped whole if it does not fit."""
+        """Add what one read gave. A real sensor's readings are all dropped if they do not fit."""
         with self._lock:
             if sensor in self._simulated or self._has_room(sensor, len(readings)):
                 self._chunks.append(SensorReadings(sensor, readings))
@@ -77,7 +77,7 @@ class Buffer:
             self._dropped[reason] = Dropped(reason, count, first_us, last_us)
 
     def drop_all(self, reason: str) -> None:
-        """Count all that is here, of which nothing can be stored."""
+        """Drop all readings that are here, and count them."""
         with self._lock:
             chunks = [taken.readings for taken in self._chunks]
             self._chunks.clear()
@@ -88,7 +88,7 @@ class Buffer:
             self.drop(reason, len(times), min(times), max(times))
 
     def oldest(self, most: int) -> list[Readings]:
-        """The oldest `most` readings, by turns; they stay in the buffer."""
+        """The oldest `most` readings, in a list for each read. They stay in the buffer."""
         with self._lock:
             chunks: list[Readings] = []
             for taken in self._chunks:
@@ -99,12 +99,12 @@ class Buffer:
             return chunks
 
     def dropped(self) -> list[Dropped]:
-        """What was dropped and is not yet accounted for in the database."""
+        """What was dropped and is not yet counted in the database, by reason."""
         with self._lock:
             return list(self._dropped.values())
 
     def forget(self, readings: int, dropped: list[Dropped]) -> list[SensorReadings]:
-        """So many of the oldest readings, which are returned, and this account are seen to."""
+        """Remove so many of the oldest readings, which are returned, and take these drops off."""
         forgotten = []
         with self._lock:
             while readings:
@@ -128,10 +128,11 @@ class Buffer:
             self._dropped[drop.reason] = Dropped(drop.reason, left, drop.last_us, now.last_us)
 
     def _has_room(self, sensor: str, length: int) -> bool:
-        """For a real sensor's turn, however long, if it is alone.
+        """Whether what one read of a real sensor gave may be added.
 
-        One that floods the buffer cannot take the room of the others: each has its share, should
-        all the rest be taken.
+        If no other real reading is here, it may, however long it is. If the buffer is full, it may
+        up to the sensor's own share, so that a sensor that floods the buffer leaves room for the
+        others.
         """
         together, own = self._real + length, self._held[sensor] + length
         return self._real == 0 or together <= MOST_REAL or own <= self._share

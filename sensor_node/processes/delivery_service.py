@@ -1,7 +1,7 @@
 """DeliveryService, the sender: while the sink is UP, claims batches and delivers them.
 
-What is left over goes first, then what is fresh: oldest first. But what is left over in batches
-that are not whole goes by turns with what is fresh: there may be thousands, of single messages.
+Left-over batches go first, then fresh readings: oldest first. But left-over batches that are not
+whole take turns with fresh ones, since there may be thousands of them, with one message each.
 """
 
 from collections.abc import Callable
@@ -17,8 +17,8 @@ from sensor_node.processes.service import LONGEST_WAIT_SECONDS
 from sensor_node.storage.queue.claiming import Backlog
 from sensor_node.storage.repository import SensorDataSQLRepository
 
-# Who has never sent anything leaves this long to those who have: as long as one sender does, the
-# others need neither the memory for HTTP nor a connection.
+# A sender that has never sent anything waits this much longer than those that have. As long as one
+# sender can do the work, the others need neither memory for HTTP nor a connection.
 PATIENCE_SECONDS = 0.1
 UNSEEN = -1
 
@@ -32,9 +32,9 @@ def open_service(context: ServiceContext) -> "DeliveryService":
 
 
 class DeliveryService:
-    """One of a pool, whose members know nothing of each other.
+    """One sender of a pool; they know nothing of each other.
 
-    `listen_for_commits` says whether commits are to wake it: not while the sink is DOWN.
+    It calls `listen_for_commits` to be woken by commits or not: not while the sink is DOWN.
     """
 
     def __init__(
@@ -69,7 +69,7 @@ class DeliveryService:
         if backlog.sink.up != self._listening:
             self._listening = backlog.sink.up
             self._listen_for_commits(self._listening)
-            # What was told just now was perhaps not heard.
+            # A ring of just now was perhaps not heard: look again.
             backlog = self._repository.backlog(now.wall)
         if not backlog.sink.up or not (backlog.pending or backlog.left_over):
             self._version = version
@@ -92,18 +92,18 @@ class DeliveryService:
     def _claim(self, backlog: Backlog, now: Moment) -> Claim | None:
         if self._repository.log_is_held(self._policy.min_free):
             return None
-        what = (self._owner, self._policy, now.wall, self._batch_sender.limit)
+        arguments = (self._owner, self._policy, now.wall, self._batch_sender.limit)
         claim = None
         if backlog.left_over and not (self._took_part and backlog.pending):
-            claim = self._repository.claim_left_over(*what)
+            claim = self._repository.claim_left_over(*arguments)
         self._took_part = claim is not None and claim.size < self._batch_sender.limit
-        return claim or self._repository.claim_fresh(*what)
+        return claim or self._repository.claim_fresh(*arguments)
 
     def _time_to_fill(self, backlog: Backlog, now: Moment) -> float:
         """Seconds that an incomplete batch may still wait for more readings.
 
-        Its oldest reading's age is taken by the wall clock or by how long this process has seen
-        it, whichever is more: the wall clock may have been set back.
+        Its oldest reading is as old as the wall clock says, or as long as this process has seen it,
+        whichever is more: the wall clock may have been set back.
         """
         if backlog.oldest_pending_us != self._oldest_us:
             self._oldest_us = backlog.oldest_pending_us

@@ -17,7 +17,8 @@ STEP_SECONDS = 1.0
 # Under load the WAL grows by tens of MB a second, and room that was made is soon gone.
 BUSY_STEP_SECONDS = 0.1
 SWEEP_SECONDS = 60.0
-# What a sweep has passed over, such as delivered at a second try, is looked at again this often.
+# A sweep passes over some messages, such as those delivered at a second try; a whole sweep, this
+# often, looks at them again.
 WHOLE_SWEEP_SECONDS = 3600.0
 SAMPLE_SECONDS = 10.0
 SUMMARY_SECONDS = 3600.0
@@ -35,8 +36,8 @@ def open_service(context: ServiceContext) -> "HousekeepingService":
 class HousekeepingService:
     """The only process that deletes.
 
-    `is_final` tells at the end whether the appliance stops, or this process is replaced;
-    `supervisor` whose children are not other programs.
+    `is_final` says at the end whether the whole appliance stops, or only this process is replaced.
+    `supervisor` is a pid: its children are not other programs.
     """
 
     def __init__(
@@ -55,7 +56,7 @@ class HousekeepingService:
         self._log = LogWatch(repository, supervisor)
         self._busy = False
         self._sweeping = False
-        # Where a sweep begins. What it has passed over up to this id waits for a whole one.
+        # The id from which the sweep goes on; what it has passed over waits for a whole one.
         self._swept = 0
         self._room_cursor = 0
         self._sweep_at = self._whole_sweep_at = self._sample_at = 0.0
@@ -65,19 +66,19 @@ class HousekeepingService:
         self._clock_noted_at: float | None = None
 
     def step(self, now: Moment) -> float:
-        """One chunk of whatever there is to do."""
+        """Do one chunk of work, the most urgent first."""
         if not self._checked:
-            # Now, and not before it is ready: a start takes as long with any backlog.
+            # Only now that the process is ready: so a start takes as long with any backlog.
             self._checked = True
             self._repository.check_for_damage()
-        # First: what it decides by is the clock.
+        # First, because what follows decides by the clock.
         self._mind_clock(now)
         space = self._repository.space(self._room)
         if self._checkpoint(space, now):
             self._busy = True
             space = self._repository.space(self._room)
         if space.tight and self._log.is_held:
-            # What is written now would take the room that is needed to empty the log.
+            # Another write would take the room that is needed to empty the log.
             return STEP_SECONDS
         if now.monotonic >= self._sample_at:
             self._sample_at = now.monotonic + SAMPLE_SECONDS
@@ -92,29 +93,30 @@ class HousekeepingService:
         return BUSY_STEP_SECONDS if busy else STEP_SECONDS
 
     def finish(self, now: Moment) -> None:
-        """The last process of an orderly stop notes it."""
+        """Note an orderly stop, as the last process to end; empty the log, and close."""
         if self._is_final():
             self._repository.end_run(now.wall)
         self._repository.checkpoint(truncate=True)
         self._repository.close()
 
     def _checkpoint(self, space: Space, now: Moment) -> bool:
-        """Whether one moved anything. A WAL that was moved and has not grown has nothing new in it.
+        """Make a checkpoint if it is time. Returns whether it moved anything.
 
-        But where it cannot grow, it is only used again once it has been moved.
+        It is not made if the whole WAL was moved before and has not grown since. On a cramped disk
+        it is made anyway: the WAL cannot grow, and its room is used again only after a checkpoint.
         """
         size = self._repository.wal_bytes()
         if not space.cramped and (size <= WAL_CHECKPOINT_BYTES or size == self._moved_wal_bytes):
-            self._log.heed(None, size, now)
+            self._log.record_attempt(None, size, now)
             return False
         if self._log.is_hopeless(now):
             return False
         log = self._repository.checkpoint(truncate=size > WAL_LIMIT_BYTES)
         self._moved_wal_bytes = size if log.is_emptied else 0
-        return self._log.heed(log, size, now)
+        return self._log.record_attempt(log, size, now)
 
     def _mind_clock(self, now: Moment) -> None:
-        """The wall clock may be set at any time, the time since boot never."""
+        """Note the wall clock against the time since boot, which nobody can set: steps show."""
         offset, noted_at = now.wall - now.boottime, self._clock_noted_at
         if (
             noted_at is None
@@ -131,12 +133,15 @@ class HousekeepingService:
         if self._storage.when_full == "drop-newest":
             return False
         if space.wal_bytes > WAL_LIMIT_BYTES and space.limit < self._storage.max_size:
-            return False  # it is the log that takes the room, and this would make it longer
+            return False  # the log takes the room, and an eviction would make it longer
         reason = "max_size" if space.limit >= self._storage.max_size else "min_free"
         return self._repository.evict_oldest(reason, now.wall) > 0
 
     def _purge_any(self, now: Moment) -> bool:
-        """One chunk of delivered readings, from where the last one ended, once around the table."""
+        """Purge one chunk of delivered readings. Returns whether there was any.
+
+        It goes on where the last call ended, at most once around the table.
+        """
         counts = self._repository.counts()
         ends = 0 if counts.sent > counts.purged else 2
         while ends < 2:
@@ -148,7 +153,7 @@ class HousekeepingService:
         return False
 
     def _retain(self, now: Moment) -> bool:
-        """One chunk of what is older than keep_sent and max_age."""
+        """Delete one chunk of what is older than keep_sent or max_age. Returns whether to go on."""
         max_age = self._storage.max_age
         if max_age and self._repository.evict_older_than(int((now.wall - max_age) * 1e6), now.wall):
             return True
@@ -162,13 +167,14 @@ class HousekeepingService:
         return self._sweeping
 
     def _begin_sweep(self, now: Moment) -> None:
-        """Each minute from where something may be due, each hour from the bottom."""
+        """Each minute begin where the last sweep ended, and each hour at the lowest id."""
         self._sweep_at = now.monotonic + SWEEP_SECONDS
         if now.monotonic >= self._whole_sweep_at:
             self._whole_sweep_at = now.monotonic + WHOLE_SWEEP_SECONDS
             self._swept = 0
 
     def _limit_parked(self, space: Space, now: Moment) -> bool:
+        """Evict parked messages beyond their share of max_size. Returns whether it evicted any."""
         counts = self._repository.counts()
         parked = counts.dead + counts.in_doubt
         rows = counts.undelivered + parked + counts.sent - counts.purged

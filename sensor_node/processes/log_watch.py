@@ -1,4 +1,4 @@
-"""Notes in the history that another program keeps the log from being emptied, and when no more."""
+"""Notes in the history when another program keeps the log from being emptied, and when it ends."""
 
 from sensor_node.core.clock import Moment
 from sensor_node.storage.engine import holders
@@ -6,17 +6,20 @@ from sensor_node.storage.engine.checkpoint import WAL_LIMIT_BYTES, Log
 from sensor_node.storage.journal.log_hold import FREE, HELD
 from sensor_node.storage.repository import SensorDataSQLRepository
 
-# A backup that is over sooner is nobody's concern.
+# A shorter hold, by a backup for example, is not noted.
 NOTE_SECONDS = 10.0
-# An attempt to empty a long log costs up to 40 ns a frame, also if it moves nothing. While those
-# who hold it are seen to be there, it is made less often than one looks for them.
+# An attempt to empty a long log costs up to 40 ns a frame, even if it moves nothing. While the
+# holders are seen to be there, attempts are rarer than looks for the holders.
 ATTEMPT_SECONDS = 4.0
 LOOK_SECONDS = 1.0
 UNSEEN = "a program that this process cannot see"
 
 
 class LogWatch:
-    """For the housekeeper, which tells of each attempt. `supervisor`: whose children are ours."""
+    """The housekeeper tells it of each attempt to empty the log.
+
+    `supervisor` is a pid: its children are ours, and not other programs.
+    """
 
     def __init__(self, repository: SensorDataSQLRepository, supervisor: int) -> None:
         self._repository = repository
@@ -24,7 +27,7 @@ class LogWatch:
         self._last: Log | None = None
         self._attempt_at = self._look_at = 0.0
         self._since: Moment | None = None
-        # What an earlier process has noted is for this one to end.
+        # None: not read yet. An earlier process may have noted a hold, whose end is ours to note.
         self._noted: bool | None = None
 
     @property
@@ -41,10 +44,11 @@ class LogWatch:
         self._look_at = now.monotonic + LOOK_SECONDS
         return bool(holders.find(self._repository.path, self._supervisor))
 
-    def heed(self, log: Log | None, wal_bytes: int, now: Moment) -> bool:
-        """What the attempt found; None: there was nothing to do. Returns whether it moved anything.
+    def record_attempt(self, log: Log | None, wal_bytes: int, now: Moment) -> bool:
+        """Judge an attempt by its result. Returns whether it moved anything.
 
-        Processes of ours read as well, but each for a moment: then there is always something moved.
+        `log` is None if there was nothing to do. Our own processes read too, but each only for a
+        moment: then an attempt always moves something.
         """
         if self._noted is None:
             self._noted = self._repository.log_hold() is not None
@@ -66,9 +70,9 @@ class LogWatch:
     def _note(self, since: Moment, now: Moment, *, beyond: bool) -> None:
         if self._noted or now.monotonic - since.monotonic < NOTE_SECONDS:
             return
-        seen = ", ".join(map(str, holders.find(self._repository.path, self._supervisor)))
-        if seen or beyond:
-            self._repository.record_event(since.wall, HELD, seen or UNSEEN)
+        names = ", ".join(map(str, holders.find(self._repository.path, self._supervisor)))
+        if names or beyond:
+            self._repository.record_event(since.wall, HELD, names or UNSEEN)
             self._noted = True
 
     def _note_end(self, now: Moment) -> None:

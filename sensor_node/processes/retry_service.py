@@ -77,11 +77,15 @@ class RetryService:
     def _claim(self, sink: SinkRecord, now: Moment) -> Claim | None:
         if self._repository.log_is_held(self._policy.min_free):
             return None
-        what = (self._owner, self._policy, now.wall, self._batch_sender.limit)
-        return self._repository.claim_due(*what) if sink.up else self._repository.claim_probe(*what)
+        claim = self._repository.claim_due if sink.up else self._repository.claim_probe
+        return claim(self._owner, self._policy, now.wall, self._batch_sender.limit)
 
     def _look_around(self, now: Moment) -> None:
-        """Dead owners, doubtful batches after a change of mode, sensors let in, changed secrets."""
+        """See to what no answer of the sink tells of.
+
+        Reclaim batches of dead owners; park doubtful batches after a change to at-most-once; let
+        sensors in again; probe at once if a file with a secret or a certificate has changed.
+        """
         at_most_once = self._sink.at_most_once
         for first_id, _, owner in self._repository.claims():
             if not owners.is_alive(owner):
@@ -91,7 +95,7 @@ class RetryService:
         while self._repository.let_in(now.wall):
             pass
         before, self._files = self._files, signatures(self._batch_sender.files)
-        # Of a file that is new among them, nobody knows what it was before.
+        # A file that was not watched before has no earlier signature to differ from.
         if any(before.get(file, seen) != seen for file, seen in self._files.items()):
             self._repository.probe_now(now.wall)
 

@@ -7,8 +7,8 @@ from sensor_node.core.clock import Clock, Moment
 from sensor_node.processes.sensor import Account, Sensor
 
 START_AGAIN_SECONDS = 10.0
-# What becomes due meanwhile is taken together: a turn for each tick of a fast sensor would take all
-# of a core, and leave nothing to the writer's thread.
+# Ticks that become due meanwhile are taken together. One pass for each tick of a fast sensor would
+# use a whole core, and leave nothing to the writer's thread.
 LEAST_WAIT_SECONDS = 0.0002
 NO_THREAD = "raise the limit on processes (TasksMax, ulimit -u)"
 
@@ -30,7 +30,7 @@ class Sampler:
         self.failure: BaseException | None = None
 
     def start(self, now: Moment) -> None:
-        """Where there can be no further thread, watch() tries again."""
+        """Start the thread. If the system allows no more threads, watch() tries again later."""
         thread = threading.Thread(target=self._run, name="sampler", daemon=True)
         try:
             thread.start()
@@ -42,17 +42,17 @@ class Sampler:
 
     @property
     def has_ended(self) -> bool:
-        """Unless it was asked to, its `failure` says why."""
+        """Whether the thread has ended. If nobody asked it to, `failure` says why."""
         return self._thread is not None and not self._thread.is_alive()
 
     def ask_to_stop(self) -> None:
-        """Closing a source ends a read that hangs."""
+        """End the thread soon; closing the sources ends a read that hangs."""
         self._stop.set()
         for sensor in self.sensors:
             sensor.close()
 
     def join(self, seconds: float) -> None:
-        """Wait so long for the thread's end; it may never have been started."""
+        """Wait at most so long for the thread's end, if it was ever started."""
         if self._thread is not None:
             self._thread.join(seconds)
 
@@ -72,10 +72,10 @@ class Sampler:
         return [(sensor.config.name, sensor.watch(now)) for sensor in self.sensors]
 
     def settle(self, now: Moment) -> None:
-        """When the thread was asked to stop: bring each sensor's ticks to an end.
+        """After the thread was asked to stop: take or drop the ticks that are left.
 
-        Simulated ones may have some left if the process was stopped for a while: another sensor's
-        reading, or drop, of this moment would hide that they were never taken.
+        A simulated sensor has some left if the process was stopped for a while. If they stayed, a
+        reading or drop of another sensor at this moment would hide that they were never taken.
         """
         is_over = self._thread is None or (self.has_ended and self.failure is None)
         for sensor in self.sensors:

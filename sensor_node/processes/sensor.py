@@ -19,9 +19,9 @@ MAKE_UP_SECONDS = 60.0
 TICKS_A_READ = 5000
 # How soon to look again when the buffer has no room for simulated readings.
 FULL_WAIT_SECONDS = 0.05
-# The suspended time is read from two clocks, one after the other.
+# A shorter suspend is not counted: its length comes from two clocks, read one after the other.
 SUSPEND_SECONDS = 1.0
-# A thread on a busy machine may come so late to its ticks; beyond that, nobody comes for them.
+# On a busy machine a thread may be this late. A tick that waits longer is missing.
 PATIENCE_SECONDS = 10.0
 LONGEST_ERROR = 500
 FAULT = "this is a fault of the program, see the log"
@@ -29,27 +29,24 @@ FAULT = "this is a fault of the program, see the log"
 
 @dataclass(slots=True)
 class Account:
-    """What became of a sensor's ticks in this run.
-
-    `beats` rises with each tick that gave a reading, and while it could, had the buffer room.
-    `failing`: the last attempt failed. `error_us`: wall microseconds of the last failure.
-    `missing`: ticks that were due and are neither taken nor dropped, nor have a reason to wait.
-    """
+    """What became of a sensor's ticks since this process started. Numbers count ticks."""
 
     taken: int = 0
     dropped: int = 0
     failures: int = 0
+    # Rises each time the sensor shows life: it gave a reading, or only lacks room in the buffer.
     beats: int = 0
-    failing: bool = False
-    error: str = ""
-    error_us: int | None = None
-    missing: int = 0
+    failing: bool = False  # the last attempt failed
+    error: str = ""  # of the last failure
+    error_us: int | None = None  # when that was, in wall microseconds
+    missing: int = 0  # were due, are neither taken nor dropped, and have no reason to wait
 
 
 class Sensor:
     """One sensor's grid: tick k is due at `start + k / rate` monotonic seconds.
 
-    Its thread takes turns; meanwhile another may watch(). The lock is never held during a read.
+    Its own thread calls take_due(); another thread may call watch() meanwhile. The lock is never
+    held during a read.
     """
 
     def __init__(
@@ -89,14 +86,14 @@ class Sensor:
         return self._start + self._next / self._rate - now.monotonic
 
     def make_up(self, now: Moment) -> None:
-        """All that is due, if it can be made up and there is room."""
+        """Take all due ticks of a simulated sensor, as long as the buffer has room."""
         before = None
         while self.config.is_simulated and before != self._next:
             before = self._next
             self.take_due(now)
 
     def watch(self, now: Moment) -> Account:
-        """Count, while a read goes on, the ticks that it costs. Returns how things stand."""
+        """Drop the ticks that a read still going on has made late. Returns the present account."""
         with self._lock:
             self._notice_sleep(now)
             if self._in_hand:
@@ -104,7 +101,7 @@ class Sensor:
             return replace(self._account, missing=self._missing(now))
 
     def refuse(self, error: str, now: Moment) -> None:
-        """Nobody can ask it: its ticks are failures."""
+        """There is no thread to read the sensor: count its due ticks as failures."""
         with self._lock:
             self._notice_sleep(now)
             before = self._account.dropped
@@ -112,9 +109,9 @@ class Sensor:
             self._note_failure(self._account.dropped - before, error, now)
 
     def abandon(self, now: Moment) -> None:
-        """At the end: what is in hand, as its thread may hang, or due, will not be taken any more.
+        """At the end: drop the ticks in hand, as their read may hang, and those still due.
 
-        The present tick of a real sensor is nobody's fault.
+        The present tick of a real sensor is not counted: there was no time to take it.
         """
         with self._lock:
             self._abandoned = True
@@ -124,16 +121,17 @@ class Sensor:
             self._give_up(self._due(now) - self._next - (not self.config.is_simulated), now, "late")
 
     def close(self) -> None:
-        """Also the source that is being opened at this moment."""
+        """Close the source; one that is being opened just now is closed by its own thread."""
         with self._lock:
             self._closed, source = True, self._source
         if source is not None:
             source.close()
 
     def _notice_sleep(self, now: Moment) -> None:
-        """While the machine was suspended its monotonic clock stood still, so no tick became due.
+        """Count the ticks of a suspend as dropped.
 
-        Two threads tell the time here; what the other has seen is not to be seen again.
+        The monotonic clock stood still meanwhile, so none of them became due. Two threads call
+        this: an older `now` is ignored, so that no suspend is counted twice.
         """
         if now.monotonic < self._looked_at:
             return
@@ -145,19 +143,19 @@ class Sensor:
             self._buffer.drop("asleep", count, first, now.wall_us)
 
     def _due(self, now: Moment) -> int:
-        """How many ticks there were so far."""
+        """How many ticks have been due since the start."""
         return math.floor((now.monotonic - self._start) * self._rate) + 1
 
-    def _give_up_late(self, now: Moment, why: str) -> int:
-        """Late ticks beyond what may be made up are dropped. Returns how many are left."""
+    def _give_up_late(self, now: Moment, reason: str) -> int:
+        """Drop the late ticks that may not be made up. Returns how many due ticks are left."""
         due = self._due(now) - self._next
         simulated = self.config.is_simulated
         keep = math.ceil(MAKE_UP_SECONDS * self._rate) if simulated else 1
-        self._give_up(due - keep, now, why)
+        self._give_up(due - keep, now, reason)
         return min(due, keep)
 
-    def _give_up(self, late: int, now: Moment, why: str) -> None:
-        """The next ticks will not be taken, if it is any."""
+    def _give_up(self, late: int, now: Moment, reason: str) -> None:
+        """Drop the next `late` ticks; none if it is 0 or less."""
         if late <= 0:
             return
         [first] = self._times(self._next, 1, now)
@@ -169,10 +167,10 @@ class Sensor:
         if trouble:
             self._buffer.drop(trouble, late, first, last)
         else:
-            self._drop(why, late, first, last)
+            self._drop(reason, late, first, last)
 
     def _pick_up(self, due: int, now: Moment) -> Sequence[int]:
-        """The times of the ticks to ask for now; none while there is no room for them."""
+        """Take ticks in hand. Returns their times; none while the buffer has no room for them."""
         count = 0 if self._abandoned else min(due, 1)
         if self.config.is_simulated and count > 0:
             count = min(due, TICKS_A_READ, self._buffer.simulated_room())
@@ -184,12 +182,12 @@ class Sensor:
         return self._in_hand
 
     def _put_down(self) -> Sequence[int]:
-        """What was in hand; nothing if it was abandoned."""
+        """The times of the ticks in hand, which are no longer; none if they were abandoned."""
         times, self._in_hand = self._in_hand, ()
         return times
 
     def _take(self, first: int, times: Sequence[int], now: Moment) -> None:
-        """Ask the source, which may hang, and may fail in ways that nobody foresaw."""
+        """Read the source. It may hang, or fail in ways that nobody foresaw."""
         try:
             readings = self._opened().read(first, times)
             refused = [] if self.config.is_simulated else _without_number(readings)
@@ -197,14 +195,14 @@ class Sensor:
             self._throttle.warning(now.monotonic, "sensor_failed", f"{self._name}: {error}")
             self._fail(str(error), now)
         except Exception as error:
-            what = f"{type(error).__name__}: {error}"[:LONGEST_ERROR]
-            self._throttle.warning(now.monotonic, "sensor_fault", f"{self._name}: {what}", error)
-            self._fail(f"{what}; {FAULT}", now)
+            text = f"{type(error).__name__}: {error}"[:LONGEST_ERROR]
+            self._throttle.warning(now.monotonic, "sensor_fault", f"{self._name}: {text}", error)
+            self._fail(f"{text}; {FAULT}", now)
         else:
             self._give(readings, refused, now)
 
     def _opened(self) -> Source:
-        """Opened by its own thread: that may hang, or fail, as well as a read."""
+        """The source. The sensor's own thread opens it, since that may hang or fail like a read."""
         if self._source is None:
             source = self._open_source()
             with self._lock:
@@ -217,7 +215,7 @@ class Sensor:
         with self._lock:
             if lost := self._put_down():
                 self._account.dropped += len(lost)
-                # Whom we end ourselves, at a stop or a reload, has not failed.
+                # At a stop or a reload we close the source ourselves: then it has not failed.
                 self._drop("late" if self._closed else "failed", len(lost), lost[0], lost[-1])
                 if not self._closed:
                     self._note_failure(len(lost), error, now)
@@ -244,14 +242,14 @@ class Sensor:
                 self._buffer.add(self._name, readings)
 
     def _missing(self, now: Moment) -> int:
-        """Ticks that the account knows nothing of."""
+        """How many due ticks are neither taken, dropped, in hand, nor may still wait."""
         due, account = self._due(now), self._account
         seconds = PATIENCE_SECONDS + (MAKE_UP_SECONDS if self.config.is_simulated else 0)
         waiting = min(due - self._next, math.ceil(seconds * self._rate) + 1)
         return max(0, due - account.taken - account.dropped - len(self._in_hand) - waiting)
 
-    def _drop(self, why: str, count: int, first_us: int, last_us: int) -> None:
-        self._buffer.drop(f"sensor {self._name} {why}", count, first_us, last_us)
+    def _drop(self, reason: str, count: int, first_us: int, last_us: int) -> None:
+        self._buffer.drop(f"sensor {self._name} {reason}", count, first_us, last_us)
 
     def _times(self, first: int, count: int, now: Moment) -> list[int]:
         """The ticks' own wall times in microseconds, by the wall clock as it is now."""
@@ -261,5 +259,5 @@ class Sensor:
 
 
 def _without_number(readings: Readings) -> Readings:
-    """JSON has no nan and no infinity; SQLite would make NULL of nan."""
+    """The readings that are nan or infinite: JSON has neither, and SQLite makes NULL of nan."""
     return [reading for reading in readings if not math.isfinite(reading.value)]

@@ -24,7 +24,7 @@ from sensor_node.storage.queue.room import LOG_HELD, NO_ROOM, SizeLimits
 from sensor_node.storage.repository import SensorDataSQLRepository
 from sensor_node.system.log import LOGGER
 
-# Up to this many readings a second each is its own commit.
+# Up to this many readings a second, each has a commit of its own.
 SINGLE_COMMIT_RATE = 10.0
 # See docs/adr/0015: the time a reading waits for its commit, against fsyncs a second.
 GROUP_COMMIT_SECONDS = 0.03
@@ -33,10 +33,10 @@ GROUP_COMMIT_SECONDS = 0.03
 READINGS_A_COMMIT = 5000
 STOP_SAMPLING_SECONDS = 2.0
 IDLE_SECONDS = 1.0
-# A process of ours, too, may be reading at the moment when the log is to be emptied.
+# Our own processes read too, each for a moment: a log that is held for less than this is normal.
 HELD_SECONDS = 2.0
 ASK_SECONDS = 1.0
-# The account is written to the log that has no room.
+# Seconds between accounts of what was dropped: each one is written to the log that has no room.
 ACCOUNT_SECONDS = 10.0
 # A log that is held cannot be emptied, and each attempt takes time.
 EMERGENCY_SECONDS = 10.0
@@ -44,14 +44,11 @@ EMERGENCY_SECONDS = 10.0
 
 @dataclass(frozen=True, slots=True)
 class Start:
-    """How this generator came to be: `run` names the run, which may have had others before it.
+    """The run that this generator belongs to. A run may have several generators, one by one."""
 
-    `run_started` is when the run began, in monotonic seconds.
-    """
-
-    who: NodeIdentity
-    run: str
-    run_started: float
+    node: NodeIdentity
+    run: str  # the supervisor's owner id
+    run_started: float  # monotonic seconds
 
 
 def open_service(context: ServiceContext) -> "SensorService":
@@ -73,11 +70,11 @@ def open_service(context: ServiceContext) -> "SensorService":
 
 
 class SensorService:
-    """Threads sample into a bounded buffer; this one writes, and watches over them.
+    """Threads sample into a bounded buffer; this thread writes, and watches over them.
 
-    Waiting for the lock or the disk never delays a tick. `open_repository` may fail for as long
-    as the disk is full; readings wait in memory meanwhile. `wake` ends the present wait;
-    `tell_commit` tells the senders.
+    So waiting for the lock or the disk never delays a tick. While `open_repository` fails, on a
+    full disk for example, readings wait in memory. `wake` ends the present wait; `tell_commit`
+    tells the senders of new readings.
     """
 
     def __init__(
@@ -165,9 +162,10 @@ class SensorService:
     def _commit(
         self, repository: SensorDataSQLRepository, now: Moment, *, last: bool = False
     ) -> bool:
-        """One transaction. Returns whether to go on with what is in the buffer.
+        """Write one transaction. Returns whether to go on at once with more of the buffer.
 
-        With drop-oldest, what there is no room for waits there for eviction, but not at the `last`.
+        With drop-oldest, readings that find no room stay in the buffer until the housekeeper has
+        evicted others. In the `last` commits of this process they are dropped instead.
         """
         chunks, dropped = self._buffer.oldest(READINGS_A_COMMIT), self._buffer.dropped()
         if not chunks and not dropped and not self._watch.has_news:
@@ -195,14 +193,17 @@ class SensorService:
         return len(readings) >= READINGS_A_COMMIT
 
     def _mind_emergency(self, repository: SensorDataSQLRepository, now: Moment) -> None:
-        """Empty the log, should no housekeeper live to do it."""
+        """Empty a very long log, as no housekeeper seems to do it."""
         if repository.wal_bytes() < WAL_EMERGENCY_BYTES or now.monotonic < self._emergency_at:
             return
         if not repository.checkpoint(truncate=True).is_emptied:
             self._emergency_at = now.monotonic + EMERGENCY_SECONDS
 
     def _is_log_held(self, repository: SensorDataSQLRepository, now: Moment) -> bool:
-        """Whether nothing can be stored while another program reads; asked now and then."""
+        """Whether a reader keeps the log so long that nothing more can be stored.
+
+        While it does, the database is asked only every ASK_SECONDS.
+        """
         if self._held_since is not None and now.monotonic < self._ask_at:
             return True
         if not repository.log_is_held(self._room.min_free):
@@ -214,14 +215,17 @@ class SensorService:
         return True
 
     def _may_be_brief(self, now: Moment) -> bool:
+        """Whether the log may be held by one of our own processes, for a moment."""
         return self._held_since is None or now.monotonic - self._held_since < HELD_SECONDS
 
     def _go_without_log(
         self, repository: SensorDataSQLRepository, now: Moment, *, last: bool
     ) -> bool:
-        """Drop what came, and write the account of it now and then, while the reserve lasts.
+        """Drop the readings once the log has been held for HELD_SECONDS.
 
-        Meanwhile it is in memory: a successor would count from the last account on.
+        Now and then write how many were dropped, as long as the reserve has room for it. In between
+        the count is only in memory: after a death, a successor counts all ticks since the last
+        account as dropped.
         """
         self._buffer.trouble = LOG_HELD
         if self._may_be_brief(now):
@@ -242,20 +246,20 @@ class SensorService:
             start = self._start
             try:
                 last_us = repository.begin_run(
-                    start.who, self._started.wall, start.run, follows=self._has_captured
+                    start.node, self._started.wall, start.run, follows=self._has_captured
                 )
                 repository.watch_sensors(self._watch.begin(), now.monotonic)
             except BaseException:
                 repository.close()  # another one is opened at the next try
                 raise
-            # What came since a database of this process's was taken away is in the buffer.
+            # If this process had a database before, what came since then is in the buffer.
             if last_us is not None and not self._has_captured:
                 self._drop_missed(last_us)
             self._repository, self._has_captured = repository, True
         return self._repository
 
     def _end_with_a_thread(self, now: Moment) -> None:
-        """A thread that ended though nobody asked it to: a new process begins with all of them."""
+        """If a sampling thread died, end this process: the next one starts all threads anew."""
         ended = [sampler for sampler in self._samplers if sampler.has_ended]
         if not ended:
             return
@@ -266,7 +270,10 @@ class SensorService:
         raise RuntimeError("a sampling thread has ended") from ended[0].failure
 
     def _disconnect_if_replaced(self, error: StorageUnavailable, now: Moment) -> bool:
-        """The next database is a fresh one, and has to be told who captures."""
+        """Close a database that was replaced, so that the next step opens the new one.
+
+        Returns whether it was replaced.
+        """
         if error.reason != "replaced":
             return False
         if self._repository is not None:
@@ -275,7 +282,7 @@ class SensorService:
         return True
 
     def _drop_missed(self, last_us: int) -> None:
-        """The ticks between what our predecessor accounted for and our first reading."""
+        """Count the ticks between our predecessor's last account and our start as dropped."""
         gap = self._started.wall - last_us / 1e6
         gap = min(gap, self._started.monotonic - self._start.run_started)
         for sensor in self._sensors:
@@ -292,27 +299,27 @@ def commit_interval(config: Config) -> float:
 
 
 def _sampler_threads(config: Config, buffer: Buffer, now: Moment) -> list[list[Sensor]]:
-    """Sensors that share a thread: only simulated ones, as whatever is real may hang."""
+    """The sensors of each thread: simulated ones share one; each real one may hang, so has one."""
     directory: Path = config.runtime_directory
 
-    def sensor(one: SensorConfig) -> Sensor:
-        return Sensor(one, lambda: open_source(one, directory), buffer, now)
+    def make_sensor(sensor: SensorConfig) -> Sensor:
+        return Sensor(sensor, lambda: open_source(sensor, directory), buffer, now)
 
-    simulated = [sensor(one) for one in config.sensors if one.is_simulated]
-    real = [[sensor(one)] for one in config.sensors if not one.is_simulated]
+    simulated = [make_sensor(sensor) for sensor in config.sensors if sensor.is_simulated]
+    real = [[make_sensor(sensor)] for sensor in config.sensors if not sensor.is_simulated]
     return [*([simulated] if simulated else []), *real]
 
 
 def _write_anew(repository: SensorDataSQLRepository) -> None:
-    """Begin a new WAL after a failed commit.
+    """Begin a new WAL after a commit whose fsync failed.
 
-    After an fsync that failed the kernel takes the pages for written, those of other processes'
-    commits too: a hole in the WAL, behind which a power cut would lose what is committed next.
+    After a failed fsync the kernel regards the pages as written, also those of other processes'
+    commits. So the WAL may have a hole, and a power cut would lose all commits behind it.
     """
-    # Where it fails once more, the WAL with its hole is all there is.
+    # If this fails too, there is nothing but the WAL with its hole: go on with it.
     with contextlib.suppress(StorageUnavailable):
         repository.checkpoint(truncate=True)
 
 
 def _nothing() -> None:
-    """Nobody waits for a single reading."""
+    """In place of `wake`: with group commits the writer does not wait for single readings."""

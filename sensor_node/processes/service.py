@@ -1,4 +1,4 @@
-"""What a worker process is: a service that takes steps, and the loop that lets it."""
+"""A worker process: a service that takes steps, and the loop that calls them."""
 
 import contextlib
 import faulthandler
@@ -13,10 +13,10 @@ from sensor_node.core.clock import Clock, Moment
 from sensor_node.core.errors import StorageUnavailable
 from sensor_node.system.log import LOGGER, Throttle
 
-# However long a service wants to wait: so often it shows that it lives, looks for its parent, and
-# for what others have committed, should no bell have told it.
+# A process sleeps no longer than this, however long its service wants to wait. Then it shows that
+# it lives, checks its parent, and looks for commits of which no bell has told it.
 LONGEST_WAIT_SECONDS = 1.0
-# Where there is no bell: asking the database costs 100 µs, and this bounds a reading's latency.
+# The same without a bell. It bounds a reading's latency; to ask the database costs 100 µs.
 POLL_SECONDS = 0.1
 # The database cannot be used: look again this soon.
 STORAGE_RETRY_SECONDS = 1.0
@@ -31,17 +31,17 @@ class Service(Protocol):
         """Work, then return the seconds until the next step is wanted."""
 
     def finish(self, now: Moment) -> None:
-        """The last step: bring what is in hand to an end, and close what is open."""
+        """The last step: end the work in hand, and close what is open."""
 
 
 class Pulse(Protocol):
     """Where a worker shows its supervisor that it lives."""
 
     def beat(self) -> None:
-        """The loop has turned."""
+        """A pass of the loop begins."""
 
     def ready(self) -> None:
-        """The service is open, or waits for its database: from now on it does its work."""
+        """The service is open, or waits for its database: the start is over."""
 
     def trouble(self, reason: str) -> None:
         """Why the database cannot be used; empty when it can."""
@@ -55,9 +55,10 @@ def run_service(
     parent: int,
     longest_wait: float = LONGEST_WAIT_SECONDS,
 ) -> None:
-    """Step until SIGTERM, or until the supervisor `parent` is gone.
+    """Step until SIGTERM, or until the supervisor, whose pid is `parent`, is gone.
 
-    A database that cannot be used now is no reason to die: the step is tried again.
+    If the database cannot be used now, the process does not die: it tries the step again later.
+    `longest_wait`: the longest sleep in seconds.
     """
     throttle = Throttle()
     service: Service | None = None
@@ -65,13 +66,13 @@ def run_service(
     while os.getppid() == parent:
         now = clock.now()
         pulse.beat()
-        # Commits of others, which wake this one, do not make its own database usable.
+        # A ring wakes this process early, but does not make its database usable: wait on.
         delay = usable_at - now.monotonic
         if delay <= 0:
             try:
                 if service is None:
                     service = open_service()
-                    # Not after the first step, which may last as long as a request.
+                    # Before the first step, which may last as long as a request.
                     pulse.ready()
                 delay = service.step(now)
                 pulse.trouble("")
@@ -106,10 +107,10 @@ def prepare_process(wake: Wake) -> None:
 
 
 def _asked_to_stop(wake: Wake, seconds: float) -> bool:
-    """Sleep so long, unless woken; a process sleeps nowhere else. Whether SIGTERM has come."""
-    came = []
+    """Sleep so long, unless woken; a process sleeps nowhere else. Returns whether SIGTERM came."""
+    numbers = []
     with contextlib.suppress(queue.Empty):
-        came.append(wake.get(timeout=seconds) if seconds > 0 else wake.get_nowait())
-        while True:  # one step sees to all that has come meanwhile
-            came.append(wake.get_nowait())
-    return signal.SIGTERM in came
+        numbers.append(wake.get(timeout=seconds) if seconds > 0 else wake.get_nowait())
+        while True:  # empty the queue: one step sees to all that has come meanwhile
+            numbers.append(wake.get_nowait())
+    return signal.SIGTERM in numbers

@@ -1,4 +1,4 @@
-"""Watches over the sensors: how each is, and what of that is to be written with the readings."""
+"""Watches over the sensors: judges each, and says what is to be written of it with the readings."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -13,7 +13,7 @@ from sensor_node.sensors.source import SensorConfig
 from sensor_node.system.log import LOGGER
 
 LOOK_SECONDS = 1.0
-# A row of a sensor that is well is written no more often, and only along with readings.
+# The row of a sensor that is well is not written more often, and only along with readings.
 NOTE_SECONDS = 10.0
 NOTE_READINGS = 50_000
 # Without a reading for so long, something is wrong with a sensor.
@@ -22,7 +22,7 @@ LEAST_SILENCE_SECONDS = 10.0
 
 
 class _State(NamedTuple):
-    """A change of it is written at once."""
+    """What is wrong with a sensor. A change is written at once."""
 
     failing: bool = False
     silent: bool = False
@@ -34,25 +34,22 @@ WELL = _State()
 
 @dataclass(slots=True)
 class _Sensor:
-    """What is known of one. `readings`, `last`: stored since its row was written.
-
-    `noted`: what now_is() was then.
-    """
+    """What is known of one sensor. Times are monotonic seconds."""
 
     config: SensorConfig
-    since: float
-    heard_at: float | None = None
+    since: float  # when this process began to watch it
+    heard_at: float | None = None  # the last sign of life
     account: Account = field(default_factory=Account)
     state: _State = WELL
-    readings: int = 0
-    last: Reading | DatedReading | None = None
-    noted: tuple[float | None, int, _State] = (None, 0, WELL)
+    readings: int = 0  # stored since its row was written
+    last: Reading | DatedReading | None = None  # the last one that was stored
+    noted: tuple[float | None, int, _State] = (None, 0, WELL)  # summary() when its row was written
 
     @property
     def silent_after(self) -> float:
         return max(LEAST_SILENCE_SECONDS, SILENT_PERIODS / self.config.rate)
 
-    def now_is(self) -> tuple[float | None, int, _State]:
+    def summary(self) -> tuple[float | None, int, _State]:
         return self.heard_at, self.account.failures, self.state
 
 
@@ -72,85 +69,90 @@ class Watch:
         self.has_news = False
 
     def look(self, now: Moment) -> None:
-        """About once a second: silence, failures and hangs are seen here."""
+        """Look at all sensors, if the last look was a second ago."""
         if now.monotonic >= self._look_at:
             self.look_again(now)
 
     def look_again(self, now: Moment) -> None:
+        """Judge all sensors: here silence, failures and hangs are seen."""
         self._look_at = now.monotonic + LOOK_SECONDS
         for sampler in self._samplers:
             for name, account in sampler.watch(now):
                 _judge(self._sensors[name], account, now)
-        self.has_news = any(one.state != one.noted[2] for one in self._sensors.values())
+        self.has_news = any(sensor.state != sensor.noted[2] for sensor in self._sensors.values())
 
     def begin(self) -> dict[str, float]:
-        """The rows are made anew. Returns after how many seconds each sensor is silent, by name."""
-        for one in self._sensors.values():
-            one.noted = (None, one.noted[1], WELL)
-            one.readings, one.last = 0, None
-        return {name: one.silent_after for name, one in self._sensors.items()}
+        """Forget what was written: all rows are made anew.
+
+        Returns by name after how many seconds without a reading each sensor is silent.
+        """
+        for sensor in self._sensors.values():
+            sensor.noted = (None, sensor.noted[1], WELL)
+            sensor.readings, sensor.last = 0, None
+        return {name: sensor.silent_after for name, sensor in self._sensors.items()}
 
     def signs(self, now: Moment) -> list[VitalSigns]:
-        """What is to be written now; mostly nothing."""
+        """The vital signs to write now; mostly none."""
         due = now.monotonic >= self._note_at or self._readings >= NOTE_READINGS
         return self.changed(now) if due or self.has_news else []
 
     def changed(self, now: Moment) -> list[VitalSigns]:
         """The signs of all sensors whose rows are not up to date."""
         return [
-            _signs(one, now)
-            for one in self._sensors.values()
-            if one.readings or one.now_is() != one.noted
+            _signs(sensor, now)
+            for sensor in self._sensors.values()
+            if sensor.readings or sensor.summary() != sensor.noted
         ]
 
     def noted(self, signs: Sequence[VitalSigns], now: Moment) -> None:
-        """They are in the database now."""
+        """These vital signs are in the database now."""
         for row in signs:
-            one = self._sensors[row.name]
-            one.readings, one.noted = 0, one.now_is()
+            sensor = self._sensors[row.name]
+            sensor.readings, sensor.noted = 0, sensor.summary()
         if signs:
             self._note_at = now.monotonic + NOTE_SECONDS
             self._readings, self.has_news = 0, False
 
     def stored(self, chunks: Sequence[SensorReadings]) -> None:
-        """So are these readings."""
+        """These readings are in the database now."""
         for taken in chunks:
-            one = self._sensors[taken.sensor]
-            one.readings += len(taken.readings)
-            one.last = taken.readings[-1]
+            sensor = self._sensors[taken.sensor]
+            sensor.readings += len(taken.readings)
+            sensor.last = taken.readings[-1]
             self._readings += len(taken.readings)
 
 
-def _judge(one: _Sensor, account: Account, now: Moment) -> None:
-    before, one.account = one.account, account
+def _judge(sensor: _Sensor, account: Account, now: Moment) -> None:
+    before, sensor.account = sensor.account, account
     if account.beats != before.beats:
-        one.heard_at = now.monotonic
-    heard = one.since if one.heard_at is None else one.heard_at
-    # A thread that the machine did not let run takes its ticks until the next look.
+        sensor.heard_at = now.monotonic
+    heard = sensor.since if sensor.heard_at is None else sensor.heard_at
+    # Only ticks that were missing at the last look as well: a thread that could not run for a
+    # moment takes its ticks until the next look.
     unaccounted = min(account.missing, before.missing)
-    silent = now.monotonic - heard > one.silent_after
-    was, one.state = one.state, _State(account.failing, silent, unaccounted)
-    if silent > was.silent:
+    silent = now.monotonic - heard > sensor.silent_after
+    previous, sensor.state = sensor.state, _State(account.failing, silent, unaccounted)
+    if silent > previous.silent:
         LOGGER.warning(
-            "sensor_silent %s: no reading for %.0f s", one.config.name, now.monotonic - heard
+            "sensor_silent %s: no reading for %.0f s", sensor.config.name, now.monotonic - heard
         )
-    if unaccounted and not was.unaccounted:
-        LOGGER.error("ticks_unaccounted %s: %d", one.config.name, unaccounted)
+    if unaccounted and not previous.unaccounted:
+        LOGGER.error("ticks_unaccounted %s: %d", sensor.config.name, unaccounted)
 
 
-def _signs(one: _Sensor, now: Moment) -> VitalSigns:
-    account, last = one.account, one.last
+def _signs(sensor: _Sensor, now: Moment) -> VitalSigns:
+    account, last = sensor.account, sensor.last
     return VitalSigns(
-        name=one.config.name,
+        name=sensor.config.name,
         noted_at=now.monotonic,
-        readings=one.readings,
-        failures=account.failures - one.noted[1],
+        readings=sensor.readings,
+        failures=account.failures - sensor.noted[1],
         last_us=last and last.captured_us,
         last_value=last and last.value,
-        heard_at=one.heard_at,
+        heard_at=sensor.heard_at,
         error=account.error,
         error_us=account.error_us,
-        failing=one.state.failing,
-        silent=one.state.silent,
-        unaccounted=one.state.unaccounted,
+        failing=sensor.state.failing,
+        silent=sensor.state.silent,
+        unaccounted=sensor.state.unaccounted,
     )

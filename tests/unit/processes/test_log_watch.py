@@ -30,9 +30,9 @@ class Watch:
     def begin(self):
         self.watch = LogWatch(self.repository, 1)
 
-    def heed(self, log, wal_bytes=WAL_CHECKPOINT_BYTES + 1):
+    def record_attempt(self, log, wal_bytes=WAL_CHECKPOINT_BYTES + 1):
         self.clock.advance(1)
-        return self.watch.heed(log, wal_bytes, self.clock.now())
+        return self.watch.record_attempt(log, wal_bytes, self.clock.now())
 
     def events(self):
         found = events(self.repository)
@@ -46,16 +46,16 @@ def watch(repository, monkeypatch):
 
 def test_a_reader_for_long_is_noted_once_as_of_its_beginning_and_so_is_its_end(watch) -> None:
     for _ in range(round(NOTE_SECONDS)):
-        watch.heed(HELD)
+        watch.record_attempt(HELD)
     assert watch.events() == []
     for _ in range(100):
-        watch.heed(HELD)
+        watch.record_attempt(HELD)
     assert watch.events() == [("log held", "sqlite3 (pid 8)")]
     [(at,)] = rows(watch.repository, "SELECT at FROM event WHERE kind = 'log held'")
     assert WALL < at <= WALL + 2
     assert watch.repository.log_hold().since == at
-    watch.heed(EMPTIED)
-    watch.heed(EMPTIED)
+    watch.record_attempt(EMPTIED)
+    watch.record_attempt(EMPTIED)
     assert watch.events()[1:] == [("log free", "it can be emptied again")]
     assert watch.repository.log_hold() is None
 
@@ -63,52 +63,52 @@ def test_a_reader_for_long_is_noted_once_as_of_its_beginning_and_so_is_its_end(w
 def test_one_that_nobody_can_see_is_noted_if_the_log_is_beyond_its_limit(watch) -> None:
     watch.seen = []
     for _ in range(60):
-        watch.heed(HELD, WAL_LIMIT_BYTES)
+        watch.record_attempt(HELD, WAL_LIMIT_BYTES)
     assert watch.events() == []
     for _ in range(2):
-        watch.heed(HELD, WAL_LIMIT_BYTES + 1)
+        watch.record_attempt(HELD, WAL_LIMIT_BYTES + 1)
     assert watch.events() == [("log held", UNSEEN)]
 
 
 def test_readers_that_come_and_go_are_not_noted_while_the_log_is_within_its_limit(watch) -> None:
     for moved in range(100):
-        watch.heed(Log(False, 1000, moved))
+        watch.record_attempt(Log(False, 1000, moved))
     assert watch.events() == []
     for moved in range(20):
-        watch.heed(Log(True, 100_000, moved), WAL_LIMIT_BYTES + 1)
+        watch.record_attempt(Log(True, 100_000, moved), WAL_LIMIT_BYTES + 1)
     assert watch.events() == [("log held", "sqlite3 (pid 8)")]
 
 
 def test_what_was_noted_before_is_ended_by_a_successor(watch) -> None:
     for _ in range(20):
-        watch.heed(HELD)
+        watch.record_attempt(HELD)
     watch.begin()
     for _ in range(20):
-        watch.heed(HELD)
+        watch.record_attempt(HELD)
     assert len(watch.events()) == 1
     watch.begin()
-    watch.heed(None)
+    watch.record_attempt(None)
     assert [kind for kind, _ in watch.events()] == ["log held", "log free"]
 
 
 def test_whether_an_attempt_moved_anything_is_told(watch) -> None:
-    assert watch.heed(Log(False, 1000, 10))
-    assert not watch.heed(Log(False, 2000, 10))
-    assert watch.heed(Log(False, 2000, 20))
-    assert watch.heed(EMPTIED)
-    assert watch.heed(Log(False, 0, 0))
-    assert not watch.heed(None)
+    assert watch.record_attempt(Log(False, 1000, 10))
+    assert not watch.record_attempt(Log(False, 2000, 10))
+    assert watch.record_attempt(Log(False, 2000, 20))
+    assert watch.record_attempt(EMPTIED)
+    assert watch.record_attempt(Log(False, 0, 0))
+    assert not watch.record_attempt(None)
 
 
 def test_attempts_are_rare_while_the_one_who_holds_it_is_there(watch) -> None:
     for _ in range(20):
-        watch.heed(HELD)
+        watch.record_attempt(HELD)
     for _ in range(round(ATTEMPT_SECONDS) - 1):
         watch.clock.advance(1)
         assert watch.watch.is_hopeless(watch.clock.now())
     watch.clock.advance(1)
     assert not watch.watch.is_hopeless(watch.clock.now())
-    watch.heed(HELD)
+    watch.record_attempt(HELD)
     watch.seen = []
     assert watch.watch.is_hopeless(watch.clock.now()), "nobody has looked so soon"
     watch.clock.advance(1)
@@ -116,20 +116,20 @@ def test_attempts_are_rare_while_the_one_who_holds_it_is_there(watch) -> None:
 
 
 def test_attempts_are_a_second_apart_at_least_where_the_last_moved_nothing(watch) -> None:
-    watch.heed(HELD)
+    watch.record_attempt(HELD)
     assert not watch.watch.is_hopeless(watch.clock.now()), "it may be a process of ours"
-    watch.heed(HELD)
+    watch.record_attempt(HELD)
     assert watch.watch.is_hopeless(watch.clock.now())
     watch.clock.advance(1)
     assert not watch.watch.is_hopeless(watch.clock.now())
-    watch.heed(Log(True, 1000, 20))
+    watch.record_attempt(Log(True, 1000, 20))
     assert not watch.watch.is_hopeless(watch.clock.now())
 
 
 def test_nobody_looks_for_programs_while_the_log_can_be_emptied(watch, monkeypatch) -> None:
     monkeypatch.setattr(log_watch.holders, "find", pytest.fail)
     for log in (None, EMPTIED, Log(False, 1000, 990), EMPTIED, None):
-        watch.heed(log)
+        watch.record_attempt(log)
         watch.watch.is_hopeless(watch.clock.now())
 
 
