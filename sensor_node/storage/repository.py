@@ -127,9 +127,10 @@ class SensorDataSQLRepository:
         with self._transaction() as connection:
             runs.end(connection, now)
 
-    def record_event(self, now: float, kind: str, detail: str) -> None:
+    def record_event(self, now: float, kind: str, detail: str, *, is_said: bool = False) -> None:
+        """An event that no other method has recorded. `is_said`: the log has it already."""
         with self._transaction() as connection:
-            events.record(connection, now, kind, detail)
+            events.record(connection, now, kind, detail, is_said=is_said)
 
     def check_for_damage(self, seconds: float = check.CHECK_SECONDS) -> None:
         """Look for damage, so long at most."""

@@ -1,6 +1,7 @@
 """One child of the supervisor: starting it, watching it, and when to start it again."""
 
 import contextlib
+import logging
 import multiprocessing
 import os
 import signal
@@ -16,6 +17,7 @@ from sensor_node.supervision.roles import Role
 from sensor_node.supervision.slots import Slot
 from sensor_node.supervision.states import ChildReport, ChildState
 from sensor_node.supervision.worker import STOP_SIGNALS, ChildSpec, work
+from sensor_node.system.log import say_event
 
 # Fork is safe: the supervisor has one thread and never a connection. See docs/adr/0001.
 FORK = multiprocessing.get_context("fork")
@@ -186,7 +188,8 @@ class Child:
         return self.pid is not None and owner.waits_for_disk(self.pid)
 
     def remember(self, kind: str, detail: str) -> None:
-        """Give an event to the next process in this place, which writes it to the database."""
+        """Say an event, and give it to the next process in this place for the database."""
+        say_event(logging.WARNING, kind, detail)
         if len(self._pending_events) < MOST_PENDING_EVENTS:
             self._pending_events.append((kind, detail))
 

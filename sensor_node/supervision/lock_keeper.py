@@ -105,7 +105,6 @@ class LockKeeper:
         if not at_home:
             lock.close()
             return LockState.AS_IT_WAS
-        LOGGER.warning("lock_gone %s: made anew", lock.file)
         self._lock.close()
         self._lock = lock
         return LockState.LOCK_MADE_ANEW

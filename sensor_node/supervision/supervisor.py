@@ -130,7 +130,6 @@ class Supervisor:
             if child.state is ChildState.STOPPING:
                 child.plan_replacement(now)
                 continue
-            LOGGER.warning("process_died name=%s %s", child.name, exit_status.how)
             if _is_hopeless(child, exit_status):
                 LOGGER.error("configuration %s", exit_status.message)
                 self._notifier.send(f"STATUS={exit_status.message}", f"ERRNO={EXIT_CONFIG}")

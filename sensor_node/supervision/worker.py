@@ -169,7 +169,8 @@ def _open_repository(
             repository.check_for_damage()
         spec.slot.checked()
         while pending_events:
-            repository.record_event(SystemClock().now().wall, *pending_events[0])
+            now = SystemClock().now().wall
+            repository.record_event(now, *pending_events[0], is_said=True)
             del pending_events[0]
     except BaseException:
         repository.close()

@@ -157,3 +157,8 @@ class Throttle:
         skipped = self._skipped.pop(event, 0)
         left_out = f" skipped={skipped}" if skipped else ""
         LOGGER.warning("%s %s%s", event, detail, left_out, exc_info=error)
+
+
+def say_event(level: int, kind: str, detail: str) -> None:
+    """The line of an event that `history` shows, too. `level` as in logging."""
+    LOGGER.log(level, "%s %s", kind.replace(" ", "_"), detail)

@@ -33,7 +33,18 @@ MOST_LINES_OF_A_FILE = 350
 MOST_LINES_OF_A_FUNCTION = 45
 HTTP_LIBRARIES = {"requests", "urllib3", "http.client"}
 # Of what core may import nothing reads or writes: no file, no socket, no database, no log.
-PURE = {"collections.abc", "dataclasses", "datetime", "enum", "types", "typing"}
+PURE = {
+    *(
+        "collections.abc",
+        "dataclasses",
+        "datetime",
+        "enum",
+        "re",
+        "types",
+        "typing",
+        "urllib.parse",
+    ),
+}
 IMPURE = {"sensor_node.core.clock": {"time"}, "sensor_node.core.schedule": {"backoff"}}
 
 

@@ -4,14 +4,15 @@ import sqlite3
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
-from sensor_node.system.log import LOGGER
+from sensor_node.system.log import say_event
 
 
 class Line(NamedTuple):
-    """`level` as in logging."""
+    """`level` as in logging; kind and detail as in the table event."""
 
     level: int
-    text: str
+    kind: str
+    detail: str
 
 
 class SayingConnection(sqlite3.Connection):
@@ -22,12 +23,12 @@ class SayingConnection(sqlite3.Connection):
         self.lines: list[Line] = []
 
 
-def keep(connection: sqlite3.Connection, level: int, text: str) -> None:
+def keep(connection: sqlite3.Connection, line: Line) -> None:
     """Of a transaction that is rolled back, nothing is said."""
     lines: list[Line] = connection.lines  # type: ignore[attr-defined]
-    lines.append(Line(level, text))
+    lines.append(line)
 
 
 def say(lines: Iterable[Line]) -> None:
     for line in lines:
-        LOGGER.log(line.level, "%s", line.text)
+        say_event(*line)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sensor_node.storage.engine import after_commit
+from sensor_node.storage.engine.after_commit import Line
 
 MOST_EVENTS = 10_000
 MOST_OF_A_KIND = 430
@@ -122,10 +123,12 @@ def record(
     n: int = 1,
     first: int | None = None,
     last: int | None = None,
+    is_said: bool = False,
 ) -> None:
     """Add an event of one of the KINDS, or let one of a moment ago go on.
 
     Its line comes into the log when the transaction is committed; of a flood, the first one.
+    `is_said`: the log has it already.
     """
     row = {"now": now, "kind": kind, "detail": detail, "n": n, "first": first, "last": last}
     again = KINDS[kind].again
@@ -133,8 +136,8 @@ def record(
     if not goes_on:
         connection.execute(INSERT, row)
         connection.execute(TRIM, {"kind": kind, "most": MOST_OF_A_KIND})
-    if not goes_on or again is not SAME_AGAIN:
-        after_commit.keep(connection, KINDS[kind].level, f"{kind.replace(' ', '_')} {detail}")
+    if not is_said and (not goes_on or again is not SAME_AGAIN):
+        after_commit.keep(connection, Line(KINDS[kind].level, kind, detail))
 
 
 def since(connection: sqlite3.Connection, moment: float) -> list[EventRow]:

@@ -3,6 +3,7 @@
 import json
 import sqlite3
 from dataclasses import dataclass
+from typing import Any
 
 from sensor_node.storage.journal import events, key_value, samples
 
@@ -100,7 +101,7 @@ def _accounted_us(connection: sqlite3.Connection, now: float) -> int | None:
 def _note_gap(connection: sqlite3.Connection, last_us: int, now: float) -> None:
     gap = now - last_us / 1e6
     if gap >= GAP_SECONDS:
-        span = {"first": last_us, "last": int(now * 1e6)}
+        span: dict[str, Any] = {"first": last_us, "last": int(now * 1e6)}
         events.record(connection, now, "not running", f"no capture for {gap:.1f} s", **span)
 
 

@@ -2,6 +2,7 @@
 
 import sqlite3
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 from sensor_node.core.errors import DatabaseDamaged
 from sensor_node.core.model import Counts, Dropped
@@ -60,7 +61,7 @@ def count_dropped(connection: sqlite3.Connection, dropped: Iterable[Dropped], no
     """What was never stored, each with its range in the history."""
     for drop in dropped:
         connection.execute(COUNT_DROPPED, {"reason": drop.reason, "n": drop.count})
-        span = {"n": drop.count, "first": drop.first_us, "last": drop.last_us}
+        span: dict[str, Any] = {"n": drop.count, "first": drop.first_us, "last": drop.last_us}
         events.record(connection, now, "dropped", drop.reason, **span)
 
 

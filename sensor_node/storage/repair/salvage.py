@@ -7,7 +7,7 @@ import itertools
 import sqlite3
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from sensor_node.core.model import DatedReading, Reading, Stream
 from sensor_node.storage.journal import events, runs
@@ -91,7 +91,7 @@ def add(
             last, unknown = min(start + size, end) - 1, head.status != "DEAD"
             _insert_range(connection, start, last, head.status, now, unknown=unknown, error=ERROR)
         top = end
-    span = {"n": top - first, "first": first, "last": top - 1}
+    span: dict[str, Any] = {"n": top - first, "first": first, "last": top - 1}
     events.record(connection, now, "salvaged", source, **span)
     if present:
         streams.begin(connection, present.node)

@@ -314,10 +314,10 @@ def test_news_is_written_down_once_however_often_the_database_fails(
     record = SensorDataSQLRepository.record_event
     full = [False, True, True, True, False]
 
-    def record_if_there_is_room(repository, now, kind, detail):
+    def record_if_there_is_room(repository, now, kind, detail, **options):
         if full.pop(0):
             raise StorageUnavailable("disk full", "telemetry.db")
-        record(repository, now, kind, detail)
+        record(repository, now, kind, detail, **options)
 
     monkeypatch.setattr(SensorDataSQLRepository, "record_event", record_if_there_is_room)
     pending_events = [("process died", "sender-1 exited"), ("process died", "sender-1 was killed")]

@@ -88,7 +88,7 @@ class TestAnExtraRow:
         _, log = process.communicate(timeout=30)
 
         assert process.returncode == 0, log
-        assert "process_died name=extra was killed by SIGKILL" in log
+        assert "process_died extra was killed by SIGKILL" in log
         assert (tmp_path / "seen").read_text() == "finished"
         assert first.role == "extra"
         assert int(score) >= 300
