@@ -88,7 +88,7 @@ class RetryService:
         """
         at_most_once = self._sink.at_most_once
         for first_id, _, owner in self._repository.claims():
-            if not owners.is_alive(owner):
+            if not _may_be_alive(owner):
                 self._repository.reclaim(first_id, owner, now.wall, at_most_once=at_most_once)
         if at_most_once:
             self._repository.park_doubtful(now.wall)
@@ -104,3 +104,11 @@ class RetryService:
         if not self._has_looked and not sink.up:
             LOGGER.warning("sink_is_down %s", sink.reason)
         self._has_looked = True
+
+
+def _may_be_alive(owner: str) -> bool:
+    """Whether a claim must be left to its owner: it lives, or no file can be opened to find out."""
+    try:
+        return owners.is_alive(owner)
+    except OSError:
+        return True

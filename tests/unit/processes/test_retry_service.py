@@ -1,5 +1,6 @@
 """The retrier sends what is due, probes a sink that is down, and takes over from dead processes."""
 
+import errno
 import json
 import os
 import time
@@ -334,6 +335,24 @@ class TestADeadProcess:
         assert retrier.step() == 0.0
         assert retrier.sent() == [[1, 2, 3]]
         assert events(repository, "reclaimed") == ["from sender"]
+
+    def test_keeps_its_claim_while_no_file_can_be_opened_to_find_out(
+        self, make, repository, monkeypatch
+    ) -> None:
+        retrier = make()
+        fill(repository, 3)
+        claim(repository, 3, DEAD_SENDER)
+
+        def refuse(owner_text):
+            raise OSError(errno.EMFILE, "Too many open files")
+
+        with monkeypatch.context() as patched:
+            patched.setattr(owner, "is_alive", refuse)
+            retrier.step()
+        assert batch_ranges(repository) == [(1, 3, "SENDING")]
+        retrier.clock.advance(LOOK_AROUND_SECONDS)
+        retrier.step()
+        assert retrier.sent() == [[1, 2, 3]]
 
     def test_is_noticed_within_a_second(self, make, repository) -> None:
         retrier = make()
