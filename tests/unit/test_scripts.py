@@ -12,7 +12,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPTS = ROOT / "scripts"
-COMMANDS = ("bench", "demo", "environment", "sensor-node-ctl", "test", "torture")
+COMMANDS = ("bench", "demo", "environment", "mutants", "sensor-node-ctl", "test", "torture")
 # What a fresh machine's python3 has, and the demo's own second file.
 ALLOWED = {*sys.stdlib_module_names, "demo_screen"} - {"sqlite3"}
 
