@@ -15,6 +15,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from crash import proc
+from crash.deaths import unasked_deaths
 from sinks import SinkProcess
 from waiting import wait_until
 
@@ -59,7 +60,9 @@ class Node:
 
     The keywords are the sections of config.ini; `sensor` is its one sensor. `prefix` is put before
     its command lines, as in ("ip", "netns", "exec", NAME). At the end every process of it is
-    killed; if the test failed, its log and its database are shown first.
+    killed; if the test failed, its log and its database are shown first. If it did not fail, no
+    process may have died but those that the test killed or stopped, and those in the places named
+    in `may_die`, such as "sender-1": a test names there what it lets die in another way.
     """
 
     def __init__(
@@ -71,6 +74,7 @@ class Node:
         self.state = directory / "sensor-node-data"
         # For its processes and commands, beside those of this test.
         self.variables: dict[str, str] = {}
+        self.may_die: set[str] = set()
         self._sections = {name: dict(options) for name, options in DEFAULTS.items()}
         self.configure(**sections)
 
@@ -171,6 +175,11 @@ class Node:
         file = self.state / "sensor-node.log"
         return file.read_text() if file.exists() else ""
 
+    def whole_log(self) -> str:
+        """With what was rotated away, the oldest first."""
+        files = (self.state / f"sensor-node.log{end}" for end in (".2", ".1", ""))
+        return "".join(file.read_text(errors="replace") for file in files if file.exists())
+
     # Processes
 
     def report(self) -> dict[str, Any]:
@@ -191,7 +200,7 @@ class Node:
     def kill(self, name: str) -> int:
         """SIGKILL, and wait until it is gone. Returns the pid that it had."""
         pid = self.pids()[name]
-        os.kill(pid, signal.SIGKILL)
+        proc.send(pid, signal.SIGKILL)
         wait_until(lambda: not proc.is_alive(pid), what=f"{name} is dead")
         return pid
 
@@ -203,7 +212,7 @@ class Node:
             left = self.processes()
             for pid in left:
                 with contextlib.suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGKILL)
+                    proc.send(pid, signal.SIGKILL)
             killed.update(left)
             return not left and not any(proc.is_alive(pid) for pid in killed)
 
@@ -316,9 +325,11 @@ class Node:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if error is not None:
+        unasked = unasked_deaths(self.whole_log(), proc.victims, self.may_die)
+        if error is not None or unasked:
             print(self.story())
         self.kill_all()
+        assert error is not None or not unasked, "\n".join(["nobody asked for:", *unasked])
 
 
 @contextlib.contextmanager

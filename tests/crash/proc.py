@@ -10,6 +10,14 @@ from pathlib import Path
 PROC = Path("/proc")
 # SQLite's locks on the -shm file are bytes; see "The WAL-Index File Format", locking.
 WAL_WRITE, WAL_CHECKPOINT = 120, 121
+# The processes that a test has killed, or stopped so that the product may kill them.
+victims: set[int] = set()
+
+
+def send(pid: int, number: int) -> None:
+    """A signal that the process does not survive, or may be killed for: its death is asked for."""
+    victims.add(pid)
+    os.kill(pid, number)
 
 
 def is_alive(pid: int) -> bool:
@@ -89,7 +97,7 @@ def stop_in_the_act(pid: int, holds: Callable[[], bool], deadline: float = 90.0)
     while time.monotonic() < end:
         if not holds():
             continue
-        os.kill(pid, signal.SIGSTOP)
+        send(pid, signal.SIGSTOP)
         while state(pid) not in ("T", ""):
             continue
         if holds():

@@ -4,7 +4,6 @@ For `scripts/bench faults`, and in short for a test.
 """
 
 import contextlib
-import os
 import random
 import signal
 import time
@@ -110,7 +109,7 @@ def strike(node: Node, dice: random.Random) -> None:
     pids = node.pids()
     name = dice.choice(sorted(pids))
     with contextlib.suppress(ProcessLookupError):
-        os.kill(pids[name], signal.SIGKILL)
+        proc.send(pids[name], signal.SIGKILL)
     if name == "supervisor":
         wait_until(lambda: not proc.is_alive(pids[name]), what="the supervisor is dead")
         node.start()

@@ -279,7 +279,7 @@ def test_a_database_that_came_into_a_nodes_place_and_is_anothers_ends_it(tmp_pat
 def test_a_node_whose_lock_file_was_deleted_is_found_by_its_database(tmp_path):
     with running(tmp_path) as (node, sink):
         node.await_delivered(20)
-        os.kill(node.pids()["supervisor"], 19)  # it puts nothing back
+        proc.send(node.pids()["supervisor"], 19)  # it puts nothing back
         node.database.with_name(node.database.name + ".appliance").unlink()
         pid = node.pids()["supervisor"]
         with Node(tmp_path / "two", storage={"path": node.database}) as two:

@@ -1,9 +1,9 @@
 """Sensors that give their own timestamps falsify neither the account nor the history."""
 
-import os
 import signal
 
 import pytest
+from crash import proc
 from crash.node import Node
 from sinks import SinkProcess
 from waiting import wait_until
@@ -41,13 +41,13 @@ def test_a_generator_that_stood_still_has_all_of_that_time_in_the_account(node) 
     node.start()
     node.await_captured(RATE)
     generator = node.pids()["generator"]
-    os.kill(generator, signal.SIGSTOP)
+    proc.send(generator, signal.SIGSTOP)
     # It is killed as hung, or here; either way its successor knows how long nothing was captured.
     stood = len(node.rows("SELECT 1 FROM message"))
     wait_until(
         lambda: node.one(AGE) >= PAUSE_SECONDS, deadline=60, what="it has stood still for a while"
     )
-    os.kill(generator, signal.SIGKILL)
+    proc.send(generator, signal.SIGKILL)
     node.await_captured(stood + RATE)
     assert node.dropped() >= (PAUSE_SECONDS - 1) * RATE
 

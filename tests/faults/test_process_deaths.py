@@ -57,13 +57,13 @@ def test_a_generator_that_wakes_up_an_orphan_still_takes_the_ticks_that_are_due(
 def test_a_reload_whose_supervisor_is_killed_says_so(tmp_path):
     with running(tmp_path) as (node, _):
         supervisor = node.pids()["supervisor"]
-        os.kill(supervisor, signal.SIGSTOP)
+        proc.send(supervisor, signal.SIGSTOP)
         wait_until(lambda: proc.state(supervisor) == "T", what="the supervisor is stopped")
         with node.background("reload") as reloading:
             wait_until(
                 lambda: int(signal.SIGHUP) in proc.pending(supervisor), what="it is told to reload"
             )
-            os.kill(supervisor, signal.SIGKILL)
+            proc.send(supervisor, signal.SIGKILL)
             said, _ = reloading.communicate(timeout=60)
         assert reloading.returncode == 1
         assert said.startswith("sensor-node-ctl: it ended meanwhile")

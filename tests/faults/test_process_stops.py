@@ -68,7 +68,7 @@ def test_a_command_whose_generator_dies_ends_and_what_it_left_is_ended_by_the_ne
         left = set(proc.with_argument(mark))
         (leader,) = {proc.parent(pid) for pid in left}
         supervisor = node.pids()["supervisor"]
-        os.kill(supervisor, signal.SIGSTOP)
+        proc.send(supervisor, signal.SIGSTOP)
         generator = node.kill("generator")
         wait_until(lambda: not proc.is_alive(leader), what="the command ends with its generator")
         assert left == set(proc.with_argument(mark))
@@ -84,7 +84,7 @@ def test_a_command_whose_generator_dies_ends_and_what_it_left_is_ended_by_the_ne
 def test_a_supervisor_that_hangs_is_stopped_by_force_and_leaves_no_pid_file(tmp_path):
     with running(tmp_path, process={"stop_timeout": "1s"}) as (node, sink):
         node.await_delivered(5)
-        os.kill(node.pids()["supervisor"], signal.SIGSTOP)
+        proc.send(node.pids()["supervisor"], signal.SIGSTOP)
         told = node.run("stop").stdout
         assert told.startswith("stopped; ")
         assert told.endswith("what was in memory may be lost: it ended by force\n")

@@ -64,7 +64,7 @@ def robbed(tmp_path_factory):
         await_hanging(sink)
         pids = [node.pids()[name] for name in ("supervisor", "sender-1")]
         for pid in pids:
-            os.kill(pid, signal.SIGSTOP)
+            proc.send(pid, signal.SIGSTOP)
         since = time.monotonic()
         sink.release()  # the answer waits for the sender
         ((batch, owner),) = node.rows("SELECT first_id, owner FROM batch WHERE status = 'SENDING'")

@@ -152,7 +152,7 @@ def test_a_forged_report_ends_no_command_and_nobodys_process(tmp_path):
         report, file = node.report(), node.state / "processes.json"
         child = report["processes"][0]
         supervisor = node.pids()["supervisor"]
-        os.kill(supervisor, signal.SIGSTOP)  # or it would write the report anew
+        proc.send(supervisor, signal.SIGSTOP)  # or it would write the report anew
         forged = (
             {**report, "since": "yesterday"},
             {**report, "since": float("nan")},

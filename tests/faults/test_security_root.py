@@ -339,7 +339,7 @@ def test_who_runs_it_at_roots_terminal_cannot_type_there(node):
         node.run("stop")
     finally:
         os.close(terminal)
-        os.kill(pid, signal.SIGKILL)
+        proc.send(pid, signal.SIGKILL)
         os.waitpid(pid, 0)
 
 

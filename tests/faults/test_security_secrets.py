@@ -10,6 +10,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 import pytest
+from crash import proc
 from crash.node import Node
 from faults.hostile import HostileSink, everything_written
 from waiting import wait_until
@@ -84,7 +85,7 @@ def test_a_secret_is_in_no_file_no_output_and_no_process_whatever_the_sink_repea
             for what in ("cmdline", "environ", "comm"):
                 assert_secret(Path(f"/proc/{pid}/{what}").read_bytes(), (name, what))
         # A process that is told to show its stack, and one that is to leave a core behind.
-        os.kill(pids["retrier"], signal.SIGABRT)
+        proc.send(pids["retrier"], signal.SIGABRT)
         node.await_running("retrier", instead_of=pids["retrier"])
         wait_until(lambda: "Current thread" in node.log(), what="the stack is in the log")
         node.stop()

@@ -1,7 +1,6 @@
 """P1: nothing that happens to a network process, or to the network, delays or loses a tick."""
 
 import contextlib
-import os
 import signal
 import threading
 import time
@@ -44,7 +43,7 @@ def stop_next(node: Node) -> int:
         with node.locked():
             (pid,) = wait_until(lambda: proc.holders(node.turnstile), what="a process is next")
             if pid in senders:
-                os.kill(pid, signal.SIGSTOP)
+                proc.send(pid, signal.SIGSTOP)
                 wait_until(lambda pid=pid: proc.state(pid) == "T", what="the sender is stopped")
                 return pid
 
@@ -112,7 +111,7 @@ def test_killing_senders_while_the_sink_hangs_never_delays_capture(tmp_path):
                 for name, pid in node.pids().items():
                     if name.startswith(("sender", "retrier")):
                         with contextlib.suppress(ProcessLookupError):
-                            os.kill(pid, signal.SIGKILL)
+                            proc.send(pid, signal.SIGKILL)
                             killed += 1
                 time.sleep(0.1)
         print(f"{killed} kills; latest reading {max(lags):.3f} s, of {len(lags)} looks")

@@ -19,7 +19,7 @@ def test_whatever_dies_is_back_soon_and_history_says_how_it_died(tmp_path):
     with running(tmp_path, process={"senders": 1}) as (node, sink):
         before = node.pids()
         for name in WORKERS:
-            os.kill(before[name], signal.SIGKILL)
+            proc.send(before[name], signal.SIGKILL)
         for name in WORKERS:
             node.await_running(name, instead_of=before[name])
         assert node.pids()["supervisor"] == before["supervisor"]
@@ -125,6 +125,7 @@ def test_another_configuration_beside_it_is_told_what_runs(tmp_path):
 
 def test_stop_kills_what_does_not_end_in_time_and_says_what_is_left(tmp_path):
     with running(tmp_path, process={"senders": 1, "stop_timeout": "1s"}) as (node, sink):
+        node.may_die = {"sender-1"}
         sink.behave(hang(store="no"))
         await_hanging(sink)
         started = time.monotonic()

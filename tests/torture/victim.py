@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from crash import proc
 from crash.node import Node
 from sinks import SinkProcess, ok
 from waiting import wait_until
@@ -103,7 +104,7 @@ class Victim:
     def kill(self, name: str, pid: int) -> None:
         """`others`: what no report knows of yet; it may be a supervisor."""
         with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
+            proc.send(pid, signal.SIGKILL)
             self.kills[name.partition("-")[0]] += 1
             if name in ("supervisor", "others"):
                 self._supervisor_killed_at = time.monotonic()
@@ -112,7 +113,7 @@ class Victim:
         """A signal, if the process still is one of this node."""
         if pid in self.node.processes():
             with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, number)
+                proc.send(pid, number)
 
     # Commands
 
