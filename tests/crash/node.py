@@ -21,6 +21,7 @@ from waiting import wait_until
 
 import sensor_node
 from sensor_node.storage.engine.write_lock import Unwatched, WriteLock
+from sensor_node.supervision.worker import EXIT_CONFIG
 
 COMMAND_SECONDS = 90.0
 LOG_LINES = 120
@@ -62,7 +63,8 @@ class Node:
     its command lines, as in ("ip", "netns", "exec", NAME). At the end every process of it is
     killed; if the test failed, its log and its database are shown first. If it did not fail, no
     process may have died but those that the test killed or stopped, and those in the places named
-    in `may_die`, such as "sender-1": a test names there what it lets die in another way.
+    in `may_die`, such as "sender-1": a test names there what it lets die in another way. What ends
+    as a start is refused was asked for, too.
     """
 
     def __init__(
@@ -75,6 +77,8 @@ class Node:
         # For its processes and commands, beside those of this test.
         self.variables: dict[str, str] = {}
         self.may_die: set[str] = set()
+        # A start that was refused: its processes have ended with that status.
+        self.refused = False
         self._sections = {name: dict(options) for name, options in DEFAULTS.items()}
         self.configure(**sections)
 
@@ -130,6 +134,7 @@ class Node:
         said = f"{arguments}: exit {done.returncode}\n{done.stdout}{done.stderr}"
         assert status is None or done.returncode == status, said
         assert "Traceback" not in done.stderr, said
+        self.refused |= done.returncode == EXIT_CONFIG and bool({"start", "run"} & {*arguments})
         return done
 
     @contextlib.contextmanager
@@ -326,6 +331,8 @@ class Node:
         trace: TracebackType | None,
     ) -> None:
         unasked = unasked_deaths(self.whole_log(), proc.victims, self.may_die)
+        if self.refused:
+            unasked = [line for line in unasked if not line.endswith(f" status {EXIT_CONFIG}")]
         if error is not None or unasked:
             print(self.story())
         self.kill_all()
