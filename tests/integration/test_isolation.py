@@ -102,6 +102,8 @@ def watching(node: Node) -> Iterator[list[float]]:
 
 def test_killing_senders_while_the_sink_hangs_never_delays_capture(tmp_path):
     with running(tmp_path, sensor={"rate": 50}, process=QUICK_END) as (node, sink):
+        # At its stop they still wait for the sink.
+        node.may_die = {"sender-1", "sender-2", "sender-3", "retrier"}
         sink.behave(hang(store="no"))
         await_hanging(sink, 3)
         killed = 0
