@@ -4,7 +4,9 @@ import re
 from collections.abc import Iterable
 
 # As in "2026-01-31 12:00:00,123 ERROR 4711 crashed role=sender ..."
-LINE = re.compile(r"\S+ \S+ [A-Z]+ (?P<pid>\d+) (?P<event>\w+)(?: name=(?P<name>\S+))?(?P<rest>.*)")
+LINE = re.compile(
+    r"\S+ \S+ [A-Z]+ (?P<pid>\d+) (?P<event>\w+)(?: (?:name=)?(?P<name>\S+))?(?P<rest>.*)"
+)
 DEATHS = ("process_died", "process_aborted", "process_killed", "crashed")
 
 

@@ -10,7 +10,7 @@ from crash.node import Node
 from waiting import wait_until
 
 START = "2026-01-31 12:00:00,1 INFO 7 process_started name={} pid={}\n"
-DEATH = "2026-01-31 12:00:01,1 WARNING 7 process_died name={} was killed by SIGKILL\n"
+DEATH = "2026-01-31 12:00:01,1 WARNING 7 process_died {} was killed by SIGKILL\n"
 
 
 def test_a_death_is_told_by_the_pid_that_the_place_had_then():
@@ -44,7 +44,7 @@ def test_a_process_that_crashes_while_it_stops_is_told():
 
 
 def test_a_test_of_a_node_fails_if_a_process_died_that_it_did_not_kill(tmp_path):
-    with pytest.raises(AssertionError, match="process_died name=retrier"), Node(tmp_path) as node:
+    with pytest.raises(AssertionError, match="process_died retrier"), Node(tmp_path) as node:
         node.start()
         pid = node.pids()["retrier"]
         os.kill(pid, signal.SIGTERM)  # and not by way of the node: nobody knows of it
@@ -52,5 +52,5 @@ def test_a_test_of_a_node_fails_if_a_process_died_that_it_did_not_kill(tmp_path)
     with Node(tmp_path) as node:
         node.start()
         node.kill("sender-1")
-        wait_until(lambda: "process_died name=sender-1" in node.log(), what="it is noticed")
+        wait_until(lambda: "process_died sender-1" in node.log(), what="it is noticed")
         proc.victims.add(pid)  # of the first part, whose log this is

@@ -1,26 +1,22 @@
 """Only one thread takes a sensor's ticks: at the end nobody does what the sampler still may."""
 
 import threading
-from dataclasses import replace
 
 from clocks import ManualClock
 
-from sensor_node.config.loader import SensorConfig
-from sensor_node.config.schema import options_of
 from sensor_node.processes.buffer import Buffer
 from sensor_node.processes.sampler import Sampler
 from sensor_node.processes.sensor import Sensor
-from sensor_node.sensors.mock import MockSource
-
-DEFAULTS = {
-    name: option.kind.parse(option.default) for name, option in options_of("sensor").items()
-}
+from sensor_node.sensors import SOURCES, open_source
+from sensor_node.sensors.source import SensorConfig
 
 
-def test_ticks_of_a_thread_that_did_not_end_are_left_to_it():
-    config = replace(SensorConfig(name="room", **DEFAULTS), rate=1.0)
+def test_ticks_of_a_thread_that_did_not_end_are_left_to_it(tmp_path):
+    source = next(row for row in SOURCES if row.is_simulated)
+    settings = {option.name: option.kind.parse(option.default) for option in source.options}
+    config = SensorConfig("room", source, 1.0, settings)
     buffer, clock = Buffer((config,), 0.0), ManualClock()
-    sensor = Sensor(config, lambda: MockSource(config), buffer, clock.now())
+    sensor = Sensor(config, lambda: open_source(config, tmp_path), buffer, clock.now())
     sampler = Sampler([sensor], clock, lambda: None)
     sampler.take_due(clock.now())
     # Not one that runs: what it takes would depend on when.

@@ -5,6 +5,7 @@ from storage_fixtures import (
     DELIVERED,
     POLICY,
     RULES,
+    UNSENT,
     batch,
     batch_ranges,
     dump,
@@ -17,11 +18,11 @@ from storage_fixtures import (
 def test_what_was_too_large_to_send_says_so_and_when(repository):
     fill(repository, 4)
     claim = repository.claim_fresh("sender", POLICY, 10.0, 4)
-    assert repository.halve(claim, "too large", 30.0, 20.0)
+    assert repository.settle(claim, UNSENT, RULES, 20.0)
     assert [(first, last) for first, last, _ in batch_ranges(repository)] == [(1, 2), (3, 4)]
     for first in (1, 3):
         told = batch(repository, first, "status", "settled_at", "last_error", "next_attempt_at")
-        assert told == ("FAILED", 20.0, "too large", 30.0)
+        assert told == ("FAILED", 20.0, UNSENT.detail, 20.0)
 
 
 def test_a_whole_batch_whose_claim_was_lost_is_not_settled_and_nothing_is_claimed(repository):
