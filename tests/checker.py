@@ -76,7 +76,7 @@ class Stored(NamedTuple):
         return self.name, float(self.value).hex(), self.timestamp
 
 
-class Tile(NamedTuple):
+class BatchRange(NamedTuple):
     first: int
     last: int
     status: str
@@ -132,7 +132,7 @@ def judge(database: Path, sink: Path, *, earlier: frozenset[str] = frozenset()) 
     return verdict
 
 
-def _check_ledger(node: sqlite3.Connection, verdict: Verdict) -> list[Tile]:
+def _check_ledger(node: sqlite3.Connection, verdict: Verdict) -> list[BatchRange]:
     """Batch ranges lie side by side from 1 on, and every count is what the rows say."""
     wrong = verdict.wrong
     wrong += [f"integrity: {row[0]}" for row in node.execute("PRAGMA integrity_check(9)")]
@@ -141,7 +141,7 @@ def _check_ledger(node: sqlite3.Connection, verdict: Verdict) -> list[Tile]:
     (verdict.captured,) = node.execute(CAPTURED).fetchone()
     (verdict.dropped,) = node.execute("SELECT coalesce(sum(n), 0) FROM dropped").fetchone()
     batch_ranges = [
-        Tile(*row) for row in node.execute("SELECT first_id, last_id, status FROM batch")
+        BatchRange(*row) for row in node.execute("SELECT first_id, last_id, status FROM batch")
     ]
     batch_ranges.sort()
     end = 0
@@ -155,7 +155,7 @@ def _check_ledger(node: sqlite3.Connection, verdict: Verdict) -> list[Tile]:
     if tally != lengths:
         wrong.append(f"tallies say {tally}, batch ranges {dict(lengths)}")
     if verdict.captured > end:
-        batch_ranges.append(Tile(end + 1, verdict.captured, "PENDING"))
+        batch_ranges.append(BatchRange(end + 1, verdict.captured, "PENDING"))
         lengths["PENDING"] += verdict.captured - end
     if sum(lengths.values()) != verdict.captured:
         wrong.append(f"{dict(lengths)} are not the {verdict.captured} captured")
@@ -176,7 +176,7 @@ def _check_events(node: sqlite3.Connection, verdict: Verdict) -> None:
 def _compare(
     node: sqlite3.Connection,
     store: sqlite3.Connection,
-    batch_ranges: list[Tile],
+    batch_ranges: list[BatchRange],
     verdict: Verdict,
     earlier: frozenset[str],
 ) -> None:

@@ -1,6 +1,6 @@
 """What is given up, and when: purging what was delivered, evicting what there is no room for.
 
-Nothing leaves the tiling: a SENT batch range becomes PURGED, any other EVICTED, and these melt into
+No id is left out: a SENT batch range becomes PURGED, any other EVICTED, and these melt into
 neighbours of their kind. Each function takes one small chunk inside a transaction of the caller.
 """
 
