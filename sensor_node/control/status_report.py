@@ -226,7 +226,7 @@ def _isolated(connection: Connection, suspect: Suspect, now: Moment) -> dict[str
         "sensor": suspect.name,
         "since": utc(suspect.since),
         "reason": suspect.reason,
-        "readings": suspects.waiting(connection, suspect.name),
+        "readings": suspects.count_waiting(connection, suspect.name),
         "next_probe_at": utc(suspect.next_probe_at),
         "next_probe_seconds": max(0.0, suspect.next_probe_at - now.wall),
     }

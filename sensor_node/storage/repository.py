@@ -240,7 +240,7 @@ class SensorDataSQLRepository:
     def let_in(self, now: float) -> bool:
         """A chunk of what was set apart of sensors that are not isolated any more, if there is."""
         with self._read_transaction() as connection:
-            if suspects.to_let_in(connection, now) is None:
+            if suspects.next_to_let_in(connection, now) is None:
                 return False
         with self._transaction() as connection:
             return suspects.let_in(connection, now)

@@ -111,8 +111,8 @@ WHERE first_id = :first_id AND status IN ('DEAD', 'IN_DOUBT', 'SENT')
 """
 
 
-def fresh(connection: sqlite3.Connection, limit: int) -> tuple[int, int] | None:
-    """The oldest PENDING ids, first and last: at most to the end of their stream."""
+def oldest_pending(connection: sqlite3.Connection, limit: int) -> tuple[int, int] | None:
+    """First and last of the oldest PENDING ids: up to `limit` of them, all of one stream."""
     first = message_ids.highest_claimed_id(connection) + 1
     last = min(
         first + limit - 1,
@@ -125,7 +125,10 @@ def fresh(connection: sqlite3.Connection, limit: int) -> tuple[int, int] | None:
 def claim_fresh(
     connection: sqlite3.Connection, sink: SinkRecord, owner: str, ids: tuple[int, int], now: float
 ) -> Claim:
-    """PENDING -> SENDING for what fresh() has found, or the beginning of it: a new range on top."""
+    """PENDING -> SENDING: a new range on top of all others.
+
+    `ids`: first and last, beginning with the oldest PENDING one; as oldest_pending(), or fewer.
+    """
     first, last = ids
     row = {"first_id": first, "last_id": last, "owner": owner, "now": now}
     connection.execute(INSERT_CLAIM, row)
@@ -141,7 +144,7 @@ def claim_again(
     limit: int,
     now: float,
 ) -> Claim:
-    """FAILED -> SENDING for the first `limit` messages of the range; others stay as they are."""
+    """FAILED -> SENDING for the first `limit` messages of the range; the rest stays FAILED."""
     cut(connection, *batch_range, batch_range[0] + limit - 1)
     row = {"first_id": batch_range[0], "owner": owner, "now": now}
     first, last, attempts, requeue_count = connection.execute(CLAIM_AGAIN, row).fetchone()
@@ -160,7 +163,7 @@ def claim_again(
 
 
 def insert_failed(connection: sqlite3.Connection, first_id: int, last_id: int, now: float) -> None:
-    """PENDING -> FAILED, never tried and due now, for the oldest PENDING ids."""
+    """PENDING -> FAILED for the oldest PENDING ids: never tried, and due now."""
     row = {"first_id": first_id, "last_id": last_id, "now": now}
     connection.execute(INSERT_FAILED, row)
     mark(connection, first_id, last_id, "FAILED")

@@ -17,10 +17,11 @@ from sensor_node.storage.queue import (
 )
 from sensor_node.storage.queue.rate_limit import ClaimPolicy, charge, may_send
 
-# Of isolated sensors' readings, set apart in one transaction; and of as many neighbours at a time.
-MOST_RUNS = 1000
+# How much of isolated sensors' readings one transaction sets apart at most: ranges, and messages.
+# It also looks through so many messages at a time.
+MOST_ISOLATED_RANGES = 1000
 MOST_MESSAGES = 5000
-# So many times as many are looked through for a probe of its kind.
+# A search for the kind of message that a probe wants looks through so many times MOST_MESSAGES.
 MOST_WINDOWS = 10
 
 
@@ -28,7 +29,9 @@ MOST_WINDOWS = 10
 class Backlog:
     """What a sender must know to decide whether to claim.
 
-    `left_over`: batches are due that have failed for the sink's sake, or were halved.
+    `pending`: messages that are PENDING. `oldest_pending_us`: when the first of them was captured,
+    in microseconds since 1970; None if there is none. `left_over`: a FAILED batch is due that has
+    not failed for its own sake. `next_send_at`: the time of the rate limit, in wall seconds.
     """
 
     pending: int
@@ -41,11 +44,11 @@ class Backlog:
 def backlog(connection: sqlite3.Connection, now: float) -> Backlog:
     first = message_ids.highest_claimed_id(connection) + 1
     pending = message_ids.highest_id(connection) - first + 1
-    oldest = retention.captured_at_us(connection, first) if pending else None
+    oldest_us = retention.captured_at_us(connection, first) if pending else None
     sink = sink_row.read(connection)
     left_over = due.find_left_over(connection, now, skip_unknown=False)
     next_send_at = rate_limit.next_send_at(connection)
-    return Backlog(pending, oldest, left_over is not None, next_send_at, sink)
+    return Backlog(pending, oldest_us, left_over is not None, next_send_at, sink)
 
 
 def claim_fresh(
@@ -59,30 +62,30 @@ def claim_fresh(
     """PENDING -> SENDING, while the sink is UP and the rate limit allows it."""
     if not sink.up or not may_send(connection, policy, now):
         return None
-    claim = _fresh(connection, sink, owner, policy.limit(limit), now)
+    claim = _claim_pending(connection, sink, owner, policy.limit(limit), now)
     return charge(connection, policy, now, claim)
 
 
 def claim_probe(
     connection: sqlite3.Connection, owner: str, policy: ClaimPolicy, now: float, limit: int
 ) -> Claim | None:
-    """PENDING or FAILED -> SENDING, of the probe's kind, while the sink is DOWN and it is due.
+    """PENDING or FAILED -> SENDING, as `sink.probe` says, while the sink is DOWN and it is due.
 
-    A lone message is the least recently tried; a fresh one counts as never tried. What is at fault
-    by itself keeps no sink DOWN that is well, as the next probe is another. A batch is what is due
-    first.
+    Mostly, a probe is one message: a fresh one if there is one, else the least recently tried. So
+    each probe is another message, and one that is at fault cannot keep a well sink DOWN. With
+    Probe.BATCH it is the batch that is due first.
     """
     sink = sink_row.read(connection)
     if not sink.probe_due(now, policy.longest):
         return None
     skip = policy.at_most_once
     if sink.probe is Probe.BATCH:
-        claim = _due(connection, sink, owner, policy, now, limit)
-        claim = claim or _fresh(connection, sink, owner, policy.limit(limit), now)
+        claim = _claim_first_due(connection, sink, owner, policy, now, limit)
+        claim = claim or _claim_pending(connection, sink, owner, policy.limit(limit), now)
     else:
-        claim = _lone(connection, sink, owner, policy, now)
+        claim = _claim_one_message(connection, sink, owner, policy, now)
     if claim is None and sink.isolated:
-        # Nothing else is left to ask with.
+        # Only readings of isolated sensors are left to ask the sink with.
         batch_range = suspects.find_any(connection, now, policy.longest, skip_unknown=skip)
         claim = (
             batch_ranges.claim_again(connection, sink, owner, batch_range, 1, now)
@@ -105,7 +108,8 @@ def claim_due(
     ):
         probe = batch_ranges.claim_again(connection, sink, owner, batch_range, 1, now)
         return charge(connection, policy, now, probe)
-    return charge(connection, policy, now, _due(connection, sink, owner, policy, now, limit))
+    claim = _claim_first_due(connection, sink, owner, policy, now, limit)
+    return charge(connection, policy, now, claim)
 
 
 def claim_left_over(
@@ -116,7 +120,7 @@ def claim_left_over(
     if not sink.up or not may_send(connection, policy, now):
         return None
     skip = policy.at_most_once
-    claim = _again(
+    claim = _claim_failed(
         connection,
         sink,
         owner,
@@ -127,7 +131,7 @@ def claim_left_over(
     return charge(connection, policy, now, claim)
 
 
-def _due(
+def _claim_first_due(
     connection: sqlite3.Connection,
     sink: SinkRecord,
     owner: str,
@@ -137,7 +141,7 @@ def _due(
 ) -> Claim | None:
     """FAILED -> SENDING for what is due first."""
     skip, longest = policy.at_most_once, policy.longest
-    return _again(
+    return _claim_failed(
         connection,
         sink,
         owner,
@@ -147,15 +151,19 @@ def _due(
     )
 
 
-def _lone(
+def _claim_one_message(
     connection: sqlite3.Connection, sink: SinkRecord, owner: str, policy: ClaimPolicy, now: float
 ) -> Claim | None:
-    """PENDING or FAILED -> SENDING for one message."""
+    """PENDING or FAILED -> SENDING for one message: of the probe's kind, fresh, or any other."""
     skip = policy.at_most_once
     return (
-        (_of_kind(connection, sink, owner, now) if sink.probe is not Probe.LONE else None)
-        or _fresh(connection, sink, owner, 1, now)
-        or _again(
+        (
+            _claim_of_probe_kind(connection, sink, owner, now)
+            if sink.probe is not Probe.LONE
+            else None
+        )
+        or _claim_pending(connection, sink, owner, 1, now)
+        or _claim_failed(
             connection,
             sink,
             owner,
@@ -166,43 +174,49 @@ def _lone(
     )
 
 
-def _of_kind(
+def _claim_of_probe_kind(
     connection: sqlite3.Connection, sink: SinkRecord, owner: str, now: float
 ) -> Claim | None:
-    """PENDING -> SENDING for the first of the probe's kind; those before it wait, FAILED."""
+    """PENDING -> SENDING for the first message whose sensor is of the kind that the probe wants.
+
+    PENDING -> FAILED for the messages before it, as batch ranges must leave no hole.
+    """
     for _ in range(MOST_WINDOWS):
-        ids = batch_ranges.fresh(connection, MOST_MESSAGES)
-        if ids is None:
+        pending = batch_ranges.oldest_pending(connection, MOST_MESSAGES)
+        if pending is None:
             return None
-        first = suspects.first_of_kind(connection, *ids, sink.probe)
-        if first is None and ids[1] - ids[0] + 1 < MOST_MESSAGES:
+        first, last = pending
+        match = suspects.first_of_probe_kind(connection, first, last, sink.probe)
+        if match is None and last - first + 1 < MOST_MESSAGES:
             return None
-        if first != ids[0]:
-            batch_ranges.insert_failed(connection, ids[0], first - 1 if first else ids[1], now)
-        if first is not None:
-            return batch_ranges.claim_fresh(connection, sink, owner, (first, first), now)
+        if match != first:
+            batch_ranges.insert_failed(connection, first, match - 1 if match else last, now)
+        if match is not None:
+            return batch_ranges.claim_fresh(connection, sink, owner, (match, match), now)
     return None
 
 
-def _fresh(
+def _claim_pending(
     connection: sqlite3.Connection, sink: SinkRecord, owner: str, limit: int, now: float
 ) -> Claim | None:
-    """PENDING -> SENDING; what there is of isolated sensors on the way is set apart."""
-    apart = 0
-    for _ in range(MOST_RUNS):
-        ids = batch_ranges.fresh(connection, max(limit, MOST_MESSAGES) if sink.isolated else limit)
-        if ids is None or apart >= MOST_MESSAGES:
+    """PENDING -> SENDING for the oldest; sets apart isolated sensors' readings that come first."""
+    messages_set_apart = 0
+    window = max(limit, MOST_MESSAGES) if sink.isolated else limit
+    for _ in range(MOST_ISOLATED_RANGES):
+        pending = batch_ranges.oldest_pending(connection, window)
+        if pending is None or messages_set_apart >= MOST_MESSAGES:
             return None
-        run = suspects.first_run(connection, *ids) if sink.isolated else None
-        if run is None or run.first > ids[0]:
-            last = min(run.first - 1 if run else ids[1], ids[0] + limit - 1)
-            return batch_ranges.claim_fresh(connection, sink, owner, (ids[0], last), now)
-        suspects.put_apart(connection, run, now)
-        apart += run.last - run.first + 1
+        first, last = pending
+        isolated = suspects.first_isolated_range(connection, first, last) if sink.isolated else None
+        if isolated is None or isolated.first > first:
+            last = min(isolated.first - 1 if isolated else last, first + limit - 1)
+            return batch_ranges.claim_fresh(connection, sink, owner, (first, last), now)
+        suspects.set_apart_pending(connection, isolated, now)
+        messages_set_apart += isolated.last - isolated.first + 1
     return None
 
 
-def _again(
+def _claim_failed(
     connection: sqlite3.Connection,
     sink: SinkRecord,
     owner: str,
@@ -210,16 +224,17 @@ def _again(
     now: float,
     find: Callable[[], tuple[int, int] | None],
 ) -> Claim | None:
-    """FAILED -> SENDING for a range; what there is of isolated sensors on the way is set apart."""
-    for _ in range(MOST_RUNS):
+    """FAILED -> SENDING for what `find` finds; sets apart isolated sensors' readings on the way."""
+    for _ in range(MOST_ISOLATED_RANGES):
         batch_range = find()
         if batch_range is None:
             return None
         if limit > 1 and not sink.isolated:
             batch_range = batch_ranges.join(connection, batch_range, limit, now)
-        run = suspects.first_run(connection, *batch_range) if sink.isolated else None
-        if run is None or run.first > batch_range[0]:
-            most = min(limit, run.first - batch_range[0]) if run else limit
-            return batch_ranges.claim_again(connection, sink, owner, batch_range, most, now)
-        suspects.set_apart(connection, batch_range, run)
+        first, last = batch_range
+        isolated = suspects.first_isolated_range(connection, first, last) if sink.isolated else None
+        if isolated is None or isolated.first > first:
+            size = min(limit, isolated.first - first) if isolated else limit
+            return batch_ranges.claim_again(connection, sink, owner, batch_range, size, now)
+        suspects.set_apart_failed(connection, batch_range, isolated)
     return None

@@ -24,7 +24,7 @@ def settle(
     sink = sink_row.read(connection)
     decided = settlement(batch, sink, claim, outcome, rules, now)
     batch_ranges.settle(connection, claim, decided, outcome.detail, now)
-    suspects.note_outcome(connection, claim, batch, decided, sink, outcome, rules, now)
+    suspects.record_outcome(connection, claim, batch, decided, sink, outcome, rules, now)
     if outcome.surplus:
         events.record(connection, now, "surplus answer", SURPLUS)
     if decided.sink.throttled and not sink.throttled:

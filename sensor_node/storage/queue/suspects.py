@@ -1,4 +1,4 @@
-"""Sensors whose readings fail alone, and what is set apart of those that are isolated.
+"""Sensors whose readings fail alone, and the readings of isolated sensors, which wait apart.
 
 Each function is one step inside a transaction of the caller.
 """
@@ -63,8 +63,8 @@ LEAST_RECENTLY_TRIED = """
 SELECT failure_order, first_id, last_id FROM batch
 WHERE status = 'FAILED' AND isolated = :name AND fate_unknown = :fate ORDER BY failure_order LIMIT 1
 """
-# Of which nothing waits to be tried.
-GONE = """
+# Nothing of these sensors waits, so no probe can let them in.
+WITHOUT_READINGS = """
 SELECT name FROM suspect
 WHERE isolated AND next_probe_at < :before
   AND NOT EXISTS (SELECT 1 FROM batch WHERE status = 'FAILED' AND isolated = suspect.name)
@@ -91,19 +91,30 @@ SINCE_BY_THE_NEW_CLOCK = "UPDATE suspect SET since = since + :step WHERE since +
 LET_IN_CHUNK = 5000
 
 
-class Run(NamedTuple):
-    """Neighbouring messages of one isolated sensor, by first and last id."""
+class IsolatedRange(NamedTuple):
+    """Consecutive messages of one isolated sensor: the first id, the last id, the sensor."""
 
     first: int
     last: int
-    name: str
+    sensor: str
+
+
+class SensorProbe(NamedTuple):
+    """A probe of an isolated sensor: the seconds until it is due, and ids to take one message of.
+
+    `wait` is negative if the probe has been due for so long.
+    """
+
+    wait: float
+    batch_range: tuple[int, int]
 
 
 def isolated(connection: sqlite3.Connection) -> list[Suspect]:
+    """The sensors that are isolated, by name."""
     return [_suspect(row) for row in connection.execute(ISOLATED)]
 
 
-def note_outcome(
+def record_outcome(
     connection: sqlite3.Connection,
     claim: Claim,
     before: BatchRecord,
@@ -113,104 +124,120 @@ def note_outcome(
     rules: Rules,
     now: float,
 ) -> None:
-    """What an outcome says about sensors. `before` and `sink`: as they were until now."""
+    """Count for or against the sensors of a claim what came of it.
+
+    `before` and `sink`: the batch and the sink before this outcome.
+    """
     after = decided.batch
     if outcome.verdict is Verdict.DELIVERED:
         if sink.suspects:
-            _taken(connection, claim, now)
+            _record_taken(connection, claim, now)
     elif outcome.verdict is Verdict.UNSENT:
         connection.execute(PUT_OFF, {"first_id": claim.first_id, "until": decided.next_attempt_at})
     elif after.failures > before.failures if before.isolated else after.alone > before.alone:
         (name,) = connection.execute(NAME_OF, {"id": claim.first_id}).fetchone()
-        known = connection.execute(OF, {"name": name}).fetchone()
-        suspect = _suspect(known) if known else None
-        if suspect and suspect.isolated and not before.isolated:
-            return  # claimed before that
-        found = suspect_after(suspect, name, sink, outcome, rules.backoff, now)
-        _put(connection, found)
-        if found.isolated and not before.isolated:
-            events.record(connection, now, "sensor isolated", f"{name}: {found.reason}")
+        row = connection.execute(OF, {"name": name}).fetchone()
+        known = _suspect(row) if row else None
+        if known and known.isolated and not before.isolated:
+            return  # this batch was claimed before the sensor was set apart
+        suspect = suspect_after(known, name, sink, outcome, rules.backoff, now)
+        _put(connection, suspect)
+        if suspect.isolated and not before.isolated:
+            events.record(connection, now, "sensor isolated", f"{name}: {suspect.reason}")
             connection.execute(SET_APART, {"name": name, "first_id": claim.first_id})
 
 
-def first_run(connection: sqlite3.Connection, first: int, last: int) -> Run | None:
-    """The first messages of an isolated sensor among these ids."""
-    row: dict[str, object] = {"first": first, "last": last}
-    found = connection.execute(FIRST_ISOLATED, row).fetchone()
-    if found is None:
+def first_isolated_range(
+    connection: sqlite3.Connection, first: int, last: int
+) -> IsolatedRange | None:
+    """Of these ids, the first that is of an isolated sensor, with what follows of that sensor."""
+    row = connection.execute(FIRST_ISOLATED, {"first": first, "last": last}).fetchone()
+    if row is None:
         return None
-    other = connection.execute(FIRST_OTHER, row | {"first": found[0], "name": found[1]}).fetchone()
-    return Run(found[0], other[0] - 1 if other else last, found[1])
+    first, sensor = row
+    ids = {"first": first, "last": last, "name": sensor}
+    other = connection.execute(FIRST_OTHER, ids).fetchone()
+    return IsolatedRange(first, other[0] - 1 if other else last, sensor)
 
 
-def first_of_kind(
+def first_of_probe_kind(
     connection: sqlite3.Connection, first: int, last: int, probe: Probe
 ) -> int | None:
-    """The first of these messages whose sensor is suspect, but not set apart, or is not suspect."""
+    """The first of these ids that `probe` asks for.
+
+    Probe.SUSPECTED: its sensor is suspect, but not isolated. Else: its sensor is not suspect.
+    """
     query = FIRST_SUSPECTED if probe is Probe.SUSPECTED else FIRST_UNSUSPECTED
-    found = connection.execute(query, {"first": first, "last": last}).fetchone()
-    return found[0] if found else None
+    row = connection.execute(query, {"first": first, "last": last}).fetchone()
+    return row[0] if row else None
 
 
-def put_apart(connection: sqlite3.Connection, run: Run, now: float) -> None:
-    """PENDING -> FAILED for a run that begins with the first PENDING message."""
-    batch_ranges.insert_failed(connection, run.first, run.last, now)
-    connection.execute(SET_APART, {"name": run.name, "first_id": run.first})
+def set_apart_pending(
+    connection: sqlite3.Connection, isolated_range: IsolatedRange, now: float
+) -> None:
+    """PENDING -> FAILED, to wait for their sensor; they begin with the first PENDING message."""
+    first, last, sensor = isolated_range
+    batch_ranges.insert_failed(connection, first, last, now)
+    connection.execute(SET_APART, {"name": sensor, "first_id": first})
 
 
-def set_apart(connection: sqlite3.Connection, batch_range: tuple[int, int], run: Run) -> None:
-    """A run that begins with a FAILED batch range, which is cut after it."""
-    batch_ranges.cut(connection, batch_range[0], batch_range[1], run.last)
-    connection.execute(SET_APART, {"name": run.name, "first_id": batch_range[0]})
+def set_apart_failed(
+    connection: sqlite3.Connection, batch_range: tuple[int, int], isolated_range: IsolatedRange
+) -> None:
+    """Let the beginning of a FAILED batch range wait for its sensor; cut off the rest."""
+    batch_ranges.cut(connection, *batch_range, isolated_range.last)
+    connection.execute(SET_APART, {"name": isolated_range.sensor, "first_id": batch_range[0]})
 
 
 def find_due(
     connection: sqlite3.Connection, now: float, longest: float, *, skip_unknown: bool
 ) -> tuple[int, int] | None:
-    """Of the isolated sensor that is to be tried first, the batch range least recently tried.
+    """Of the isolated sensor whose probe is due first, the batch range least recently tried.
 
-    Not while something else is due for longer: else many of them would be all that is tried.
+    None while something else has been due for longer: else, with many isolated sensors, their
+    probes would be all that is sent.
     """
-    found = _waiting(connection, now, longest, skip_unknown=skip_unknown)
-    if not found or found[0] > 0:
+    probe = _next_probe(connection, now, longest, skip_unknown=skip_unknown)
+    if not probe or probe.wait > 0:
         return None
-    is_first = now + found[0] <= due.due_since(connection, now, skip_unknown=skip_unknown)
-    return found[1] if is_first else None
+    is_first = now + probe.wait <= due.due_since(connection, now, skip_unknown=skip_unknown)
+    return probe.batch_range if is_first else None
 
 
 def find_any(
     connection: sqlite3.Connection, now: float, longest: float, *, skip_unknown: bool
 ) -> tuple[int, int] | None:
-    """The same, though none is to be tried now."""
-    found = _waiting(connection, now, longest, skip_unknown=skip_unknown)
-    return found[1] if found else None
+    """Of the isolated sensor whose probe is due first, the same, due or not."""
+    probe = _next_probe(connection, now, longest, skip_unknown=skip_unknown)
+    return probe.batch_range if probe else None
 
 
 def due_in(
     connection: sqlite3.Connection, now: float, longest: float, *, skip_unknown: bool
 ) -> float:
-    """Seconds until find_due() finds a batch range; infinite if there is none."""
-    found = _waiting(connection, now, longest, skip_unknown=skip_unknown)
-    return max(0.0, found[0]) if found else math.inf
+    """Seconds until the next probe of an isolated sensor is due; infinite if there is none."""
+    probe = _next_probe(connection, now, longest, skip_unknown=skip_unknown)
+    return max(0.0, probe.wait) if probe else math.inf
 
 
-def to_let_in(connection: sqlite3.Connection, now: float) -> str | None:
-    """A sensor that is not isolated any more, of which something is still set apart.
+def next_to_let_in(connection: sqlite3.Connection, now: float) -> str | None:
+    """The name of a sensor that let_in() has to do something about.
 
-    Or one that is isolated, and nothing of which has waited for long.
+    It is not isolated any more, but readings of it are still set apart. Or it is isolated, but no
+    reading of it waits, and its probe has been due for WELL_SECONDS.
     """
-    names = {suspect.name for suspect in isolated(connection)}
+    isolated_names = {suspect.name for suspect in isolated(connection)}
     name = ""
     while name := connection.execute(NEXT_NAME, {"after": name}).fetchone()[0] or "":
-        if name not in names:
+        if name not in isolated_names:
             return name
-    gone = connection.execute(GONE, {"before": now - WELL_SECONDS}).fetchone()
-    return gone[0] if gone else None
+    row = connection.execute(WITHOUT_READINGS, {"before": now - WELL_SECONDS}).fetchone()
+    return row[0] if row else None
 
 
 def let_in(connection: sqlite3.Connection, now: float) -> bool:
-    """A chunk of what to_let_in() finds. Whether that was anything."""
-    name = to_let_in(connection, now)
+    """Let in a chunk of the sensor that next_to_let_in() names. Returns whether there was one."""
+    name = next_to_let_in(connection, now)
     if name is None:
         return False
     connection.execute(LET_IN, {"name": name, "now": now, "most": LET_IN_CHUNK})
@@ -219,32 +246,35 @@ def let_in(connection: sqlite3.Connection, now: float) -> bool:
     return True
 
 
-def waiting(connection: sqlite3.Connection, name: str) -> int:
-    """How many messages of an isolated sensor wait."""
+def count_waiting(connection: sqlite3.Connection, name: str) -> int:
+    """How many messages of an isolated sensor are set apart."""
     return int(connection.execute(WAITING, {"name": name}).fetchone()[0])
 
 
 def clear(connection: sqlite3.Connection) -> None:
-    """How often the sink was asked is why it failed, whatever it was asked."""
+    """No sensor is isolated, and no failure counts any more.
+
+    For a sink that failed because it was asked too often: what it was asked did not matter.
+    """
     connection.execute(CLEAR)
 
 
 def probe_now(connection: sqlite3.Connection, now: float) -> None:
-    """Whatever was wrong may be repaired, or the clock was set back: do not wait."""
+    """Probe each isolated sensor now: what was wrong may be repaired, or the clock was set back."""
     connection.execute(PROBE_NOW, {"now": now})
 
 
 def clock_set(connection: sqlite3.Connection, step: float, now: float) -> None:
-    """The clock was set by `step` seconds: what has lasted has lasted as long as before."""
+    """The clock was set by `step` seconds; `since` moves with it, so that durations stay true."""
     connection.execute(SINCE_BY_THE_NEW_CLOCK, {"step": step, "now": now})
 
 
-def _taken(connection: sqlite3.Connection, claim: Claim, now: float) -> None:
-    """The sink takes readings of these sensors."""
+def _record_taken(connection: sqlite3.Connection, claim: Claim, now: float) -> None:
+    """The sink has taken this claim: that speaks for the suspect sensors in it."""
     row = {"first_id": claim.first_id, "last_id": claim.last_id}
-    for before in [_suspect(found) for found in connection.execute(AMONG, row).fetchall()]:
-        waits = connection.execute(ANY_WAITING, {"name": before.name}).fetchone() is not None
-        after = suspect_taken(before, waits, now)
+    for before in map(_suspect, connection.execute(AMONG, row).fetchall()):
+        any_waits = connection.execute(ANY_WAITING, {"name": before.name}).fetchone() is not None
+        after = suspect_taken(before, any_waits, now)
         if after.is_forgotten:
             connection.execute(FORGET, {"name": before.name})
         else:
@@ -263,16 +293,17 @@ def _suspect(row: tuple[Any, ...]) -> Suspect:
     return Suspect(name, failures, accepted_at_failure, bool(is_isolated), *rest)
 
 
-def _waiting(
+def _next_probe(
     connection: sqlite3.Connection, now: float, longest: float, *, skip_unknown: bool
-) -> tuple[float, tuple[int, int]] | None:
-    """In how many seconds which batch range of an isolated sensor is to be tried next."""
-    found = []
+) -> SensorProbe | None:
+    """The probe of an isolated sensor that is due first."""
+    probes = []
     for suspect in isolated(connection):
         row = {"name": suspect.name}
-        batch_range = due.first_of(connection, LEAST_RECENTLY_TRIED, row, skip_unknown=skip_unknown)
-        if batch_range:
-            # A time further ahead than any that could have been set is a clock that has jumped.
+        batch = due.first_of(connection, LEAST_RECENTLY_TRIED, row, skip_unknown=skip_unknown)
+        if batch:
+            _, first, last = batch
+            # A time further ahead than any wait can be comes of a clock that has jumped: due.
             wait = suspect.next_probe_at - now
-            found.append((wait if wait <= longest else 0.0, (batch_range[1], batch_range[2])))
-    return min(found, default=None)
+            probes.append(SensorProbe(wait if wait <= longest else 0.0, (first, last)))
+    return min(probes, default=None)

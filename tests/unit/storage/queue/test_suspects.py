@@ -159,7 +159,7 @@ def test_only_so_many_are_set_apart_in_one_transaction(repository, monkeypatch):
     capture(repository, "b" * 70)
     assert fresh(repository, limit=10) is None
     assert repository.counts().pending == 50
-    monkeypatch.setattr(claiming, "MOST_RUNS", 2)
+    monkeypatch.setattr(claiming, "MOST_ISOLATED_RANGES", 2)
     capture(repository, "ab" * 10)
     assert fresh(repository, limit=10) is None
 
