@@ -1,7 +1,8 @@
 """The batches: ranges that cover the ids from 1 to the highest claimed, without hole or overlap.
 
-Each function is one step inside a transaction of the caller. What lies above the highest range is
-PENDING; a range is changed only by its owner (the fence), by a person's requeue, or by retention.
+Ids above the highest range are PENDING. A range that is SENDING is changed only by its owner, under
+the fence, or taken back once its owner is dead. Each function is one step inside a transaction of
+the caller.
 """
 
 import sqlite3
@@ -24,9 +25,9 @@ SET status = 'SENDING', attempts = attempts + 1, owner = :owner, claimed_at = :n
 WHERE first_id = :first_id AND status = 'FAILED'
 RETURNING first_id, last_id, attempts, requeue_count
 """
-# A damaged row counts as missing: JSON has no nan and no infinity, and a sink would refuse it. Only
-# what is finite is 0 less itself. There is no limit to compare with: SQLite on 32-bit ARM reads the
-# greatest float, written in SQL, as infinity.
+# A damaged row counts as missing. So does an infinite value: JSON has none, and a sink would refuse
+# it. `value - value` is 0 for finite values only. A comparison with the greatest float would not
+# do: SQLite on 32-bit ARM reads it, written in SQL, as infinity.
 READ_MESSAGES = """
 SELECT message.id, message.name, message.value, message.timestamp_us
 FROM batch JOIN message ON message.id BETWEEN batch.first_id AND batch.last_id
@@ -36,7 +37,7 @@ WHERE batch.first_id = :first_id AND batch.last_id = :last_id
   AND typeof(message.timestamp_us) = 'integer' AND typeof(message.name) = 'text'
 ORDER BY message.id
 """
-# The fence of every settle: still SENDING, still ours, still the same attempt.
+# The fence: the same range, still SENDING, by the same owner, in the same attempt.
 READ_BATCH = """
 SELECT last_id - first_id + 1, failures, answers, failed_epoch, accepted_at_failure,
        accepted_at_refusal, fate_unknown, alone, unsent, isolated IS NOT NULL, next_attempt_at,
@@ -89,7 +90,7 @@ SELECT :cut + 1, :last_id, status, attempts, requeue_count, owner, claimed_at, s
        accepted_at_refusal, fate_unknown, alone, unsent, isolated, last_error
 FROM batch WHERE first_id = :first_id
 """
-# Nothing that was halved, or is to be.
+# Leaves out what was refused or halved, and what has failed for its own sake and may yet be halved.
 JOINABLE = """
 SELECT last_id, fate_unknown, requeue_count FROM batch
 WHERE first_id = :first_id AND status = 'FAILED' AND isolated IS NULL AND failures = 0
@@ -170,13 +171,13 @@ def insert_failed(connection: sqlite3.Connection, first_id: int, last_id: int, n
 
 
 def read_messages(connection: sqlite3.Connection, claim: Claim) -> list[Message]:
-    """The messages under the fence: none if the claim is lost."""
+    """The messages of the claim, by id; none if the claim is lost."""
     rows = connection.execute(READ_MESSAGES, _fence(claim)).fetchall()
     return list(map(Message._make, rows))
 
 
 def read_batch(connection: sqlite3.Connection, claim: Claim) -> BatchRecord | None:
-    """The batch under the fence, or None if the claim is lost."""
+    """The batch of the claim, or None if the claim is lost."""
     row = connection.execute(READ_BATCH, _fence(claim)).fetchone()
     if row is None:
         return None
@@ -201,7 +202,7 @@ def read_batch(connection: sqlite3.Connection, claim: Claim) -> BatchRecord | No
 def settle(
     connection: sqlite3.Connection, claim: Claim, settled: Settlement, error: str, now: float
 ) -> bool:
-    """SENDING -> settled.status, halved if so decided. False if the claim is lost."""
+    """SENDING -> settled.status, then halved if settled.halve. False if the claim is lost."""
     batch = settled.batch
     failure_order = (
         next_failure_order(connection, claim.first_id, batch) if settled.status == "FAILED" else 0
@@ -230,13 +231,16 @@ def settle(
 
 
 def next_failure_order(connection: sqlite3.Connection, first_id: int, batch: BatchRecord) -> int:
-    """Behind all that have failed before, or all that are set apart for the same sensor."""
+    """Higher than that of each FAILED batch; if set apart, than of those of the same sensor."""
     query = NEXT_ISOLATED_FAILURE_ORDER if batch.isolated else NEXT_FAILURE_ORDER
     return int(connection.execute(query, {"first_id": first_id}).fetchone()[0])
 
 
 def cut(connection: sqlite3.Connection, first_id: int, last_id: int, at: int) -> None:
-    """Make two batch ranges of one: to `at`, and from the next id on, alike in all else."""
+    """Make two batch ranges of one: up to the id `at`, and what is above it, alike in all else.
+
+    Changes nothing if nothing is above it.
+    """
     row = {"first_id": first_id, "last_id": last_id, "cut": at}
     if connection.execute(SHORTEN, row).fetchone():
         connection.execute(COPY_RIGHT, row)
@@ -245,17 +249,18 @@ def cut(connection: sqlite3.Connection, first_id: int, last_id: int, at: int) ->
 def join(
     connection: sqlite3.Connection, batch_range: tuple[int, int], most: int, now: float
 ) -> tuple[int, int]:
-    """Make one range of a FAILED one and those behind it, if none of them is known to be at fault.
+    """Join a FAILED range with those above it, up to `most` messages, if none may be at fault.
 
-    Else each message that was a probe would be a request once more.
+    Otherwise each message that was a probe would be a request of its own again. Returns the first
+    and last id of the range that comes of it.
     """
     first, last = batch_range
     end = min(first + most - 1, message_ids.end_of_stream(connection, first))
     row = {"first_id": first, "after": DUE_FIRST, "now": now}
-    found = alike = connection.execute(JOINABLE, row).fetchone()
-    while found and found[1:] == alike[1:] and found[0] <= end:
-        last = found[0]
-        found = connection.execute(JOINABLE, row | {"first_id": last + 1}).fetchone()
+    own = joinable = connection.execute(JOINABLE, row).fetchone()
+    while joinable and joinable[1:] == own[1:] and joinable[0] <= end:
+        last = joinable[0]
+        joinable = connection.execute(JOINABLE, row | {"first_id": last + 1}).fetchone()
     if last > batch_range[1]:
         connection.execute(DROP, {"first_id": first, "last_id": last})
         connection.execute(LENGTHEN, {"first_id": first, "last_id": last})
@@ -263,14 +268,15 @@ def join(
 
 
 def mark(connection: sqlite3.Connection, first_id: int, last_id: int, status: str) -> None:
-    """The messages' own status, so that a look at the table alone tells the truth."""
+    """Set the messages' own status, for people who look at the table `message` alone."""
     connection.execute(MARK, {"first_id": first_id, "last_id": last_id, "status": status})
 
 
 def requeue(connection: sqlite3.Connection, message_id: int, last_id: int, now: float) -> int:
-    """DEAD, IN_DOUBT or SENT -> FAILED, due now, for ids from `message_id` on in its batch range.
+    """DEAD, IN_DOUBT or SENT -> FAILED, due now, for ids from `message_id` to `last_id`.
 
-    Returns how many; 0 if its batch range is in another status.
+    It ends with the batch range of `message_id`. Returns how many messages; 0 if that range is in
+    another status.
     """
     batch_range = connection.execute(RANGE_OF, {"id": message_id}).fetchone()
     if (

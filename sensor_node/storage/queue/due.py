@@ -7,8 +7,8 @@ from typing import Any
 
 from sensor_node.core.settlement import DUE_FIRST
 
-# With at-most-once, nothing whose fate was ever unknown goes again. So ranges of either fate are
-# asked for by themselves: those that may not go are never walked through.
+# With at-most-once, a batch whose fate was ever unknown is not sent again. So each query asks for
+# one fate: it need not step over the batches that may not be sent.
 CERTAIN, UNKNOWN = 0, 1
 
 FIND_DUE = """
@@ -28,7 +28,7 @@ SELECT next_attempt_at FROM batch
 WHERE status = 'FAILED' AND isolated IS NULL AND fate_unknown = :fate AND next_attempt_at > :now
 ORDER BY next_attempt_at LIMIT 1
 """
-# A deadline further ahead than any that could have been set is a clock that has jumped: due.
+# A time further ahead than any wait can be comes of a clock that has jumped: such a batch is due.
 FIND_OVERDUE = """
 SELECT next_attempt_at, first_id, last_id FROM batch
 WHERE status = 'FAILED' AND isolated IS NULL AND fate_unknown = :fate
@@ -52,27 +52,27 @@ def find_due(
 ) -> tuple[int, int] | None:
     """First and last id of the FAILED batch range that is due first."""
     row = {"now": now, "longest": longest}
-    found = first_of(connection, FIND_DUE, row, skip_unknown=skip_unknown)
-    found = found or first_of(connection, FIND_OVERDUE, row, skip_unknown=skip_unknown)
-    return (found[1], found[2]) if found else None
+    batch = first_of(connection, FIND_DUE, row, skip_unknown=skip_unknown)
+    batch = batch or first_of(connection, FIND_OVERDUE, row, skip_unknown=skip_unknown)
+    return (batch[1], batch[2]) if batch else None
 
 
 def due_since(connection: sqlite3.Connection, now: float, *, skip_unknown: bool) -> float:
-    """Since when a batch range is due; infinite if none is."""
-    found = first_of(connection, FIND_DUE, {"now": now}, skip_unknown=skip_unknown)
-    return float(found[0]) if found else math.inf
+    """When the batch range that is due first became due, in wall seconds; infinite if none is."""
+    batch = first_of(connection, FIND_DUE, {"now": now}, skip_unknown=skip_unknown)
+    return float(batch[0]) if batch else math.inf
 
 
 def find_left_over(
     connection: sqlite3.Connection, now: float, *, skip_unknown: bool
 ) -> tuple[int, int] | None:
-    """The batch range that is due first of those that have not failed for their own sake.
+    """First and last id of the batch that is due first of those that are left over.
 
-    Not what is refused and halved to the end before anything else.
+    What the sink refused and is being halved is not left over: the retrier takes it.
     """
     row = {"after": DUE_FIRST, "now": now}
-    found = first_of(connection, FIND_LEFT_OVER, row, skip_unknown=skip_unknown)
-    return (found[1], found[2]) if found else None
+    batch = first_of(connection, FIND_LEFT_OVER, row, skip_unknown=skip_unknown)
+    return (batch[1], batch[2]) if batch else None
 
 
 def due_in(
@@ -81,27 +81,31 @@ def due_in(
     """Seconds until find_due() will find a batch range; infinite if there is none."""
     if find_due(connection, now, longest, skip_unknown=skip_unknown):
         return 0.0
-    found = first_of(connection, NEXT_DUE, {"now": now}, skip_unknown=skip_unknown)
-    return float(found[0] - now) if found else math.inf
+    batch = first_of(connection, NEXT_DUE, {"now": now}, skip_unknown=skip_unknown)
+    return float(batch[0] - now) if batch else math.inf
 
 
 def find_least_recently_tried(
     connection: sqlite3.Connection, *, skip_unknown: bool
 ) -> tuple[int, int] | None:
-    """Of the FAILED batch range whose last failure is longest ago, in turns, not in time."""
-    found = first_of(connection, FIND_LEAST_RECENTLY_TRIED, {}, skip_unknown=skip_unknown)
-    return (found[1], found[2]) if found else None
+    """First and last id of the FAILED batch range with the lowest failure order."""
+    batch = first_of(connection, FIND_LEAST_RECENTLY_TRIED, {}, skip_unknown=skip_unknown)
+    return (batch[1], batch[2]) if batch else None
 
 
 def wait_no_longer(connection: sqlite3.Connection, now: float) -> None:
-    """Every FAILED batch range is due: the clock by which they wait was set back."""
+    """Make every FAILED batch range due, as the clock was set back, by which they wait."""
     connection.execute(WAIT_NO_LONGER, {"now": now})
 
 
 def first_of(
-    connection: sqlite3.Connection, query: str, row: Mapping[str, object], *, skip_unknown: bool
+    connection: sqlite3.Connection,
+    query: str,
+    parameters: Mapping[str, object],
+    *,
+    skip_unknown: bool,
 ) -> tuple[Any, ...] | None:
-    """The lesser row of what the query finds among ranges of certain fate and among the others."""
+    """Ask the query for each fate that may be sent; return the lowest of the rows."""
     fates = (CERTAIN,) if skip_unknown else (CERTAIN, UNKNOWN)
-    found = [connection.execute(query, {**row, "fate": fate}).fetchone() for fate in fates]
-    return min((batch_range for batch_range in found if batch_range), default=None)
+    rows = [connection.execute(query, {**parameters, "fate": fate}).fetchone() for fate in fates]
+    return min((row for row in rows if row), default=None)

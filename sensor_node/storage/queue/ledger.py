@@ -1,4 +1,4 @@
-"""The counts, at the same cost for a thousand and a hundred million rows; and their audit."""
+"""The counts of messages, which cost the same at any backlog; and their audit."""
 
 import sqlite3
 from collections.abc import Iterable, Iterator
@@ -50,15 +50,15 @@ def counts(connection: sqlite3.Connection) -> Counts:
 
 
 def sound_counts(connection: sqlite3.Connection) -> Counts:
-    """The same for those who write. Raises DatabaseDamaged where it does not add up."""
-    found = counts(connection)
-    if not found.add_up:
-        raise DatabaseDamaged(f"the ledger does not add up: {found}")
-    return found
+    """The counts. Raises DatabaseDamaged if they do not add up."""
+    checked = counts(connection)
+    if not checked.add_up:
+        raise DatabaseDamaged(f"the ledger does not add up: {checked}")
+    return checked
 
 
 def count_dropped(connection: sqlite3.Connection, dropped: Iterable[Dropped], now: float) -> None:
-    """What was never stored, each with its range in the history."""
+    """Count readings that were never stored, by reason, and record an event for each item."""
     for drop in dropped:
         connection.execute(COUNT_DROPPED, {"reason": drop.reason, "n": drop.count})
         span: dict[str, Any] = {"n": drop.count, "first": drop.first_us, "last": drop.last_us}
@@ -66,22 +66,22 @@ def count_dropped(connection: sqlite3.Connection, dropped: Iterable[Dropped], no
 
 
 def audit(connection: sqlite3.Connection) -> Iterator[str]:
-    """Every way in which the rows and the ledger disagree, a line each; none if P3 holds.
+    """Yield a line for each disagreement of rows, batch ranges and tally; none if P3 holds.
 
-    Recounts rows; the caller holds one read transaction around it.
+    Reads every row. The caller holds one read transaction around it.
     """
     for (line,) in connection.execute(INTEGRITY):
         if line != "ok":
             yield f"database file: {line}"
     recount: dict[str, int] = {}
     expected_first = 1
-    for first, last, status, rows, alike in connection.execute(AUDIT_RANGES):
+    for first, last, status, rows, matching in connection.execute(AUDIT_RANGES):
         if first != expected_first:
             yield f"batch range {first}-{last}: should begin at {expected_first}"
         length = last - first + 1
-        if (rows, alike) != ((0, 0) if status in ("PURGED", "EVICTED") else (length, length)):
-            found = f"{rows} rows, {alike} with that status"
-            yield f"batch range {first}-{last}: {status}, but has {found}"
+        if (rows, matching) != ((0, 0) if status in ("PURGED", "EVICTED") else (length, length)):
+            contents = f"{rows} rows, {matching} with that status"
+            yield f"batch range {first}-{last}: {status}, but has {contents}"
         recount[status] = recount.get(status, 0) + length
         expected_first = last + 1
     claimed, captured = expected_first - 1, message_ids.highest_id(connection)

@@ -11,8 +11,8 @@ from sensor_node.storage.queue import batch_ranges, message_ids, orphans, retent
 RECENT = """
 SELECT * FROM message_status WHERE captured_us >= :since ORDER BY id DESC LIMIT :limit
 """
-# By batch ranges, so that a few DEAD ones among millions are found without reading all messages.
-# CROSS JOIN: SQLite keeps the order; left to itself it reads all messages for each batch range.
+# Goes by batch ranges, so that a few DEAD ones among millions are found without reading all
+# messages. CROSS JOIN makes SQLite keep that order; otherwise it reads all messages for each range.
 OF_RANGES = """
 SELECT * FROM message_status
 WHERE id IN (SELECT message.id FROM batch CROSS JOIN message
@@ -27,22 +27,21 @@ SELECT * FROM message_status
 WHERE id > :claimed AND captured_us >= :since ORDER BY id DESC LIMIT :limit
 """
 ONE = "SELECT * FROM message_status WHERE id = :id"
-# The first condition is the one of the index.
+# The first condition repeats that of a partial index, so that SQLite uses it.
 PARKED = """
 SELECT first_id, last_id FROM batch
 WHERE status IN ('DEAD', 'IN_DOUBT') AND status = :status AND first_id > :after
 ORDER BY first_id LIMIT 1
 """
 
-# Due later than they failed: for their own sake, not for the sink's. Claimed since it is UP. Of
-# the oldest: `status` takes no longer with a million.
+# Lone messages that have failed for their own sake: these are due later than they failed. They were
+# claimed since the sink is UP. The limit keeps `status` fast with a million batches.
 STUCK = """
 SELECT count(*), max(last_error)
 FROM (SELECT * FROM batch WHERE status = 'FAILED' ORDER BY first_id LIMIT 10000)
 WHERE next_attempt_at > 0 AND first_id = last_id AND isolated IS NULL
   AND next_attempt_at > settled_at AND claimed_at >= :since
 """
-
 
 # Of the newest batches, those that were delivered at the first try.
 REQUESTS = """
@@ -53,7 +52,7 @@ WHERE status = 'SENT' AND attempts = 1 AND settled_at >= :since
 
 
 class Requests(NamedTuple):
-    """How many seconds one took, and how many readings it had."""
+    """Means of some requests: how many seconds one took, and how many readings it had."""
 
     seconds: float
     readings: float
@@ -61,9 +60,12 @@ class Requests(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class MessageRow:
-    """A message with its status; times in microseconds or wall seconds.
+    """A message with its status.
 
-    `timestamp_us` is the reading's own time, `captured_us` when this node captured it.
+    `wire_id`: what the sink knows it by. `timestamp_us`: the reading's own time; `captured_us`:
+    when this node captured it; both in microseconds since 1970. `attempts`, `last_error`: of its
+    batch. `next_attempt_at`: when it is due, in wall seconds; None unless it is FAILED, or if it is
+    due ahead of all others.
     """
 
     id: int
@@ -81,38 +83,40 @@ class MessageRow:
 def messages(
     connection: sqlite3.Connection, status: MessageStatus | None, since_us: int, limit: int
 ) -> list[MessageRow]:
-    """The newest messages of those captured `since_us`, newest first."""
-    row: dict[str, object] = {"since": since_us, "limit": limit}
+    """The newest `limit` messages of those captured since `since_us`, newest first."""
+    parameters: dict[str, object] = {"since": since_us, "limit": limit}
     if status is None:
-        found = connection.execute(RECENT, row)
+        rows = connection.execute(RECENT, parameters)
     elif status is MessageStatus.PENDING:
-        found = connection.execute(
-            PENDING, row | {"claimed": message_ids.highest_claimed_id(connection)}
-        )
+        claimed = message_ids.highest_claimed_id(connection)
+        rows = connection.execute(PENDING, parameters | {"claimed": claimed})
     else:
-        found = connection.execute(OF_RANGES, row | {"status": status.value})
-    return [_row(connection, *values) for values in found.fetchall()]
+        rows = connection.execute(OF_RANGES, parameters | {"status": status.value})
+    return [_message_row(connection, *row) for row in rows.fetchall()]
 
 
 def message(connection: sqlite3.Connection, message_id: int) -> MessageRow | None:
-    values = connection.execute(ONE, {"id": message_id}).fetchone()
-    return _row(connection, *values) if values else None
+    row = connection.execute(ONE, {"id": message_id}).fetchone()
+    return _message_row(connection, *row) if row else None
 
 
 def discarded_as(connection: sqlite3.Connection, message_id: int) -> str | None:
-    """PURGED or EVICTED if that is what became of a message whose row is gone."""
+    """The status that a message without a row ended with: PURGED or EVICTED. None: no such id."""
     batch_range = connection.execute(batch_ranges.RANGE_OF, {"id": message_id}).fetchone()
     return batch_range[2] if batch_range and message_id <= batch_range[1] else None
 
 
 def next_parked(connection: sqlite3.Connection, status: str, after: int) -> tuple[int, int] | None:
-    """The first batch range of the status above the id `after`."""
+    """First and last id of the first batch range of the status above the id `after`."""
     row = connection.execute(PARKED, {"status": status, "after": after}).fetchone()
     return (row[0], row[1]) if row else None
 
 
 def stuck(connection: sqlite3.Connection, up_since: float) -> dict[str, object] | None:
-    """How many messages of 10,000 batches fail by themselves while the sink is UP, and a reason."""
+    """How many lone messages have failed for their own sake since the sink is UP, and a reason.
+
+    Counts among the 10,000 oldest FAILED batches. `up_since`: wall seconds. None if there are none.
+    """
     count, reason = connection.execute(STUCK, {"since": up_since}).fetchone()
     return {"messages": count, "reason": reason} if count else None
 
@@ -124,27 +128,30 @@ def first_undelivered(connection: sqlite3.Connection) -> int:
 
 
 def oldest_undelivered_us(connection: sqlite3.Connection) -> int | None:
-    """When the oldest message that is still to be delivered was captured, by the present clock."""
+    """When the oldest undelivered message was captured, in microseconds of the clock as set now."""
     return _captured_us(connection, first_undelivered(connection))
 
 
 def oldest_pending_us(connection: sqlite3.Connection) -> int | None:
-    """When the oldest message that nobody has taken yet was captured, by the present clock."""
+    """When the oldest PENDING message was captured, in microseconds of the clock as set now."""
     return _captured_us(connection, message_ids.highest_claimed_id(connection) + 1)
 
 
 def requests(connection: sqlite3.Connection, since: float) -> Requests:
-    """The mean of the newest deliveries since a wall time; zeros if there are none."""
+    """The means of the newest deliveries since that wall time; zeros if there are none."""
     return Requests(*connection.execute(REQUESTS, {"since": since}).fetchone())
 
 
 def _captured_us(connection: sqlite3.Connection, message_id: int) -> int | None:
-    """By the present clock."""
-    at = retention.captured_at_us(connection, message_id)
-    return None if at is None else at + int(clock_steps.since(connection, message_id, at)[0] * 1e6)
+    """When it was captured, plus what the clock was set by since then."""
+    stored_us = retention.captured_at_us(connection, message_id)
+    if stored_us is None:
+        return None
+    set_by, _ = clock_steps.since(connection, message_id, stored_us)
+    return stored_us + int(set_by * 1e6)
 
 
-def _row(
+def _message_row(
     connection: sqlite3.Connection,
     message_id: int,
     status: str,

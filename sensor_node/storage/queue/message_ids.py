@@ -28,10 +28,11 @@ def highest_claimed_id(connection: sqlite3.Connection) -> int:
 
 
 def stream_of(connection: sqlite3.Connection, message_id: int) -> Stream:
+    """The stream that the message belongs to."""
     return Stream(*connection.execute(STREAM_OF, {"id": message_id}).fetchone())
 
 
 def end_of_stream(connection: sqlite3.Connection, message_id: int) -> int:
-    """The last id of the stream that the message belongs to, as far as is known."""
+    """The last id of the stream that the message belongs to; MAX_ID if it is the present one."""
     (following,) = connection.execute(NEXT_STREAM, {"id": message_id}).fetchone()
     return MAX_ID if following is None else following - 1

@@ -1,4 +1,4 @@
-"""Claims, whoever holds them; what becomes of those of dead processes, and of doubtful batches.
+"""Finds all claims, takes back those of dead processes, and parks batches whose fate is unknown.
 
 Each function is one step inside a transaction of the caller.
 """
@@ -8,7 +8,7 @@ import sqlite3
 from sensor_node.storage.queue.batch_ranges import NEXT_FAILURE_ORDER, mark
 from sensor_node.storage.queue.message_ids import MAX_ID
 
-# Claims of what was claimed before: FAILED batch ranges have a settled_at, and keep it.
+# Claims of what was FAILED: such a batch range has a settled_at, and keeps it while it is SENDING.
 CLAIMS_AGAIN = """
 SELECT first_id, last_id, owner FROM batch WHERE status = 'SENDING' AND settled_at IS NOT NULL
 """
@@ -34,32 +34,40 @@ WHERE status = 'FAILED' AND fate_unknown > 0 LIMIT 100
 PARK = """
 UPDATE batch SET status = 'IN_DOUBT', settled_at = :now, isolated = NULL WHERE first_id = :first_id
 """
-# Messages in one transaction, and at most one batch more.
+# When so many messages are parked, the transaction ends; its last batch may exceed that.
 PARK_CHUNK = 5000
 
 
 def sending(connection: sqlite3.Connection) -> list[tuple[int, int, str]]:
-    """First id, last id and owner of every claim, newest first.
+    """First id, last id and owner of every claim, highest ids first.
 
-    For those of fresh messages the table is read from the top to the last of them, and not beyond.
+    The tally says how many messages are SENDING. So the search for claims of fresh messages, from
+    the highest id down, can end with the last of them.
     """
     (in_flight,) = connection.execute(IN_FLIGHT).fetchone()
     if not in_flight:
         return []
-    found = connection.execute(CLAIMS_AGAIN).fetchall()
-    left = in_flight - sum(last - first + 1 for first, last, _ in found)
+    claims = connection.execute(CLAIMS_AGAIN).fetchall()
+    missing = in_flight - sum(last - first + 1 for first, last, _ in claims)
     below = MAX_ID
-    while left > 0 and (claim := connection.execute(NEXT_FRESH_CLAIM, {"below": below}).fetchone()):
-        found.append(claim)
-        left -= claim[1] - claim[0] + 1
-        below = claim[0]
-    return sorted(found, reverse=True)
+    while missing > 0:
+        claim = connection.execute(NEXT_FRESH_CLAIM, {"below": below}).fetchone()
+        if claim is None:
+            break
+        claims.append(claim)
+        first, last, _ = claim
+        missing -= last - first + 1
+        below = first
+    return sorted(claims, reverse=True)
 
 
 def reclaim(
     connection: sqlite3.Connection, first_id: int, owner: str, status: str, now: float
 ) -> int:
-    """SENDING -> FAILED (at-most-once: IN_DOUBT) for a dead owner's claim. Returns how many."""
+    """SENDING -> `status`, FAILED or IN_DOUBT, for a dead owner's claim. Returns how many messages.
+
+    0 if the claim is not there any more.
+    """
     (failure_order,) = connection.execute(NEXT_FAILURE_ORDER).fetchone()
     row = {
         "first_id": first_id,
@@ -68,15 +76,16 @@ def reclaim(
         "now": now,
         "failure_order": failure_order,
     }
-    taken = connection.execute(RECLAIM, row).fetchone()
-    if taken is None:
+    reclaimed = connection.execute(RECLAIM, row).fetchone()
+    if reclaimed is None:
         return 0
-    mark(connection, first_id, taken[0], status)
-    return int(taken[0] - first_id + 1)
+    (last_id,) = reclaimed
+    mark(connection, first_id, last_id, status)
+    return int(last_id - first_id + 1)
 
 
 def park_doubtful(connection: sqlite3.Connection, now: float) -> int:
-    """FAILED -> IN_DOUBT where the fate was ever unknown, a chunk of them. Returns how many."""
+    """FAILED -> IN_DOUBT for a chunk of those whose fate is unknown. Returns how many messages."""
     parked = 0
     for first, last in connection.execute(DOUBTFUL).fetchall():
         if parked >= PARK_CHUNK:
