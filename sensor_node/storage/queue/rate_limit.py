@@ -1,6 +1,6 @@
-"""`max_rate`: one row says when the next batch may go; each claim puts that off.
+"""`max_rate`: one row says when the next batch may be sent, and each claim puts that off.
 
-So the whole of the limit can be used by whoever has something to send.
+All senders share that row, so one that has readings may use the whole rate.
 """
 
 import sqlite3
@@ -13,19 +13,21 @@ CHARGE = """
 UPDATE sink SET next_send_at = :seconds +
   CASE WHEN next_send_at BETWEEN :now - :late AND :now THEN next_send_at ELSE :now END
 """
-# A claim that comes so much later than it was allowed to costs nothing of the rate: a process wakes
-# a little late, or waits for the write lock. So much may be sent too much at once.
+# A claim that comes up to this much after it was allowed loses nothing of the rate: a process wakes
+# up late, or waits for the write lock. The price: so many seconds' worth may be sent too early.
 LATE_SECONDS = 0.1
-# Who waits longer for the write lock than this has seen its holder killed.
+# Nobody waits longer for the write lock than this: a holder that hangs is killed before.
 STALE_SECONDS = 10.0
 
 
 @dataclass(frozen=True, slots=True)
 class ClaimPolicy:
-    """How batches are claimed: most messages in one, most messages a second (0: no limit).
+    """How batches are claimed.
 
-    `longest`: no deadline is honestly further ahead than this many seconds. `min_free`: bytes of
-    the disk that claims leave to others while the log cannot be emptied.
+    `batch_size`: most messages in one batch. `max_rate`: most messages a second; 0: no limit.
+    `longest`: the longest wait for a next attempt, in seconds; a time further ahead comes of a
+    clock that has jumped. `at_most_once`: never send again what the sink may have. `min_free`:
+    bytes of the disk that claims leave to others while the log cannot be emptied.
     """
 
     batch_size: int
@@ -35,14 +37,15 @@ class ClaimPolicy:
     min_free: int = 0
 
     def limit(self, limit: int) -> int:
-        """A batch is at most a second's worth of the rate limit, so that sending is even."""
+        """`limit`, or a second's worth of the rate limit if that is less: sending is even."""
         return min(limit, max(1, int(self.max_rate))) if self.max_rate else limit
 
     def wait(self, next_send_at: float, now: float) -> float:
         """Seconds until the rate limit allows a batch.
 
-        `now` may be older than what others have written meanwhile; but a time further ahead than
-        that, and than a batch can ask for, comes of a clock that has jumped.
+        One batch puts the next off by batch_size / max_rate at most, and `now` is at most one wait
+        for the write lock old. A time further ahead than both comes of a clock that has jumped, and
+        does not count.
         """
         if (
             not self.max_rate
@@ -63,7 +66,7 @@ def may_send(connection: sqlite3.Connection, policy: ClaimPolicy, now: float) ->
 def charge(
     connection: sqlite3.Connection, policy: ClaimPolicy, now: float, claim: Claim | None
 ) -> Claim | None:
-    """The claim, which puts off the next one by the time that it takes at the allowed rate."""
+    """Put off the next claim by the time that this one takes at `max_rate`. Returns the claim."""
     if claim and policy.max_rate:
         seconds = claim.size / policy.max_rate
         connection.execute(CHARGE, {"now": now, "seconds": seconds, "late": LATE_SECONDS})
