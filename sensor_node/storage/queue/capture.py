@@ -1,4 +1,4 @@
-"""Readings become rows: PENDING, each with the next id of the stream that a generator has begun."""
+"""Stores readings as PENDING messages, each with the next id of the generator's stream."""
 
 import itertools
 import sqlite3
@@ -26,10 +26,10 @@ def begin(
     *,
     follows: bool,
 ) -> int | None:
-    """A generator is about to capture: note that, and begin a stream of ids. Returns as runs.begin.
+    """Note that a generator is about to capture, and begin a stream. Returns what runs.begin does.
 
-    `damaged`: the last file that was put in quarantine in whose place this one may be. `follows`:
-    this process has captured into another file in its place a moment ago.
+    `damaged`: the newest file in quarantine, if any: this database may have taken its place.
+    `follows`: this process has just captured into another file under the same name.
     """
     loss = None
     if streams.last(connection) is None:  # nothing was ever captured into this file
@@ -42,6 +42,6 @@ def begin(
 
 
 def store(connection: sqlite3.Connection, readings: Readings) -> None:
-    """In order. The time of capture takes no room where it is the reading's own."""
+    """Insert the readings in order. The time of capture is left out if it is the reading's own."""
     for kind, alike in itertools.groupby(readings, type):
         connection.executemany(INSERT[kind], alike)

@@ -1,4 +1,4 @@
-"""Writes down what came of a claimed batch: its own state, the sink's, and suspect sensors."""
+"""Settles a claim: stores what came of the request for the batch, the sink and the sensors."""
 
 import sqlite3
 
@@ -8,13 +8,15 @@ from sensor_node.storage.journal import events
 from sensor_node.storage.queue import batch_ranges, claiming, due, message_ids, sink_row, suspects
 from sensor_node.storage.queue.rate_limit import ClaimPolicy
 
-SURPLUS = "the sink sends more than it is asked for: from now on a connection a request"
+SURPLUS = (
+    "the sink sends more than it is asked for: from now on each request has its own connection"
+)
 
 
 def settle(
     connection: sqlite3.Connection, claim: Claim, outcome: Outcome, rules: Rules, now: float
 ) -> bool:
-    """SENDING -> what settlement() decides, and the sink's state with it.
+    """SENDING -> what settlement() decides, and the sink's row with it.
 
     False, and nothing changed, if the claim was lost.
     """
@@ -31,7 +33,7 @@ def settle(
         suspects.clear(connection)
     if decided.sink != sink:
         sink_row.write(connection, decided.sink)
-        sink_row.note(connection, sink, decided.sink, now)
+        sink_row.record_change(connection, sink, decided.sink, now)
     return True
 
 
@@ -44,7 +46,10 @@ def settle_and_claim(
     now: float,
     limit: int,
 ) -> tuple[bool, Claim | None]:
-    """Both, but claim only what is whole, and nothing while something is left over."""
+    """settle(), then claim_fresh() if a whole batch is PENDING and nothing is left over.
+
+    Returns whether it was settled, and the next claim.
+    """
     if not settle(connection, claim, outcome, rules, now):
         return False, None
     pending = message_ids.highest_id(connection) - message_ids.highest_claimed_id(connection)
@@ -52,5 +57,5 @@ def settle_and_claim(
         return True, None
     if due.find_left_over(connection, now, skip_unknown=policy.at_most_once):
         return True, None
-    sink = sink_row.read(connection)  # what was settled has changed it
+    sink = sink_row.read(connection)  # again: settle() has changed it
     return True, claiming.claim_fresh(connection, sink, claim.owner, policy, now, limit)

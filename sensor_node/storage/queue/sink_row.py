@@ -59,8 +59,10 @@ def write(connection: sqlite3.Connection, sink: SinkRecord) -> None:
     connection.execute(WRITE, asdict(sink))
 
 
-def note(connection: sqlite3.Connection, before: SinkRecord, after: SinkRecord, now: float) -> None:
-    """UP -> DOWN and DOWN -> UP are events, and so is another reason while it is DOWN."""
+def record_change(
+    connection: sqlite3.Connection, before: SinkRecord, after: SinkRecord, now: float
+) -> None:
+    """Record an event for UP -> DOWN, for DOWN -> UP, and for another reason while it is DOWN."""
     if before.up and not after.up:
         events.record(connection, now, "sink down", after.reason)
     elif not after.up and after.reason != before.reason:
@@ -72,15 +74,15 @@ def note(connection: sqlite3.Connection, before: SinkRecord, after: SinkRecord, 
 
 
 def probe_now(connection: sqlite3.Connection, now: float) -> None:
-    """Whatever was wrong may be mended: do not wait."""
+    """Probe a sink that is DOWN now: what was wrong may be repaired."""
     connection.execute(PROBE_NOW, {"now": now})
 
 
 def clock_set(connection: sqlite3.Connection, step: float, now: float) -> None:
-    """The clock was set by `step` seconds: the state has lasted as long as before."""
+    """The clock was set by `step` seconds; `since` moves with it, so that durations stay true."""
     connection.execute(SINCE_BY_THE_NEW_CLOCK, {"step": step, "now": now})
 
 
 def wait_no_longer(connection: sqlite3.Connection, now: float) -> None:
-    """For a clock that was set back: what waits for it could wait as long again."""
+    """Let no time lie ahead, as the clock was set back: the waits would be longer by that step."""
     connection.execute(WAIT_NO_LONGER, {"now": now})

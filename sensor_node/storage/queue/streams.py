@@ -1,7 +1,8 @@
-"""Globally unique ids: a stream is a name for a run of local ids that nobody else can have.
+"""Globally unique ids: a stream gives consecutive local ids a name that no other database has.
 
-One begins each time that a process which captures opens the database. So an id is unique whatever
-was copied, restored from a backup or cut short: what is captured afterwards has another name.
+A stream begins each time that a process opens the database to capture. If the database was copied,
+restored from a backup or cut short, what is captured afterwards has another name. So two readings
+never share an id.
 """
 
 import secrets
@@ -11,7 +12,7 @@ from sensor_node.core.model import Stream
 from sensor_node.storage.queue import message_ids
 
 LAST = "SELECT first_id, name, wire_first, node FROM stream ORDER BY first_id DESC LIMIT 1"
-# Nothing was captured under a stream that begins where the next one does.
+# Replaces a stream that begins at the same id: nothing was captured under it.
 PUT = """
 INSERT OR REPLACE INTO stream(first_id, name, wire_first, node, salvaged)
 VALUES (:first_id, :name, :wire_first, :node, :salvaged)
@@ -24,7 +25,7 @@ OF_NAME = """
 SELECT first_id, wire_first, coalesce(last_id, :captured) FROM stream
 WHERE name = :name AND wire_first <= :number ORDER BY wire_first DESC LIMIT 1
 """
-# What salvage brought is remembered, so that the same file brings nothing a second time.
+# A salvaged stream is never forgotten, so that the same file cannot bring its readings twice.
 FORGET = """
 DELETE FROM stream
 WHERE first_id BETWEEN :first AND :last AND NOT salvaged
@@ -34,16 +35,17 @@ WHERE first_id BETWEEN :first AND :last AND NOT salvaged
                      WHERE later.first_id > stream.first_id))
 """
 NAME_BYTES = 12  # 96 random bits
-MOST_DIGITS = 19  # of a 64-bit id; Python refuses to read numbers of some thousand
+MOST_DIGITS = 19  # of a 64-bit id; Python refuses to parse numbers of some thousand digits
 
 
 def last(connection: sqlite3.Connection) -> Stream | None:
+    """The present stream; None if none has begun in this database."""
     row = connection.execute(LAST).fetchone()
     return Stream(*row) if row else None
 
 
 def begin(connection: sqlite3.Connection, node: str) -> Stream:
-    """From the next captured reading on, ids are of a new stream, numbered as this database's."""
+    """Begin a new stream with the next id; its numbers on the wire are the local ids."""
     before, first = last(connection), message_ids.highest_id(connection) + 1
     begun = put(connection, Stream(first, secrets.token_hex(NAME_BYTES), first, node))
     if before:
@@ -52,7 +54,7 @@ def begin(connection: sqlite3.Connection, node: str) -> Stream:
 
 
 def put(connection: sqlite3.Connection, stream: Stream, *, salvaged: bool = False) -> Stream:
-    """From its first id on, which no message has yet, ids are this stream's."""
+    """Let ids belong to this stream from its first id on, which no message has yet."""
     connection.execute(END, {"first_id": stream.first_id})
     connection.execute(
         PUT,
@@ -68,9 +70,9 @@ def put(connection: sqlite3.Connection, stream: Stream, *, salvaged: bool = Fals
 
 
 def forget(connection: sqlite3.Connection, first_id: int, last_id: int) -> None:
-    """The streams of which no message is left, now that these messages have gone."""
+    """Forget the streams that have no message left, now that these messages are deleted."""
     row = connection.execute(message_ids.STREAM_OF, {"id": first_id}).fetchone()
-    # Where rows are missing, as in a damaged file, a stream may be forgotten already.
+    # In a damaged file, where rows are missing, the stream of `first_id` may be gone already.
     connection.execute(FORGET, {"first": row[0] if row else first_id, "last": last_id})
 
 
@@ -83,9 +85,9 @@ def parse(text: str) -> tuple[str, int] | None:
 
 
 def local_id(connection: sqlite3.Connection, text: str) -> int | None:
-    """The local id that `STREAM-NUMBER`, as the sink has it, or a plain local number, means.
+    """The local id for `STREAM-NUMBER`, as the sink knows a message, or for a plain local id.
 
-    None if no message ever had it, or its stream is forgotten.
+    None if no message ever had it, or if its stream is forgotten.
     """
     name, number = parse(text) or ("", 0)
     captured = message_ids.highest_id(connection)
@@ -96,5 +98,5 @@ def local_id(connection: sqlite3.Connection, text: str) -> int | None:
     if row is None:
         return None
     first, wire_first, last = row
-    found = int(number - wire_first + first)
-    return found if found <= last and text == f"{name}-{number}" else None
+    message_id = int(number - wire_first + first)
+    return message_id if message_id <= last and text == f"{name}-{number}" else None

@@ -1,4 +1,4 @@
-"""What waits for a moment: a probe, or the next try. Made due, or moved along with a set clock."""
+"""What waits for a time of the wall clock, as probes and FAILED batches do: makes it due."""
 
 import sqlite3
 
@@ -8,16 +8,17 @@ from sensor_node.storage.queue import due, lookup, message_ids, sink_row, suspec
 
 
 def probe_now(connection: sqlite3.Connection, now: float) -> None:
-    """Whatever was wrong with the sink may be repaired: the next probes are due."""
+    """Make all probes due: what was wrong with the sink may be repaired."""
     sink_row.probe_now(connection, now)
     suspects.probe_now(connection, now)
 
 
 def note_clock(connection: sqlite3.Connection, now: Moment, boot: str) -> None:
-    """Called now and then, and when the wall clock was set; `boot` is the boot id.
+    """Note where the wall clock stands, and by how much it was set; `boot` is the boot id.
 
-    A clock set forward makes due what waits. A clock set back would make it wait as long again, so
-    it is made due: tried once too early, and not too late.
+    Called now and then, and when the clock was set. If it was set back, or nobody knows, everything
+    that waits is made due: otherwise it would wait longer by that step. So it is tried too early
+    once, but not too late. If it was set forward, what waits is due sooner by itself.
     """
     first = lookup.first_undelivered(connection)
     step = clock_steps.note(connection, now, boot, first, message_ids.highest_id(connection))
