@@ -11,7 +11,7 @@ from sensor_node.sensors.source import SensorConfig
 from sensor_node.storage.engine.connection import Connection
 from sensor_node.storage.journal import key_value
 from sensor_node.storage.queue import vital_signs
-from sensor_node.storage.queue.vital_signs import Fresh, SensorRow
+from sensor_node.storage.queue.vital_signs import SensorRow, Unnoted
 from sensor_node.supervision.roles import ROLES
 
 # The row of a sensor that is well may be this old, and one commit interval older.
@@ -25,13 +25,13 @@ class Rows(NamedTuple):
 
     run: str | None  # owner id of the supervisor that began the run
     rows: dict[str, SensorRow]
-    fresh: dict[str, Fresh]  # readings that are newer than the sensor's row
+    unnoted: dict[str, Unnoted]  # readings that are newer than the sensor's row
 
 
 def read(connection: Connection) -> Rows:
     """The vital signs of all sensors, for judge()."""
     run = key_value.get(connection, "run")
-    return Rows(run, vital_signs.read(connection), vital_signs.read_fresh(connection))
+    return Rows(run, vital_signs.read(connection), vital_signs.read_unnoted(connection))
 
 
 def judge(
@@ -50,10 +50,10 @@ def judge(
     for sensor in config.sensors:
         row = rows.rows.get(sensor.name)
         # Without a row the sensor is not watched yet: a reading with its name is another sensor's.
-        fresh = rows.fresh.get(sensor.name) if row else None
-        quiet = _quiet_seconds(row, fresh, slack, now) if row and is_this_run else None
-        age = _age_seconds(row, fresh, now, by_wall=not is_this_run) if row else None
-        vital = _json(sensor, row, fresh, age, quiet)
+        unnoted = rows.unnoted.get(sensor.name) if row else None
+        quiet = _quiet_seconds(row, unnoted, slack, now) if row and is_this_run else None
+        age = _age_seconds(row, unnoted, now, by_wall=not is_this_run) if row else None
+        vital = _json(sensor, row, unnoted, age, quiet)
         if not is_this_run:
             vital |= {"failing": False, "unaccounted": 0}
         sensors.append(vital)
@@ -72,60 +72,60 @@ def _waits_for_database(report: dict[str, Any]) -> bool:
     return bool(has_trouble or storage["trouble"] or is_tight)
 
 
-def _heard_at(row: SensorRow, fresh: Fresh | None) -> float | None:
+def _heard_at(row: SensorRow, unnoted: Unnoted | None) -> float | None:
     """When the sensor last gave a reading for certain, in CLOCK_MONOTONIC seconds.
 
     The wall clock may have been set since.
     """
-    if fresh is None:
+    if unnoted is None:
         return row.heard_at
     return row.noted_at if row.heard_at is None else max(row.heard_at, row.noted_at)
 
 
 def _quiet_seconds(
-    row: SensorRow, fresh: Fresh | None, slack: float | None, now: Moment
+    row: SensorRow, unnoted: Unnoted | None, slack: float | None, now: Moment
 ) -> float | None:
     """For how many seconds the sensor has been silent; None if it is not.
 
     It does not depend on the generator, which may have died.
     """
-    heard_at = _heard_at(row, fresh)
+    heard_at = _heard_at(row, unnoted)
     quiet = now.monotonic - (row.since if heard_at is None else heard_at)
     is_overdue = slack is not None and quiet > row.silent_after + slack
-    return quiet if is_overdue or (row.silent and not fresh) else None
+    return quiet if is_overdue or (row.silent and not unnoted) else None
 
 
 def _age_seconds(
-    row: SensorRow, fresh: Fresh | None, now: Moment, *, by_wall: bool
+    row: SensorRow, unnoted: Unnoted | None, now: Moment, *, by_wall: bool
 ) -> float | None:
     """Age of the last stored reading. The wall clock may have been set since its capture."""
-    last_us = fresh.last_us if fresh else row.last_us
+    last_us = unnoted.last_us if unnoted else row.last_us
     if last_us is None:
         return None
     by_clock = max(0.0, now.wall - last_us / 1e6)
-    heard_at = _heard_at(row, fresh)
+    heard_at = _heard_at(row, unnoted)
     if by_wall or heard_at is None:
         return by_clock
     since = max(0.0, now.monotonic - heard_at)
-    return min(by_clock, since) if fresh else since
+    return min(by_clock, since) if unnoted else since
 
 
 def _json(
     sensor: SensorConfig,
     row: SensorRow | None,
-    fresh: Fresh | None,
+    unnoted: Unnoted | None,
     age: float | None,
     quiet: float | None,
 ) -> dict[str, Any]:
-    last_us = fresh.last_us if fresh else row and row.last_us
+    last_us = unnoted.last_us if unnoted else row and row.last_us
     return {
         "name": sensor.name,
         "source": sensor.source.name,
         "rate": sensor.rate,
         "last_at": None if last_us is None else utc(last_us / 1e6),
-        "last_value": fresh.last_value if fresh else row and row.last_value,
+        "last_value": unnoted.last_value if unnoted else row and row.last_value,
         "age_seconds": None if age is None else round(age, 1),
-        "readings": (row.readings if row else 0) + (fresh.readings if fresh else 0),
+        "readings": (row.readings if row else 0) + (unnoted.readings if unnoted else 0),
         "failures": row.failures if row else 0,
         "error": row.error if row else "",
         "error_at": utc(row.error_us / 1e6) if row and row.error_us is not None else None,

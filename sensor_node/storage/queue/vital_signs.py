@@ -1,9 +1,9 @@
-"""The sensor table: how each sensor is, in one row that is written along with readings.
+"""The table `sensor`: the vital signs of each sensor, in a row that is written along with readings.
 
-Rows are written seldom. What was stored since is counted among the messages, by their names, so
-that nobody has to write more often: status shows it, and the next generator adds it. Of a command's
-readings that bear other names, or were deleted meanwhile, a crash may so cost the count of the last
-ten seconds; so may a salvage.
+Rows are written seldom. Readings that were stored after them are counted in the table `message`, by
+name: `status` adds them, and so does the next generator. This does not see a command's readings
+under other names, and deleted ones. So a crash, or a salvage, may cost their count of the last ten
+seconds.
 """
 
 import sqlite3
@@ -33,13 +33,13 @@ UPDATE sensor SET
   failing = :failing, silent = :silent, unaccounted = :unaccounted
 WHERE name = :name
 """
-# Whenever a row is written, so are all that have changed. value and the time are those of the
-# highest id: https://www.sqlite.org/lang_select.html#bareagg
-FRESH = """
+# When a row is written, so are all others that have changed: so the highest noted_id holds for all.
+# Value and time are those of the highest id: https://www.sqlite.org/lang_select.html#bareagg
+UNNOTED = """
 SELECT name, count(*), coalesce(captured_us, timestamp_us), value, max(id) FROM message
 WHERE id > (SELECT max(noted_id) FROM sensor) GROUP BY name
 """
-ADD_FRESH = """
+ADD_UNNOTED = """
 UPDATE sensor SET readings = readings + :readings, last_us = :last_us, last_value = :last_value
 WHERE name = :name
 """
@@ -52,7 +52,11 @@ FROM sensor
 
 
 class SensorRow(NamedTuple):
-    """As in VitalSigns, but `readings` and `failures` are of the database's whole life."""
+    """A row of `sensor`: as VitalSigns, but `readings` and `failures` count since it was made.
+
+    `since`, `noted_at`, `heard_at`: CLOCK_MONOTONIC seconds. `silent_after`: seconds. `last_us`,
+    `error_us`: microseconds since 1970. `failing`, `silent`: 0 or 1. docs/database.md has more.
+    """
 
     name: str
     since: float
@@ -70,8 +74,11 @@ class SensorRow(NamedTuple):
     unaccounted: int
 
 
-class Fresh(NamedTuple):
-    """What was stored under a name since the rows were written."""
+class Unnoted(NamedTuple):
+    """What was stored under a name after its row was written.
+
+    `readings`: how many; `last_us`, `last_value`: the last of them, in microseconds since 1970.
+    """
 
     readings: int
     last_us: int
@@ -79,12 +86,13 @@ class Fresh(NamedTuple):
 
 
 def watch(connection: sqlite3.Connection, silent_after: Mapping[str, float], at: float) -> None:
-    """A generator begins: the sensors by name, and the seconds after which each is silent.
+    """A generator begins: keep a row for each of these sensors, and forget the others.
 
-    `at`: CLOCK_MONOTONIC seconds.
+    `silent_after`: by name, how many seconds without a reading are too many. `at`: CLOCK_MONOTONIC
+    seconds.
     """
-    for name, fresh in read_fresh(connection).items():
-        connection.execute(ADD_FRESH, {"name": name, **fresh._asdict()})
+    for name, unnoted in read_unnoted(connection).items():
+        connection.execute(ADD_UNNOTED, {"name": name, **unnoted._asdict()})
     for (name,) in connection.execute(NAMES).fetchall():
         if name not in silent_after:
             connection.execute(FORGET, {"name": name})
@@ -95,25 +103,28 @@ def watch(connection: sqlite3.Connection, silent_after: Mapping[str, float], at:
 
 
 def note(connection: sqlite3.Connection, signs: Iterable[VitalSigns]) -> None:
-    """Before the readings of the same transaction, which the signs do not know of, are stored."""
+    """Write the sensors' rows; call it before the readings of the same transaction are stored.
+
+    The vital signs do not count those readings, so they must get ids above `noted_id`.
+    """
     noted_id = message_ids.highest_id(connection)
-    for one in signs:
-        connection.execute(NOTE, {**one._asdict(), "noted_id": noted_id})
+    for sign in signs:
+        connection.execute(NOTE, {**sign._asdict(), "noted_id": noted_id})
 
 
 def pass_over(connection: sqlite3.Connection) -> None:
-    """What was stored last was read by no sensor of ours."""
+    """Do not count what was stored last: no sensor of ours has read it."""
     connection.execute(SET_NOTED_ID, {"noted_id": message_ids.highest_id(connection)})
 
 
 def read(connection: sqlite3.Connection) -> dict[str, SensorRow]:
-    """By name."""
+    """The rows, by name."""
     return {row[0]: SensorRow(*row) for row in connection.execute(READ)}
 
 
-def read_fresh(connection: sqlite3.Connection) -> dict[str, Fresh]:
-    """By name. Bounded: rows are written at least every 50,000 readings."""
+def read_unnoted(connection: sqlite3.Connection) -> dict[str, Unnoted]:
+    """By name. It reads 50,000 messages at most, as rows are written at least that often."""
     return {
-        name: Fresh(readings, last_us, last_value)
-        for name, readings, last_us, last_value, _ in connection.execute(FRESH)
+        name: Unnoted(readings, last_us, last_value)
+        for name, readings, last_us, last_value, _ in connection.execute(UNNOTED)
     }

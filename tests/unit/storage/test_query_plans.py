@@ -96,7 +96,7 @@ LONG = {
     "lookup.REQUESTS",
 }
 # They sort as many rows as one stream has, or as came within some seconds.
-SORTS = {"streams.OF_NAME", "vital_signs.FRESH"}
+SORTS = {"streams.OF_NAME", "vital_signs.UNNOTED"}
 # What no process repeats: people's, and what is done once to a database or an event of the clock.
 NOT_REPEATED = {
     *LONG,

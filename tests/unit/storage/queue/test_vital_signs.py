@@ -32,7 +32,7 @@ def read(repository):
 
 def fresh(repository):
     with contextlib.closing(open_reader(repository.path)) as connection:
-        return {name: tuple(found) for name, found in vital_signs.read_fresh(connection).items()}
+        return {name: tuple(row) for name, row in vital_signs.read_unnoted(connection).items()}
 
 
 def test_a_sensor_has_a_row_before_it_gave_anything(repository) -> None:
@@ -136,7 +136,7 @@ def test_reading_them_goes_by_what_is_new_however_much_there_is(repository) -> N
     capture(repository, 1, signs(readings=5000))
     [plan] = [
         step
-        for (*_, step) in rows(repository, f"EXPLAIN QUERY PLAN {vital_signs.FRESH}")
+        for (*_, step) in rows(repository, f"EXPLAIN QUERY PLAN {vital_signs.UNNOTED}")
         if "message" in step
     ]
     assert plan == "SEARCH message USING INTEGER PRIMARY KEY (rowid>?)"
