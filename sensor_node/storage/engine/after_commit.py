@@ -1,4 +1,4 @@
-"""Lines for the log that wait until what they tell of is committed."""
+"""Lines for the log, which are written only when the transaction that they tell of is committed."""
 
 import sqlite3
 from collections.abc import Iterable
@@ -15,8 +15,8 @@ class Line(NamedTuple):
     detail: str
 
 
-class SayingConnection(sqlite3.Connection):
-    """A connection that keeps the lines of the transaction that is open."""
+class LoggingConnection(sqlite3.Connection):
+    """A connection that keeps the log lines of its open transaction."""
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
@@ -24,11 +24,12 @@ class SayingConnection(sqlite3.Connection):
 
 
 def keep(connection: sqlite3.Connection, line: Line) -> None:
-    """Of a transaction that is rolled back, nothing is said."""
+    """Keep a line until the commit; a transaction that is rolled back leaves none in the log."""
     lines: list[Line] = connection.lines  # type: ignore[attr-defined]
     lines.append(line)
 
 
-def say(lines: Iterable[Line]) -> None:
+def write(lines: Iterable[Line]) -> None:
+    """Write the lines of a committed transaction into the log."""
     for line in lines:
         say_event(*line)

@@ -24,7 +24,7 @@ from sensor_node.storage.engine import (
     sqlite_errors,
     write_lock,
 )
-from sensor_node.storage.engine.after_commit import Line, SayingConnection
+from sensor_node.storage.engine.after_commit import Line, LoggingConnection
 from sensor_node.storage.engine.checkpoint import WAL_CHECKPOINT_BYTES, wal_bytes
 from sensor_node.storage.engine.schema import migrate, schema_version
 from sensor_node.storage.engine.write_lock import LockWatch, WriteLock
@@ -63,7 +63,7 @@ class Database:
         self.path = path
         self._synchronous = "FULL" if full else "NORMAL"
         self._replaces = replaces
-        self._connection: SayingConnection | None = None
+        self._connection: LoggingConnection | None = None
         self.connects = 0  # how many connections there have been; each may be to another file
         self._file_id: tuple[int, int] | None = None  # of the file that the connection is to
         try:
@@ -73,7 +73,7 @@ class Database:
             raise
 
     @property
-    def connection(self) -> SayingConnection:
+    def connection(self) -> LoggingConnection:
         """To the file that has the name now.
 
         Raises StorageUnavailable("replaced") once where that is another file than before.
@@ -117,7 +117,7 @@ class Database:
                 if connection.in_transaction:
                     connection.execute("ROLLBACK")
                 raise
-        after_commit.say(lines)  # not while others wait for the lock
+        after_commit.write(lines)  # not while others wait for the lock
 
     @contextlib.contextmanager
     def read_transaction(self) -> Iterator[sqlite3.Connection]:
@@ -158,7 +158,7 @@ class Database:
                     self.path,
                     isolation_level=None,
                     cached_statements=256,
-                    factory=SayingConnection,
+                    factory=LoggingConnection,
                 )
                 self.connects += 1
                 self._file_id = self._present_file_id()

@@ -1,7 +1,7 @@
-"""The event table: what happened, for `history`; at most 10,000 rows whatever happens.
+"""The table `event`: what happened, for `history`; at most 10,000 rows whatever happens.
 
-Each kind has a share of its own, so that none pushes out another: a sink that comes and goes all
-day must not cost the line about what was lost.
+Each kind of event has a share of these rows, so that none pushes out another. A sink that comes and
+goes all day must not cost the row about what was lost.
 """
 
 import logging
@@ -14,11 +14,13 @@ from sensor_node.storage.engine.after_commit import Line
 
 MOST_EVENTS = 10_000
 MOST_OF_A_KIND = 430
+# An event goes on in its row if it happens again within this time.
 CALM_SECONDS = 600.0
-# More than so many within that time are a flood.
+# If so many of a kind began within CALM_SECONDS, they are a flood: the newest row takes the next.
 FLOOD = 20
 
-# `at` to `until` and `first` to `last` span all that the event stands for.
+# Three ways in which an event goes on in its row. `at` to `until` and `first` to `last` span all
+# that the row stands for. SAME_AGAIN: the same kind and detail.
 SAME_AGAIN = """
 UPDATE event SET until = :now, n = n + :n,
   first = coalesce(min(first, :first), first, :first),
@@ -27,6 +29,7 @@ WHERE id = (SELECT max(id) FROM event
             WHERE kind = :kind AND detail = :detail AND until BETWEEN :since AND :now)
 RETURNING 1
 """
+# The same kind, with any detail, in a flood.
 NEWEST_AGAIN = """
 UPDATE event SET until = :now, n = n + :n, detail = :detail,
   first = coalesce(min(first, :first), first, :first),
@@ -36,6 +39,7 @@ WHERE id = (SELECT max(id) FROM event WHERE kind = :kind) AND until BETWEEN :sin
                  ORDER BY id DESC LIMIT 1 OFFSET :flood - 1) BETWEEN :since AND :now)
 RETURNING 1
 """
+# The same kind, with any detail, in the same outage.
 OUTAGE_AGAIN = """
 UPDATE event SET until = :now, n = n + 1, detail = :detail
 WHERE id = (SELECT max(id) FROM event WHERE kind = :kind)
@@ -46,17 +50,18 @@ RETURNING 1
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """`again`: how an event that happens again goes on in its row; None: each has a row.
+    """How events of one kind are recorded.
 
-    `level` of its line in the log.
+    `again`: the statement by which an event that happens again goes on in its row; None: each has a
+    row of its own. `level`: that of its line in the log, as in logging.
     """
 
     again: str | None
     level: int
 
 
-# The order and the ranges of those without `again` say when the appliance ran, and when the log was
-# held. Those that come in floods are one event while the same happens again within a while.
+# Kinds without `again` say when the node ran, and when the log was held: their order and times must
+# stay. The others may come in floods.
 KINDS = {
     "dropped": Kind(SAME_AGAIN, logging.WARNING),
     "evicted": Kind(SAME_AGAIN, logging.WARNING),
@@ -99,10 +104,11 @@ SELECT at, until, kind, detail, n, first, last FROM event WHERE until >= :since 
 
 @dataclass(frozen=True, slots=True)
 class EventRow:
-    """`at` to `until` in wall seconds; `first`, `last`: ids, or microseconds for `dropped`.
+    """An event, as `history` shows it.
 
-    `n` of a kind that does not count readings is how often it happened, the last time as `detail`
-    says.
+    `at`, `until`: when it began and was last seen, in wall seconds. `n`: how many messages or
+    readings, or how often it happened; `detail` tells of the last time. `first`, `last`: ids; for
+    `dropped` and `not running`, microseconds since 1970.
     """
 
     at: float
@@ -125,16 +131,16 @@ def record(
     last: int | None = None,
     is_said: bool = False,
 ) -> None:
-    """Add an event of one of the KINDS, or let one of a moment ago go on.
+    """Record an event of one of the KINDS, in a row of its own or in that of an event that goes on.
 
-    Its line comes into the log when the transaction is committed; of a flood, the first one.
-    `is_said`: the log has it already.
+    The log gets its line when the transaction is committed. With SAME_AGAIN, only the first of them
+    has a line. `is_said`: the log has it already.
     """
-    row = {"now": now, "kind": kind, "detail": detail, "n": n, "first": first, "last": last}
+    values = {"now": now, "kind": kind, "detail": detail, "n": n, "first": first, "last": last}
     again = KINDS[kind].again
-    goes_on = again is not None and _goes_on(connection, again, row)
+    goes_on = again is not None and _continue_event(connection, again, values)
     if not goes_on:
-        connection.execute(INSERT, row)
+        connection.execute(INSERT, values)
         connection.execute(TRIM, {"kind": kind, "most": MOST_OF_A_KIND})
     if not is_said and (not goes_on or again is not SAME_AGAIN):
         after_commit.keep(connection, Line(KINDS[kind].level, kind, detail))
@@ -145,6 +151,7 @@ def since(connection: sqlite3.Connection, moment: float) -> list[EventRow]:
     return [EventRow(*row) for row in connection.execute(SINCE, {"since": moment})]
 
 
-def _goes_on(connection: sqlite3.Connection, again: str, row: dict[str, Any]) -> bool:
-    known = {**row, "since": row["now"] - CALM_SECONDS, "flood": FLOOD}
-    return connection.execute(again, known).fetchone() is not None
+def _continue_event(connection: sqlite3.Connection, again: str, values: dict[str, Any]) -> bool:
+    """Add to the row of an event that goes on. False if there is none."""
+    parameters = {**values, "since": values["now"] - CALM_SECONDS, "flood": FLOOD}
+    return connection.execute(again, parameters).fetchone() is not None

@@ -1,4 +1,4 @@
-"""When the appliance captured and when it did not: its starts and stops, and the gaps between."""
+"""When the node captured and when it did not: its starts and stops, and the gaps between them."""
 
 import json
 import sqlite3
@@ -19,7 +19,7 @@ WHERE id = (SELECT seq FROM sqlite_sequence WHERE name = 'message')
 LAST_GAP = """
 SELECT max(last) FROM event WHERE kind IN ('dropped', 'not running') AND last <= :now_us
 """
-LAST_KEPT = """
+LAST_ACCOUNTED = """
 SELECT max(CAST(value AS INTEGER)) FROM key_value
 WHERE name = 'accounted_us' AND CAST(value AS INTEGER) <= :now_us
 """
@@ -29,7 +29,10 @@ GAP_SECONDS = 1.0
 
 @dataclass(frozen=True, slots=True)
 class NodeIdentity:
-    """Who captures: the node's id, and its effective configuration by "[section] option"."""
+    """Who captures.
+
+    `node`: its id. `settings`: its effective configuration, by "[section] option".
+    """
 
     node: str
     settings: dict[str, str]
@@ -37,7 +40,7 @@ class NodeIdentity:
 
 @dataclass(frozen=True, slots=True)
 class Loss:
-    """Another database was here before this one: the event's kind, and what became of it."""
+    """Another database was in this place before this one: the event's kind and detail."""
 
     kind: str
     detail: str
@@ -46,10 +49,11 @@ class Loss:
 def begin(
     connection: sqlite3.Connection, identity: NodeIdentity, now: float, run: str, loss: Loss | None
 ) -> int | None:
-    """Called by each generator before its first commit. `run` is the same for all of one run.
+    """Note that a generator starts: each calls this before its first commit.
 
-    Returns, to a generator that replaces another, up to when readings are accounted for, stored or
-    dropped, in microseconds. None to the first one of a run, and where nobody knows any more.
+    `run` names the run of the node; all its generators pass the same. If an earlier generator of
+    the run has called this, the answer is up to when all readings are accounted for, as stored or
+    dropped, in microseconds since 1970. None for the first of a run, or if nobody knows.
     """
     last_us = _accounted_us(connection, now)
     resumed = key_value.get(connection, "run") == run
@@ -68,41 +72,45 @@ def begin(
 
 
 def end(connection: sqlite3.Connection, now: float) -> None:
-    """Called by the last process of an orderly stop."""
+    """Note an orderly stop: its last process calls this."""
     events.record(connection, now, "stopped", "in good order")
 
 
 def ended_in_order(connection: sqlite3.Connection) -> bool:
-    """Whether the last run has noted its end, if there was one."""
-    last = connection.execute(LAST_RUN_EVENT).fetchone()
-    return last is None or last[0] == "stopped"
+    """Whether the last run has noted its end. True if there was no run yet."""
+    row = connection.execute(LAST_RUN_EVENT).fetchone()
+    return row is None or row[0] == "stopped"
 
 
 def keep_account(connection: sqlite3.Connection, now: float) -> None:
-    """Called before readings of other nodes, or of other days, become the last ones stored."""
+    """Keep the time up to which all is accounted for, before salvage adds older readings.
+
+    Afterwards the newest row no longer tells that time.
+    """
     last_us = _accounted_us(connection, now)
     if last_us is not None:
         key_value.put(connection, "accounted_us", str(last_us))
 
 
 def _accounted_us(connection: sqlite3.Connection, now: float) -> int | None:
-    """The time of the last reading, or the end of the last gap that the history tells of.
+    """The latest of: the last reading, the end of the last gap in the history, what was kept.
 
-    A time in the future was noted by a clock that has been set back since.
+    In microseconds since 1970. Gaps and kept times in the future do not count: the clock has been
+    set back since.
     """
     now_us = {"now_us": int(now * 1e6)}
     stored = connection.execute(LAST_STORED).fetchone()
     gap = connection.execute(LAST_GAP, now_us).fetchone()
-    kept = connection.execute(LAST_KEPT, now_us).fetchone()
-    times_us = (int(row[0]) for row in (stored, gap, kept) if row and row[0] is not None)
+    accounted = connection.execute(LAST_ACCOUNTED, now_us).fetchone()
+    times_us = (int(row[0]) for row in (stored, gap, accounted) if row and row[0] is not None)
     return max(times_us, default=None)
 
 
 def _note_gap(connection: sqlite3.Connection, last_us: int, now: float) -> None:
-    gap = now - last_us / 1e6
-    if gap >= GAP_SECONDS:
+    seconds = now - last_us / 1e6
+    if seconds >= GAP_SECONDS:
         span: dict[str, Any] = {"first": last_us, "last": int(now * 1e6)}
-        events.record(connection, now, "not running", f"no capture for {gap:.1f} s", **span)
+        events.record(connection, now, "not running", f"no capture for {seconds:.1f} s", **span)
 
 
 def _note_changes(connection: sqlite3.Connection, identity: NodeIdentity, now: float) -> None:

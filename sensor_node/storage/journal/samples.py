@@ -1,4 +1,4 @@
-"""How many readings were captured and sent at moments of this run: what rates are made of."""
+"""The table `sample`: counts of the last minute of this run, for the rates that `status` shows."""
 
 import sqlite3
 
@@ -13,12 +13,15 @@ UP_TO = "SELECT at, captured, sent FROM sample WHERE at <= :now ORDER BY at"
 
 
 def forget(connection: sqlite3.Connection) -> None:
-    """Those of the run before."""
+    """Delete the samples of the last run: its clock may have begun anew."""
     connection.execute(FORGET)
 
 
 def add(connection: sqlite3.Connection, at: float, counts: Counts) -> None:
-    """Keep a minute of samples; none is added while nothing changes. `at`: CLOCK_BOOTTIME."""
+    """Add a sample if the counts have changed, and delete those older than a minute.
+
+    `at`: CLOCK_BOOTTIME seconds.
+    """
     last = connection.execute(LAST).fetchone()
     if last != (counts.captured, counts.sent):
         connection.execute(ADD, {"at": at, "captured": counts.captured, "sent": counts.sent})
@@ -26,5 +29,5 @@ def add(connection: sqlite3.Connection, at: float, counts: Counts) -> None:
 
 
 def up_to(connection: sqlite3.Connection, now: float) -> list[tuple[float, int, int]]:
-    """Moment (CLOCK_BOOTTIME seconds), captured and sent, oldest first."""
+    """CLOCK_BOOTTIME seconds, captured and sent of each sample up to `now`, oldest first."""
     return connection.execute(UP_TO, {"now": now}).fetchall()
