@@ -41,8 +41,9 @@ MAKE_WAY_CHUNK = 5000
 class SensorDataSQLRepository:
     """The queue in the database, for one process and thread; make it after the fork.
 
-    `power_safe`: its commits survive power loss (synchronous=FULL). `replaces`: it moves a damaged
-    file aside; StorageUnavailable("replaced") says that there is, or will be, a fresh one.
+    `watch`: is told when this process waits for the write lock, and when it holds it. `power_safe`:
+    commits survive power loss (synchronous=FULL). `replaces`: a damaged file is moved aside;
+    StorageUnavailable("replaced") says that a fresh one takes its place.
     """
 
     def __init__(
@@ -53,7 +54,7 @@ class SensorDataSQLRepository:
         power_safe: bool = False,
         replaces: bool = False,
     ) -> None:
-        # Where SQLite puts the WAL of a linked database, and one lock whatever it is called.
+        # The WAL lies beside the file, not beside a link to it. All its names share one lock.
         self.path = filesystem.resolved(path)
         self._database = Database(
             self.path, watch or Unwatched(), full=power_safe, replaces=replaces
@@ -66,7 +67,7 @@ class SensorDataSQLRepository:
         self._database.close()
 
     def version(self) -> int:
-        """Another number once another process has committed something."""
+        """A number that changes when another process has committed something."""
         return self._database.version()
 
     # Capture
@@ -81,14 +82,13 @@ class SensorDataSQLRepository:
         *,
         waiting: bool = False,
     ) -> int:
-        """Store readings, in order, and the account of what had to be dropped, together.
+        """Store readings in order, the account of what was dropped, and the sensors' vital signs.
 
-        With them the sensors' vital signs, which do not know of these readings yet.
-
-        Returns how many of the readings there was room for. If the others are `waiting` for room,
-        so is the account: a successor goes by it, and would not miss them, should they be lost.
-        Raises StorageUnavailable("replaced") where this run has not begun in the file that is open
-        now: readings must not get ids of a stream that others may go on with.
+        The vital signs do not count these readings yet. Returns how many of the readings there was
+        room for. `waiting`: the caller keeps the others until there is room. Then the account waits
+        too: a successor would take it to cover the others, and not miss them if they were lost.
+        Raises StorageUnavailable("replaced") if this run has not begun in the file that is open
+        now: its readings must not get ids of a stream that another process may go on with.
         """
         with self._transaction() as connection:
             if self._begun_on != self._database.connects:
@@ -105,8 +105,9 @@ class SensorDataSQLRepository:
     ) -> int | None:
         """Note the start, the gap before it and what has changed; begin a stream of ids.
 
-        `follows`: the caller has captured into another database in this place.
-        Returns up to which microsecond all is accounted for, if another has begun the `run` before.
+        `follows`: the caller has captured into another database in this place. Returns up to when
+        all readings are accounted for, in microseconds since 1970, if an earlier generator has
+        begun this `run`; else None.
         """
         with self._transaction() as connection:
             damaged = quarantine.files(self.path)[-1:]
@@ -115,9 +116,10 @@ class SensorDataSQLRepository:
         return last_us
 
     def watch_sensors(self, silent_after: Mapping[str, float], at: float) -> None:
-        """Begin to note their vital signs: by name, after how many seconds each is silent.
+        """Begin to note the vital signs of these sensors, and forget those of others.
 
-        `at`: CLOCK_MONOTONIC seconds. What is known of other sensors is forgotten.
+        `silent_after`: by name, how many seconds without a reading are too many. `at`:
+        CLOCK_MONOTONIC seconds.
         """
         with self._transaction() as connection:
             vital_signs.watch(connection, silent_after, at)
@@ -133,14 +135,14 @@ class SensorDataSQLRepository:
             events.record(connection, now, kind, detail, is_said=is_said)
 
     def check_for_damage(self, seconds: float = check.CHECK_SECONDS) -> None:
-        """Look for damage, so long at most."""
+        """Look for damage for so many seconds at most. Raises StorageUnavailable("damaged")."""
         with self._read_transaction() as connection:
             check.check_for_damage(connection, seconds)
 
     def log_is_held(self, min_free: int) -> bool:
-        """Whether a reader keeps the log from being emptied and the disk has no room for more.
+        """Whether a reader keeps the log from being emptied while the disk has no room for it.
 
-        Then nothing may be written but what brings work in hand to an end: see room.Space.tight.
+        Then only what brings work in hand to an end may be written: see room.Space.tight.
         """
         with self._read_transaction() as connection:
             tight = is_tight(connection, self.path, min_free)
@@ -149,20 +151,20 @@ class SensorDataSQLRepository:
     # Delivery
 
     def backlog(self, now: float) -> claiming.Backlog:
-        """Pending messages and the sink's state, from one snapshot."""
+        """What a sender must know to decide whether to claim, from one snapshot."""
         with self._read_transaction() as connection:
             return claiming.backlog(connection, now)
 
     def claim_fresh(self, owner: str, policy: ClaimPolicy, now: float, limit: int) -> Claim | None:
-        """PENDING -> SENDING for up to `limit` of the oldest, while the sink is UP."""
+        """PENDING -> SENDING for up to `limit` of the oldest messages, while the sink is UP."""
         with self._transaction() as connection:
             sink = sink_row.read(connection)
             return claiming.claim_fresh(connection, sink, owner, policy, now, limit)
 
     def claim_due(self, owner: str, policy: ClaimPolicy, now: float, limit: int) -> Claim | None:
-        """FAILED -> SENDING for up to `limit` of the batch that is due first, while the sink is UP.
+        """FAILED -> SENDING for up to `limit` messages of what is due first, while the sink is UP.
 
-        Or for one message of an isolated sensor, if that is to be tried.
+        Or for one message of an isolated sensor, if its probe is due.
         """
         with self._transaction() as connection:
             return claiming.claim_due(connection, owner, policy, now, limit)
@@ -170,12 +172,12 @@ class SensorDataSQLRepository:
     def claim_left_over(
         self, owner: str, policy: ClaimPolicy, now: float, limit: int
     ) -> Claim | None:
-        """The same, but nothing that has failed for its own sake."""
+        """As claim_due(), but only what is left over: it has not failed for its own sake."""
         with self._transaction() as connection:
             return claiming.claim_left_over(connection, owner, policy, now, limit)
 
     def claim_probe(self, owner: str, policy: ClaimPolicy, now: float, limit: int) -> Claim | None:
-        """While the sink is DOWN and a probe is due: the least recently tried."""
+        """PENDING or FAILED -> SENDING for a probe, mostly of one message, if the sink is DOWN."""
         with self._transaction() as connection:
             return claiming.claim_probe(connection, owner, policy, now, limit)
 
@@ -185,7 +187,7 @@ class SensorDataSQLRepository:
             return batch_ranges.read_messages(connection, claim)
 
     def settle(self, claim: Claim, outcome: Outcome, rules: Rules, now: float) -> bool:
-        """SENDING -> what settlement() decides, and the sink's state with it.
+        """SENDING -> what settlement() decides, and the sink's row with it.
 
         False, and nothing changed, if the claim was lost.
         """
@@ -201,7 +203,10 @@ class SensorDataSQLRepository:
         now: float,
         limit: int,
     ) -> tuple[bool, Claim | None]:
-        """settle(), and claim_fresh() if `limit` messages wait and nothing is left over."""
+        """settle(), then claim_fresh() if `limit` messages are PENDING and nothing is left over.
+
+        Returns whether it was settled, and the next claim.
+        """
         with self._transaction() as connection:
             if is_tight(connection, self.path, policy.min_free):
                 return settling.settle(connection, claim, outcome, rules, now), None
@@ -210,7 +215,7 @@ class SensorDataSQLRepository:
     # Retry
 
     def due_in(self, policy: ClaimPolicy, now: float) -> float:
-        """Seconds until claim_due() will find a batch; asking takes no lock."""
+        """Seconds until claim_due() will find a batch; infinite if none waits. Takes no lock."""
         skip, longest = policy.at_most_once, policy.longest
         with self._read_transaction() as connection:
             return min(
@@ -224,7 +229,7 @@ class SensorDataSQLRepository:
             return orphans.sending(connection)
 
     def reclaim(self, first_id: int, owner: str, now: float, *, at_most_once: bool) -> int:
-        """SENDING -> FAILED (at-most-once: IN_DOUBT) for the claim of a dead owner."""
+        """SENDING -> FAILED (at-most-once: IN_DOUBT) for a dead owner's claim. Returns how many."""
         status = "IN_DOUBT" if at_most_once else "FAILED"
         with self._transaction() as connection:
             n = orphans.reclaim(connection, first_id, owner, status, now)
@@ -233,12 +238,15 @@ class SensorDataSQLRepository:
             return n
 
     def park_doubtful(self, now: float) -> int:
-        """FAILED -> IN_DOUBT where the fate was ever unknown: at-most-once must not repeat it."""
+        """FAILED -> IN_DOUBT for a chunk of unknown fate, as at-most-once never sends it again.
+
+        Returns how many messages.
+        """
         with self._transaction() as connection:
             return orphans.park_doubtful(connection, now)
 
     def let_in(self, now: float) -> bool:
-        """A chunk of what was set apart of sensors that are not isolated any more, if there is."""
+        """Let in a chunk of the readings of a sensor that is not isolated any more. False: none."""
         with self._read_transaction() as connection:
             if suspects.next_to_let_in(connection, now) is None:
                 return False
@@ -246,7 +254,7 @@ class SensorDataSQLRepository:
             return suspects.let_in(connection, now)
 
     def probe_now(self, now: float) -> None:
-        """Something that may repair the sink has changed."""
+        """Make all probes due: something has changed that may have repaired the sink."""
         with self._transaction() as connection:
             waiting.probe_now(connection, now)
 
@@ -260,15 +268,15 @@ class SensorDataSQLRepository:
             return n
 
     def salvage(
-        self, found: Sequence[salvage.Salvaged], source: str, policy: ClaimPolicy, now: float
+        self, salvaged: Sequence[salvage.Salvaged], source: str, policy: ClaimPolicy, now: float
     ) -> int | None:
-        """Add readings of another database whose ids are new here. Returns how many.
+        """Add those readings of another database whose ids are new here. Returns how many.
 
-        None if first it made way for them, enough for one transaction: call it again.
+        None if this transaction only made way for them: call it again with the same.
         """
         size = policy.limit(policy.batch_size)
         with self._transaction() as connection:
-            new = salvage.absent(connection, found)
+            new = salvage.absent(connection, salvaged)
             if new and not salvage.make_way(connection, size, MAKE_WAY_CHUNK, now):
                 return None
             if new:
@@ -297,21 +305,21 @@ class SensorDataSQLRepository:
             return checkpoint.checkpoint(connection, lock, truncate=truncate)
 
     def log_hold(self) -> log_hold.LogHold | None:
-        """What the history says of a program that keeps the log, if one does."""
+        """What the history says of the program that holds the log; None if no program does."""
         with self._read_transaction() as connection:
             return log_hold.standing(connection)
 
     def purge(self, after: int, settled_before: float | None, now: float) -> retention.Chunk:
-        """SENT -> PURGED for some ranges after `after`, settled before then (None: any time)."""
+        """SENT -> PURGED for a chunk above the id `after`, settled before then (None: any time)."""
         with self._read_transaction() as connection:
             chunk = retention.find_delivered(connection, after, settled_before, now)
-        if chunk.batch_ranges:  # else the lock is for others
+        if chunk.batch_ranges:  # if there are none, do not take the lock from others
             with self._transaction() as connection:
                 chunk = retention.purge(connection, after, settled_before, now)
         return chunk
 
     def evict_oldest(self, reason: str, now: float) -> int:
-        """FAILED or PENDING -> EVICTED for a chunk of the oldest. Returns how many."""
+        """FAILED, else PENDING -> EVICTED for a chunk of the oldest. Returns how many."""
         with self._transaction() as connection:
             return retention.evict_oldest(connection, EVICT_CHUNK, reason, now)
 
@@ -326,7 +334,7 @@ class SensorDataSQLRepository:
             return retention.evict_older_than(connection, EVICT_CHUNK, limit_us, now)
 
     def note_clock(self, now: Moment, boot: str) -> None:
-        """Where the clock stands; nothing waits or ages because it was set. `boot`: the boot id."""
+        """Note the clock: nothing waits longer, or ages, as it was set. `boot`: the boot id."""
         with self._transaction() as connection:
             self._database.lock.allow_long()  # many batches may wait
             waiting.note_clock(connection, now, boot)
@@ -337,5 +345,6 @@ class SensorDataSQLRepository:
             samples.add(connection, boottime, ledger.sound_counts(connection))
 
     def counts(self) -> Counts:
+        """The counts of messages. Raises StorageUnavailable("damaged") if they do not add up."""
         with self._read_transaction() as connection:
             return ledger.sound_counts(connection)
