@@ -17,8 +17,8 @@ from sensor_node.storage.queue import (
 )
 from sensor_node.storage.queue.rate_limit import ClaimPolicy, charge, may_send
 
-# How much of isolated sensors' readings one transaction sets apart at most: ranges, and messages.
-# It also looks through so many messages at a time.
+# One claim sets apart so many ranges of isolated sensors at most, and ends once it has set apart so
+# many messages. It also looks for them among so many messages at a time.
 MOST_ISOLATED_RANGES = 1000
 MOST_MESSAGES = 5000
 # A search for the kind of message that a probe wants looks through so many times MOST_MESSAGES.

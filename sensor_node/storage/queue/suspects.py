@@ -129,12 +129,16 @@ def record_outcome(
     `before` and `sink`: the batch and the sink before this outcome.
     """
     after = decided.batch
+    if before.isolated:
+        has_failed_alone = after.failures > before.failures
+    else:
+        has_failed_alone = after.alone > before.alone  # for the first time
     if outcome.verdict is Verdict.DELIVERED:
         if sink.suspects:
             _record_taken(connection, claim, now)
     elif outcome.verdict is Verdict.UNSENT:
         connection.execute(PUT_OFF, {"first_id": claim.first_id, "until": decided.next_attempt_at})
-    elif after.failures > before.failures if before.isolated else after.alone > before.alone:
+    elif has_failed_alone:
         (name,) = connection.execute(NAME_OF, {"id": claim.first_id}).fetchone()
         row = connection.execute(OF, {"name": name}).fetchone()
         known = _suspect(row) if row else None

@@ -30,7 +30,7 @@ def read(repository):
         return vital_signs.read(connection)
 
 
-def fresh(repository):
+def unnoted(repository):
     with contextlib.closing(open_reader(repository.path)) as connection:
         return {name: tuple(row) for name, row in vital_signs.read_unnoted(connection).items()}
 
@@ -65,15 +65,15 @@ def test_what_was_stored_with_the_signs_and_since_is_counted_among_the_messages(
     watched(repository)
     capture(repository, 5, signs())
     capture(repository, 2, name="room", first_us=50)
-    assert fresh(repository) == {"cpu": (5, 4_000_000, 4.0), "room": (2, 1_000_050, 1.0)}
+    assert unnoted(repository) == {"cpu": (5, 4_000_000, 4.0), "room": (2, 1_000_050, 1.0)}
     capture(repository, 3, signs(readings=5), signs("room", readings=2))
-    assert fresh(repository) == {"cpu": (3, 2_000_000, 2.0)}
+    assert unnoted(repository) == {"cpu": (3, 2_000_000, 2.0)}
     assert [read(repository)[name].readings for name in TWO] == [5, 2]
 
 
 def test_where_no_sensor_is_watched_there_is_nothing_to_count(repository) -> None:
     capture(repository, 5)
-    assert fresh(repository) == {}
+    assert unnoted(repository) == {}
 
 
 def test_the_next_generator_adds_what_a_killed_one_had_stored(repository) -> None:
@@ -90,7 +90,7 @@ def test_the_next_generator_adds_what_a_killed_one_had_stored(repository) -> Non
         0,
         0,
     )
-    assert fresh(repository) == {}
+    assert unnoted(repository) == {}
     watched(repository, at=300.0)
     assert read(repository)["cpu"].readings == 5
 
@@ -110,7 +110,7 @@ def test_readings_that_were_salvaged_are_no_sensors(repository) -> None:
         Salvaged("0" * 24, n, "edge-01", "FAILED", Reading("cpu", 1.0, 0)) for n in range(1, 8)
     ]
     assert repository.salvage(found, "old.db", POLICY, 0.0) == 7
-    assert fresh(repository) == {}
+    assert unnoted(repository) == {}
 
 
 def test_a_name_may_be_anything(repository) -> None:
@@ -118,7 +118,7 @@ def test_a_name_may_be_anything(repository) -> None:
     watched(repository, silent_after={name: 10.0})
     capture(repository, 2, signs(name, readings=1), name=name)
     assert read(repository)[name].readings == 1
-    assert fresh(repository)[name][0] == 2
+    assert unnoted(repository)[name][0] == 2
 
 
 def test_they_are_written_with_the_readings_or_not_at_all(repository) -> None:
