@@ -5,7 +5,13 @@ from dataclasses import replace
 import pytest
 from storage_fixtures import BACKOFF, BUSY, ERROR
 
-from sensor_node.core.isolation import ENOUGH_FAILURES, WELL_SECONDS, suspect_after, suspect_taken
+from sensor_node.core.isolation import (
+    ENOUGH_FAILURES,
+    WELL_SECONDS,
+    Suspect,
+    suspect_after,
+    suspect_taken,
+)
 from sensor_node.core.model import SinkStatus
 from sensor_node.core.settlement import SinkRecord
 
@@ -84,3 +90,10 @@ def test_a_failure_among_those_that_are_taken_begins_the_row_anew_and_waits_as_a
 def test_the_sink_may_ask_for_a_longer_wait(asked):
     found = suspect(ENOUGH_FAILURES, outcome=replace(BUSY, retry_after=asked))
     assert found.next_probe_at == NOW + ENOUGH_FAILURES - 1 + asked
+
+
+@pytest.mark.parametrize(("failures", "times"), [(1, 0), (0, 1)])
+def test_a_sensor_with_either_failures_or_isolations_is_not_forgotten(failures, times):
+    known = Suspect("room", failures, 0, False, NOW, "503", 0.0, times=times)
+    assert not known.is_forgotten
+    assert replace(known, failures=0, times=0).is_forgotten
