@@ -1,170 +1,37 @@
 """Root's commands among files of a user who may be who was broken into: root is led nowhere."""
 
-import hashlib
 import json
 import os
 import pty
 import shutil
 import signal
-import stat
 import struct
 import subprocess
-import sysconfig
-import tempfile
 from pathlib import Path
 
 import pytest
 from crash import proc
-from crash.node import STATE_FILES, Node
-from sinks import SinkProcess
-
-import sensor_node
-
-NOBODY = 65534
-SECRET = b"root only: s3cret\n"
-COMMANDS = (
-    "status",
-    "check",
-    "messages",
-    "history",
-    "audit",
-    "requeue --dead",
-    "stop",
-    "reload",
-    "start",
-    "stop",
+from faults.given_away import (
+    NOBODY,
+    PYTHON,
+    SECRET,
+    give_away,
+    given_away_node,
+    open_place,
+    outside,
 )
-
-
-PYTHON = "/usr/bin/python3"
-SOURCE = Path(sensor_node.__file__).parents[1]
-
-
-class OpenToAll(Node):
-    """One whose program another user can read too: not all of this test's own need be so."""
-
-    def command(self, *arguments):
-        return [PYTHON, *super().command(*arguments)[1:]]
-
-    def environment(self):
-        path = os.pathsep.join([str(SOURCE), sysconfig.get_paths()["purelib"]])
-        return super().environment() | {"PYTHONPATH": path}
 
 
 @pytest.fixture
 def place():
-    """A directory that everybody may enter; the others of a test are its user's alone."""
-    if os.geteuid():
-        pytest.skip("only root can be led to do what others may not")
-    with tempfile.TemporaryDirectory(prefix="sensor-node-") as directory:
-        Path(directory).chmod(0o755)
-        yield Path(directory)
+    with open_place() as place:
+        yield place
 
 
 @pytest.fixture
 def node(place):
-    """One that has run, whose files are another user's now. Beside it there is root's own file."""
-    own = place / "rootdir"
-    own.mkdir(mode=0o755)
-    (own / "own").write_bytes(SECRET)
-    (own / "own").chmod(0o600)
-    with SinkProcess(place) as sink, OpenToAll(place / "node", sink={"url": sink.url}) as node:
-        node.file.parent.chmod(0o755)
-        node.start()
-        node.await_captured(5)
-        node.stop()
-        give_away(node)
-        insist_on_others_reading(node)
+    with given_away_node(place) as node:
         yield node
-
-
-def insist_on_others_reading(node):
-    become = ["setpriv", f"--reuid={NOBODY}", "--clear-groups"]
-    program = [PYTHON, "-c", "import psutil, requests, sensor_node"]
-    if subprocess.run([*become, *program], env=node.environment(), cwd="/").returncode:
-        pytest.skip("this checkout, or its libraries, are not for other users")
-
-
-def give_away(node):
-    for name in (node.state, *node.state.iterdir()):
-        os.chown(name, NOBODY, NOBODY, follow_symlinks=False)
-
-
-def outside(place):
-    """All that is not the node's: what a file is, whose, what it says and since when."""
-    found = {}
-    for name in sorted((place / "rootdir").rglob("*")):
-        seen = name.lstat()
-        text = hashlib.sha256(name.read_bytes()).hexdigest() if stat.S_ISREG(seen.st_mode) else ""
-        found[name] = (
-            seen.st_mode,
-            seen.st_uid,
-            seen.st_gid,
-            seen.st_mtime_ns,
-            text,
-        )
-    return found
-
-
-def link(trap, own):
-    trap.symlink_to(own / "own")
-
-
-def link_to_what_is_not_there(trap, own):
-    trap.symlink_to(own / "made-by-root")
-
-
-def link_to_a_directory(trap, own):
-    trap.symlink_to(own)
-
-
-def pipe(trap, own):
-    os.mkfifo(trap)
-
-
-def directory(trap, own):
-    trap.mkdir()
-
-
-def device(trap, own):
-    os.mknod(trap, 0o666 | stat.S_IFCHR, os.makedev(1, 5))  # /dev/zero: without an end
-
-
-def hard_link(trap, own):
-    os.link(own / "own", trap)
-
-
-@pytest.mark.parametrize(
-    "trap",
-    [link, link_to_what_is_not_there, link_to_a_directory, pipe, directory, device, hard_link],
-)
-def test_every_command_of_root_among_traps_touches_nothing_outside(node, place, trap):
-    own = place / "rootdir"
-    for name in STATE_FILES:
-        file, aside = node.state / name, node.state / "aside"
-        if file.exists():
-            file.rename(aside)
-        trap(file, own)
-        if trap is not hard_link:
-            os.chown(file, NOBODY, NOBODY, follow_symlinks=False)
-        before = outside(place)
-        for command in COMMANDS:
-            done = node.run(*command.split(), status=None)
-            assert "s3cret" not in done.stdout + done.stderr
-        assert outside(place) == before, name
-        node.run("stop", status=None)
-        remove(file)
-        if aside.exists():
-            aside.rename(file)
-    node.start()
-    node.await_delivered()
-
-
-def remove(file):
-    if file.is_dir() and not file.is_symlink():
-        shutil.rmtree(file)
-    else:
-        file.unlink(missing_ok=True)
 
 
 def test_a_journal_that_names_a_file_of_roots_deletes_nothing(node, place):
