@@ -14,6 +14,7 @@ ROOT = Path(__file__).resolve().parents[2]
 SCRIPTS = ROOT / "scripts"
 COMMANDS = (
     *("bench", "check", "demo", "environment", "mutants", "sensor-node-ctl", "test"),
+    "test-matrix",
     "torture",
 )
 # What a fresh machine's python3 has, and the demo's own second file.
