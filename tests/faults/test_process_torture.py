@@ -51,6 +51,7 @@ def hung(tmp_path_factory):
         with contextlib.ExitStack() as stack:
             stack.enter_context(dead_mount(place))
             pids = {name: node.pids()[name] for name in ("sender-1", "sender-2", "retrier")}
+            node.may_die.update(pids)  # and so may those that come in their places
             yield node, sink, pids, stack.close
 
 
