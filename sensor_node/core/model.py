@@ -42,7 +42,7 @@ class MessageStatus(enum.StrEnum):
 
     PENDING = "PENDING"  # stored; a sender will claim it
     SENDING = "SENDING"  # claimed by a process that is, or was, sending it
-    FAILED = "FAILED"  # tried; the retrier will claim it when it is due
+    FAILED = "FAILED"  # tried, or set apart; the retrier, or a sender, claims it when it is due
     SENT = "SENT"  # the sink has it
     DEAD = "DEAD"  # the sink refuses it; only a person's requeue moves it on
     IN_DOUBT = "IN_DOUBT"  # at-most-once only: nobody knows; a person decides
