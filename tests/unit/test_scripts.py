@@ -38,7 +38,7 @@ def imported(file: Path) -> set[str]:
 
 
 @pytest.fixture
-def checkout(tmp_path):
+def checkout(tmp_path, monkeypatch):
     """A copy of the checkout whose .venv is this Python, so that nothing is installed."""
     for name in ("benchmarks", "scripts", "sensor_node"):
         shutil.copytree(ROOT / name, tmp_path / name)
@@ -46,6 +46,7 @@ def checkout(tmp_path):
         shutil.copy(ROOT / name, tmp_path)
     # Not what is tested here; it would ask PyPI.
     (tmp_path / "scripts" / "environment").write_text("")
+    monkeypatch.delenv("SENSOR_NODE_VENV", raising=False)
     binaries = tmp_path / ".venv" / "bin"
     binaries.mkdir(parents=True)
     libraries = sysconfig.get_path("purelib")
