@@ -4,7 +4,8 @@ import sqlite3
 
 from sensor_node.core.model import Counts
 
-SAMPLE_SECONDS = 60.0
+# The rates of `status` are over so much time.
+KEEP_SECONDS = 60.0
 FORGET = "DELETE FROM sample"
 ADD = "INSERT OR REPLACE INTO sample(at, captured, sent) VALUES (:at, :captured, :sent)"
 LAST = "SELECT captured, sent FROM sample ORDER BY at DESC LIMIT 1"
@@ -25,7 +26,7 @@ def add(connection: sqlite3.Connection, at: float, counts: Counts) -> None:
     last = connection.execute(LAST).fetchone()
     if last != (counts.captured, counts.sent):
         connection.execute(ADD, {"at": at, "captured": counts.captured, "sent": counts.sent})
-        connection.execute(DELETE_OLD, {"before": at - SAMPLE_SECONDS})
+        connection.execute(DELETE_OLD, {"before": at - KEEP_SECONDS})
 
 
 def up_to(connection: sqlite3.Connection, now: float) -> list[tuple[float, int, int]]:
