@@ -18,7 +18,7 @@ from waiting import wait_until
 CUTS = 11
 # A cut right after the kernel has written all that it had loses nothing.
 MOST_TRIES = 4
-CONNECTION = "/usr/lib/python3/dist-packages/sensor_node/storage/connection.py"
+CONNECTION = "/usr/lib/python3/dist-packages/sensor_node/storage/engine/connection.py"
 
 
 def written(config: str) -> str:
