@@ -3,12 +3,13 @@
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 from urllib.parse import urlsplit
 
 DURATION_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 SIZE_UNITS = {"": 1, "KiB": 1024, "MiB": 1024**2, "GiB": 1024**3}
 RATE_UNITS = {"s": 1.0, "min": 60.0, "h": 3600.0}
+Number = TypeVar("Number", int, float)
 MAX_NAME_BYTES = 128  # of a node, a sensor or a reading, in UTF-8
 
 
@@ -120,50 +121,37 @@ def _parse_finite(text: str) -> float:
     return number
 
 
-def duration(low: str, high: str, *, empty: bool = False) -> Kind:
-    """A duration within bounds, in seconds; with `empty`, an empty text stands for None."""
+def _within(parse: Callable[[str], Number], low: Number, high: Number) -> Callable[[str], Number]:
+    """The same parser, which raises ValueError for what lies outside the bounds, and for nan."""
 
-    def parse(text: str) -> float | None:
-        if empty and not text:
-            return None
-        seconds = parse_duration(text)
-        if not parse_duration(low) <= seconds <= parse_duration(high):
-            raise ValueError(text)
-        return seconds
-
-    return Kind(parse, f"a duration from {low} to {high}, such as 500ms, 10s, 5m, 24h")
-
-
-def size(low: str, high: str) -> Kind:
-    """A size within bounds, in bytes."""
-
-    def parse(text: str) -> int:
-        number = parse_size(text)
-        if not parse_size(low) <= number <= parse_size(high):
-            raise ValueError(text)
-        return number
-
-    return Kind(parse, f"a size from {low} to {high}, such as 64MiB")
-
-
-def integer(low: int, high: int) -> Kind:
-    def parse(text: str) -> int:
-        number = int(text)
-        if not low <= number <= high:
-            raise ValueError(text)
-        return number
-
-    return Kind(parse, f"a whole number from {low} to {high}")
-
-
-def number(low: float, high: float) -> Kind:
-    def parse(text: str) -> float:
-        value = float(text)
+    def parse_within(text: str) -> Number:
+        value = parse(text)
         if not low <= value <= high:
             raise ValueError(text)
         return value
 
-    return Kind(parse, f"a number from {low:g} to {high:g}")
+    return parse_within
+
+
+def duration(low: str, high: str, *, empty: bool = False) -> Kind:
+    """A duration within bounds, in seconds; with `empty`, an empty text stands for None."""
+    parse = _within(parse_duration, parse_duration(low), parse_duration(high))
+    allowed = f"a duration from {low} to {high}, such as 500ms, 10s, 5m, 24h"
+    return Kind((lambda text: parse(text) if text else None) if empty else parse, allowed)
+
+
+def size(low: str, high: str) -> Kind:
+    """A size within bounds, in bytes."""
+    parse = _within(parse_size, parse_size(low), parse_size(high))
+    return Kind(parse, f"a size from {low} to {high}, such as 64MiB")
+
+
+def integer(low: int, high: int) -> Kind:
+    return Kind(_within(int, low, high), f"a whole number from {low} to {high}")
+
+
+def number(low: float, high: float) -> Kind:
+    return Kind(_within(float, low, high), f"a number from {low:g} to {high:g}")
 
 
 def choice(*names: str) -> Kind:

@@ -33,8 +33,10 @@ def begin(
     """
     loss = None
     if streams.last(connection) is None:  # nothing was ever captured into this file
-        loss = GONE if follows else None
-        loss = Loss("database damaged", f"it was moved to {damaged[0]}") if damaged else loss
+        if damaged:
+            loss = Loss("database damaged", f"it was moved to {damaged[0]}")
+        elif follows:
+            loss = GONE
     last_us = runs.begin(connection, identity, now, run, loss)
     streams.begin(connection, identity.node)
     waiting.probe_now(connection, now)

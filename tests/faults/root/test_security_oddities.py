@@ -4,20 +4,7 @@ import os
 import stat
 
 import pytest
-from faults.given_away import given_away_node, open_place
 from faults.traps import try_every_command
-
-
-@pytest.fixture
-def place():
-    with open_place() as place:
-        yield place
-
-
-@pytest.fixture
-def node(place):
-    with given_away_node(place) as node:
-        yield node
 
 
 def pipe(trap, own):

@@ -3,20 +3,7 @@
 import os
 
 import pytest
-from faults.given_away import given_away_node, open_place
 from faults.traps import try_every_command
-
-
-@pytest.fixture
-def place():
-    with open_place() as place:
-        yield place
-
-
-@pytest.fixture
-def node(place):
-    with given_away_node(place) as node:
-        yield node
 
 
 def link(trap, own):

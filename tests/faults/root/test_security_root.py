@@ -16,22 +16,8 @@ from faults.given_away import (
     PYTHON,
     SECRET,
     give_away,
-    given_away_node,
-    open_place,
     outside,
 )
-
-
-@pytest.fixture
-def place():
-    with open_place() as place:
-        yield place
-
-
-@pytest.fixture
-def node(place):
-    with given_away_node(place) as node:
-        yield node
 
 
 def test_a_journal_that_names_a_file_of_roots_deletes_nothing(node, place):
